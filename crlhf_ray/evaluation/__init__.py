@@ -1,0 +1,1 @@
+"""Is it better: running programs against their tests, and pass@k."""

@@ -1,0 +1,1 @@
+"""People answer: the annotation schema, the log, honeypots, simulated annotators and Ray Data ingestion."""

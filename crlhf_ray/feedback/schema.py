@@ -1,0 +1,56 @@
+"""The annotation schema: what one judgement of one line is, everywhere in the system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+#: label: +1 correct, -1 wrong, 0 unsure. confidence: 0 to 1, null where not asked. A correction is a new event.
+ANNOTATION_SCHEMA = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("line", pa.int32(), nullable=False),
+        pa.field("annotator_id", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("confidence", pa.float32()),
+        pa.field("milliseconds", pa.int64()),
+        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+    ]
+)
+SOURCES = ("human", "simulated", "judge", "execution")
+
+#: truth: +1 correct, -1 wrong. Never leaves the server.
+GOLD_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("line", pa.int32(), nullable=False),
+        pa.field("truth", pa.int8(), nullable=False),
+    ]
+)
+
+#: p_correct: posterior P(line is correct), 0 to 1; labels: how many judgements (unsure ones excluded) stand behind it.
+CONSENSUS_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("line", pa.int32(), nullable=False),
+        pa.field("p_correct", pa.float64(), nullable=False),
+        pa.field("labels", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One program put before annotators. Nothing in it tells a honeypot from other work.
+
+    lines: the completion's lines; judged: the numbers of those that carry code.
+    """
+
+    item_id: str
+    problem_id: str
+    prompt: str
+    lines: tuple[str, ...]
+    judged: tuple[int, ...]

@@ -1,0 +1,1 @@
+"""The code model: loading, presets, prompt templates, LoRA and supervised fine-tuning."""

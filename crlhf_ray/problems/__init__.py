@@ -1,0 +1,1 @@
+"""What is asked: problems, their checkers, loaders and the bundled starter set."""

@@ -1,0 +1,1 @@
+"""What it is worth: the correction rate of a program and its credit on tokens."""
