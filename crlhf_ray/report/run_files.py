@@ -1,0 +1,163 @@
+"""The files of a run folder that a report is made from: their schema, and reading them back.
+
+Every file but ``settings.json`` is optional: a run that stopped after its first round still reads. All rates,
+posteriors and probabilities are fractions from 0 to 1; all times are seconds.
+
+``settings.json``: the resolved settings, nested as in the config file.
+
+``metrics.jsonl``, one object a round; only ``round`` is required:
+
+    {"round": 3,                          0-based
+     "reward": {"mean": .61, "std": .2},  over the round's samples
+     "samples": 48,                       programs sampled in this round
+     "train_pass_rate": .27,              share of those that pass their tests
+     "learner": {"kl": .01,               nats a token, against the reference (SFT) model
+                 "kl_coef": .2, "loss": .4, "entropy": .9, "grad_norm": 1.2,
+                 "logprob_gap_mean": 1e-5, "logprob_gap_max": 4e-5, ...},   |rollout - learner|, nats a token
+     "aggregation": {"consensus_accuracy": .94, "majority_accuracy": .9,    share of judged lines, against line truth
+                     "consensus_auc": .95, "labels": 1200, ...},            labels: new in this round
+     "seconds": {"generate": 7.1, "judge": .4, "annotate": .1, "aggregate": .2, "learn": 16.0, "sync": .6, ...},
+     "alerts": ["annotator collapse: ...", ...]}                            or objects with "kind" and "message"
+
+``evaluations.jsonl``, one object an evaluation:
+
+    {"round": 0,             how many rounds the evaluated weights had learnt from; 0 is before training
+     "split": "heldout", "n": 10, "temperature": .8,      n: samples a problem
+     "pass_at_1": .21, "low": .17, "high": .25,            95% interval
+     "per_problem": {"strings/reverse": .3, ...}}          pass@1 of each problem; optional
+
+``reliability.parquet``: RELIABILITY_SCHEMA, one row an annotator and round; nulls where unknown.
+
+``samples.jsonl``, one object a program:
+
+    {"round": 3, "sample_id": "...", "problem_id": "...", "prompt": "def f(x):...",
+     "lines": [{"text": "    return x", "p_correct": .97, "truth": 1, "judged": true}, ...],
+                p_correct and truth (+1 correct, -1 wrong) null where unknown
+     "correction_rate": .8, "passed": false}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crlhf_ray.errors import DataError
+
+#: One row an annotator and round. sensitivity: P(says correct | correct); specificity: P(says wrong | wrong).
+#: *_low, *_high: 95% interval. labels: judgements so far, gold_labels: those on honeypots.
+#: true_*: the simulated annotator's real skill, null for people. kind: such as "expert" or "human".
+RELIABILITY_SCHEMA = pa.schema(
+    [
+        pa.field("annotator_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("sensitivity", pa.float64()),
+        pa.field("sensitivity_low", pa.float64()),
+        pa.field("sensitivity_high", pa.float64()),
+        pa.field("specificity", pa.float64()),
+        pa.field("specificity_low", pa.float64()),
+        pa.field("specificity_high", pa.float64()),
+        pa.field("labels", pa.int64()),
+        pa.field("gold_labels", pa.int64()),
+        pa.field("true_sensitivity", pa.float64()),
+        pa.field("true_specificity", pa.float64()),
+        pa.field("kind", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds. Rows are in file order; absent files give empty values."""
+
+    directory: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    reliability: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def heldout(self) -> list[dict[str, Any]]:
+        """Held-out evaluations by round; of two for one round, the later one."""
+        by_round = {row["round"]: row for row in self.evaluations if row.get("split") == "heldout"}
+        return [by_round[number] for number in sorted(by_round)]
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        DataError: the folder does not exist or holds none of the files, or a file holds something unreadable.
+    """
+    directory = Path(run_dir)
+    if not directory.is_dir():
+        raise DataError("there is no such folder; give the run.dir of a training run", file=str(directory))
+    run = Run(
+        directory=directory,
+        settings=_read_settings(directory / "settings.json"),
+        metrics=read_jsonl(directory / "metrics.jsonl"),
+        evaluations=read_jsonl(directory / "evaluations.jsonl"),
+        reliability=read_reliability(directory / "reliability.parquet"),
+        samples=read_jsonl(directory / "samples.jsonl"),
+    )
+    if not (run.settings or run.metrics or run.evaluations):
+        raise DataError(
+            "holds no settings.json, metrics.jsonl or evaluations.jsonl: not a run folder", file=str(directory)
+        )
+    return run
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON Lines file whose objects each have an integer "round"; [] where the file is absent.
+
+    A last line without its newline was being written when the process died: it never counted, and is left out.
+
+    Raises:
+        DataError: a line is not such an object.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON ({error}): {line[:80]!r}", file=str(path), row=number) from error
+        if not isinstance(row, dict) or not isinstance(row.get("round"), int):
+            raise DataError("every row is an object with an integer round", file=str(path), row=number, field="round")
+        rows.append(row)
+    return rows
+
+
+def read_reliability(path: Path) -> list[dict[str, Any]]:
+    """Rows of reliability.parquet as dicts; [] where the file is absent.
+
+    Raises:
+        DataError: not Parquet, or a required column is missing.
+    """
+    if not path.exists():
+        return []
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"not a Parquet file ({error})", file=str(path)) from error
+    for name in ("annotator_id", "round"):
+        if name not in table.column_names:
+            raise DataError(f"the column is missing; found {table.column_names}", file=str(path), field=name)
+    return table.to_pylist()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON ({error})", file=str(path)) from error
+    if not isinstance(settings, dict):
+        raise DataError(f"holds a {type(settings).__name__}, not an object of settings", file=str(path))
+    return settings
