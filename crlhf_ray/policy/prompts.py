@@ -1,0 +1,43 @@
+"""From a problem to the text that the model continues. Under either template prompt + completion is the program."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.problems.problem import Problem
+
+Template = Literal["bare", "chat"]
+
+_REQUEST = "Complete this Python function. Answer with the whole function and nothing else.\n\n```python\n{prompt}\n```"
+
+
+def render(problem: Problem, template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text before the completion.
+
+    bare: the problem's prompt and nothing else.
+    chat: asks for the function in the model's own chat format; the assistant's turn is begun with an opened code
+        block and the prompt, so that what follows is the completion and no prose.
+
+    Raises ConfigError where the chat template is asked of a tokenizer that has none.
+    """
+    if template == "bare":
+        return problem.prompt
+    if template != "chat":
+        raise ConfigError(f"prompt template {template!r} is unknown; use 'bare' or 'chat'")
+    if not tokenizer.chat_template:
+        raise ConfigError("template 'chat' needs a tokenizer with a chat template; this model has none, use 'bare'")
+    head = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _REQUEST.format(prompt=problem.prompt)}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    return f"{head}```python\n{problem.prompt}"
+
+
+def encode(problem: Problem, template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of `render`. A bare prompt gets the tokenizer's own special tokens, if it adds any (SmolLM2: none);
+    a chat prompt already carries them in its text."""
+    return list(tokenizer(render(problem, template, tokenizer), add_special_tokens=template == "bare").input_ids)
