@@ -1,0 +1,191 @@
+"""The estimators' common face: crowd-kit's conventions, plus streaming, reliabilities with intervals, save and load."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from scipy.stats import beta as beta_distribution
+
+from crlhf_ray.aggregation.codes import Classes, Codebook, Table, Votes, read_gold, read_votes
+from crlhf_ray.aggregation.state import CrowdState
+from crlhf_ray.errors import DataError
+
+#: Gold: a Series of labels indexed by task (crowd-kit's `true_labels`), or a table with columns task and label.
+Gold = pd.Series | Table
+
+
+class Estimator(ABC):
+    """Takes a long table (columns task, worker, label; optionally weight in [0, 1] and time) and says who is right.
+
+    Null labels are abstentions. classes: ``(negative, positive)``; recognised from the labels where not given.
+    Learnt: labels_ (Series by task), probas_ (DataFrame by task, one column a class), classes_.
+    """
+
+    classes_: Classes | None
+
+    @abstractmethod
+    def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
+        """Learn from this table alone. true_labels: known truth of some tasks."""
+
+    @abstractmethod
+    def posterior(self, tasks: Iterable[Hashable]) -> pd.DataFrame:
+        """P(class) of these tasks, one column a class; a task never seen has the prior."""
+
+    @abstractmethod
+    def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
+        """Sensitivity and specificity by worker with 95% credible intervals, and how many labels stand behind them."""
+
+    @property
+    @abstractmethod
+    def tasks_(self) -> list[Hashable]:
+        """All tasks seen, in order of first appearance."""
+
+    @property
+    def probas_(self) -> pd.DataFrame:
+        """P(class) of every task seen."""
+        return self.posterior(self.tasks_)
+
+    @property
+    def labels_(self) -> pd.Series:
+        """The most probable class of every task seen; the positive one where both are equally so."""
+        assert self.classes_ is not None
+        negative, positive = self.classes_
+        up = self.probas_[positive].to_numpy() >= 0.5
+        return pd.Series(np.array([negative, positive])[up.astype(int)], self.probas_.index, name="agg_label")
+
+    def fit_predict(self, data: Table, true_labels: Gold | None = None) -> pd.Series:
+        """`fit`, then ``labels_``."""
+        return self.fit(data, true_labels).labels_
+
+    def fit_predict_proba(self, data: Table, true_labels: Gold | None = None) -> pd.DataFrame:
+        """`fit`, then ``probas_``."""
+        return self.fit(data, true_labels).probas_
+
+
+class StreamingEstimator(Estimator):
+    """An estimator whose state is a `CrowdState`: `partial_fit` takes votes as they come, and gold at any time."""
+
+    def __init__(self, classes: Classes | None = None):
+        self.classes = classes
+        self._reset()
+
+    @abstractmethod
+    def _new_state(self) -> CrowdState: ...
+
+    def _reset(self) -> None:
+        self.classes_ = self.classes
+        self.task_book_, self.worker_book_ = Codebook(), Codebook()
+        self.state_ = self._new_state()
+
+    def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
+        """Learn from this table alone: the gold tasks' votes first, then all others at once (row order is nothing)."""
+        self._reset()
+        votes, truths = self._read(data, true_labels)
+        is_gold = np.isin(votes.task, truths[0])
+        self.state_.update(votes.take(is_gold), *truths)
+        self.state_.update(votes.take(~is_gold))
+        return self
+
+    def partial_fit(self, batch: Table, true_labels: Gold | None = None) -> Self:
+        """Go on learning from more votes, and from gold that may concern old tasks."""
+        votes, truths = self._read(batch, true_labels)
+        self.state_.update(votes, *truths)
+        return self
+
+    def _read(self, data: Table, true_labels: Gold | None) -> tuple[Votes, tuple[np.ndarray, np.ndarray]]:
+        votes, self.classes_ = read_votes(data, self.task_book_, self.worker_book_, self.classes_)
+        if true_labels is None or not len(true_labels):
+            return votes, (np.empty(0, np.int64), np.empty(0, np.int8))
+        codes, truth = read_gold(true_labels, self.task_book_, self.classes_)
+        known = self.state_.task_gold[codes[codes < self.state_.n_tasks]]
+        clash = (known != 0) & (known != truth[codes < self.state_.n_tasks])
+        if clash.any():
+            name = self.task_book_.names[codes[codes < self.state_.n_tasks][np.argmax(clash)]]
+            raise DataError(f"task {name!r} was given the other truth before; keep the right one", field="label")
+        return votes, (codes, truth)
+
+    @property
+    def tasks_(self) -> list[Hashable]:
+        """All tasks seen, in order of first appearance."""
+        return list(self.task_book_.names)
+
+    def posterior(self, tasks: Iterable[Hashable]) -> pd.DataFrame:
+        """P(class) of these tasks with the reliabilities of now; a task never seen has the prior."""
+        names = list(tasks)
+        p = np.full(len(names), self.state_.prior)
+        codes = self.task_book_.encode(names, grow=False) if names else np.empty(0, np.int64)
+        known = (codes >= 0) & (codes < self.state_.n_tasks)
+        p[known] = expit(self.state_.log_odds(codes[known]))
+        assert self.classes_ is not None, "fit or partial_fit first"
+        return pd.DataFrame({self.classes_[0]: 1 - p, self.classes_[1]: p}, index=pd.Index(names, name="task"))
+
+    def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
+        """Sensitivity and specificity by worker with 95% credible intervals, and how many labels stand behind them.
+
+        Raises `DataError` for a worker never seen.
+        """
+        names = list(self.worker_book_.names if workers is None else workers)
+        codes = self.worker_book_.encode(names, grow=False) if names else np.empty(0, np.int64)
+        if (codes < 0).any():
+            raise DataError(f"worker {names[int(np.argmax(codes < 0))]!r} was never seen", field="worker")
+        return pd.DataFrame(reliability_columns(self.state_, codes), index=pd.Index(names, name="worker"))
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the parameters and everything learnt to one .npz file. Names must be all strings or all integers."""
+        names = [p for p in inspect.signature(type(self).__init__).parameters if p != "self"]
+        about = {"estimator": type(self).__name__, "settings": {n: getattr(self, n) for n in names}}
+        about["classes_"] = self.classes_
+        with Path(path).open("wb") as file:
+            np.savez(
+                file,
+                about=np.array(json.dumps(about)),
+                tasks=_names_array(self.task_book_.names),
+                workers=_names_array(self.worker_book_.names),
+                **self.state_.to_arrays(),  # type: ignore[arg-type]
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises `DataError` where the file holds another estimator."""
+        with np.load(path) as arrays:
+            about = json.loads(str(arrays["about"]))
+            if about["estimator"] != cls.__name__:
+                raise DataError(f"holds a {about['estimator']}, not a {cls.__name__}", file=str(path))
+            settings: dict[str, Any] = about["settings"]
+            for key in ("classes", "classes_"):
+                source = settings if key == "classes" else about
+                source[key] = tuple(source[key]) if source[key] else None
+            estimator = cls(**settings)
+            estimator.classes_ = about["classes_"]
+            estimator.task_book_ = Codebook(arrays["tasks"].tolist())
+            estimator.worker_book_ = Codebook(arrays["workers"].tolist())
+            estimator.state_.load_arrays(dict(arrays))
+        return estimator
+
+
+def reliability_columns(state: CrowdState, workers: np.ndarray) -> dict[str, np.ndarray]:
+    """Rates with 95% credible intervals (equal tails of the Beta posterior) of the annotators with these codes."""
+    rates, betas = state.rates(workers), state.beta(workers)
+    columns: dict[str, np.ndarray] = {}
+    for name, rate, shape in zip(("sensitivity", "specificity"), rates, betas, strict=True):
+        columns[name] = rate
+        columns[f"{name}_low"] = beta_distribution.ppf(0.025, shape[:, 0], shape[:, 1])
+        columns[f"{name}_high"] = beta_distribution.ppf(0.975, shape[:, 0], shape[:, 1])
+    return columns | {"labels": state.worker_labels[workers], "gold_labels": state.worker_gold[workers]}
+
+
+def _names_array(names: list[Hashable]) -> np.ndarray:
+    kinds = {type(name) for name in names}
+    if kinds <= {int} or kinds <= {str}:
+        return np.array(names, dtype=np.int64 if kinds == {int} else np.str_)
+    raise DataError(f"names are of types {sorted(k.__name__ for k in kinds)}; make them all strings to save them")

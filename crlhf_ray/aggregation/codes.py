@@ -1,0 +1,226 @@
+"""Names to integer codes, and label tables to coded votes. Everything behind this file works on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from crlhf_ray.errors import DataError
+
+Table = pd.DataFrame | pa.Table
+Classes = tuple[Hashable, Hashable]
+
+
+class Codebook:
+    """Assigns 0, 1, 2, ... to names in order of first appearance, and keeps the assignment."""
+
+    def __init__(self, names: Iterable[Hashable] = ()):
+        self.names: list[Hashable] = list(names)
+        self._code = {name: code for code, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, values: Any, *, grow: bool = True) -> np.ndarray:
+        """Codes (int64) of ``values``; unknown names get a new code, or -1 where ``grow`` is False."""
+        local, names = distinct(values)
+        codes = np.empty(len(names), np.int64)
+        known = self._code
+        for i, name in enumerate(names):
+            code = known.get(name, -1)
+            if code < 0 and grow:
+                code = known[name] = len(self.names)
+                self.names.append(name)
+            codes[i] = code
+        return codes[local]
+
+    def encode_one(self, name: Hashable) -> int:
+        """The code of one name, a new one where it is unknown."""
+        code = self._code.get(name, -1)
+        if code < 0:
+            code = self._code[name] = len(self.names)
+            self.names.append(name)
+        return code
+
+
+def distinct(values: Any) -> tuple[np.ndarray, list[Hashable]]:
+    """``(positions, names)`` such that ``names[positions[i]]`` is ``values[i]``; no nulls allowed inside."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.Array):
+        coded = values.dictionary_encode() if not isinstance(values, pa.DictionaryArray) else values
+        return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), coded.dictionary.to_pylist()
+    local, names = pd.factorize(np.asarray(values))
+    return local.astype(np.int64), names.tolist()
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Coded votes, arrays of one length n.
+
+    task, worker: int64 codes. label: int8, +1 positive class, -1 negative class, 0 abstained.
+    weight: float64 in [0, 1], how much the vote counts. time: int64, later supersedes earlier (0 where not given).
+    """
+
+    task: np.ndarray
+    worker: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+    time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def take(self, rows: np.ndarray) -> Votes:
+        """The votes at ``rows`` (positions or a mask)."""
+        return Votes(self.task[rows], self.worker[rows], self.label[rows], self.weight[rows], self.time[rows])
+
+
+def column(table: Table, name: str, *, file: str | None = None) -> Any:
+    """One column as an Arrow array or a numpy array; a missing one is a `DataError` that lists what is there."""
+    names = table.column_names if isinstance(table, pa.Table) else list(table.columns)
+    if name not in names:
+        raise DataError(
+            f"the table has no column {name!r}; it has {', '.join(map(str, names))}. "
+            "Wanted: task, worker, label (and, if you have them, weight and time)",
+            file=file,
+            field=name,
+        )
+    return table.column(name) if isinstance(table, pa.Table) else table[name].to_numpy()
+
+
+def has_column(table: Table, name: str) -> bool:
+    """Whether the table has this column."""
+    return name in (table.column_names if isinstance(table, pa.Table) else table.columns)
+
+
+def refuse_nulls(values: Any, name: str) -> None:
+    """Raise `DataError` naming the first row whose value is missing."""
+    missing = (
+        values.is_null().to_numpy(zero_copy_only=False)
+        if isinstance(values, pa.Array)
+        else values.is_null().to_numpy()
+        if isinstance(values, pa.ChunkedArray)
+        else pd.isna(values)
+    )
+    if missing.any():
+        raise DataError("is missing; fill it in or drop the row", row=int(np.argmax(missing)), field=name)
+
+
+def infer_classes(labels: Sequence[Hashable]) -> Classes:
+    """``(negative, positive)`` from the distinct labels seen (nulls are abstentions and not among them).
+
+    0/1 and -1/+1 are recognised even when only one of them occurs; with -1, 0 and +1 together 0 is "unsure".
+    Any other pair is taken in sorted order. More than two classes, or one of unknown meaning, is a `DataError`.
+    """
+    seen = {float(x) if isinstance(x, (int, float, np.number, bool)) else x for x in labels}
+    if seen <= {0.0, 1.0} and seen != {0.0}:
+        return (0, 1)
+    if seen <= {-1.0, 0.0, 1.0} and -1.0 in seen:
+        return (-1, 1)
+    if seen == {0.0}:
+        return (0, 1)
+    if len(seen) == 2:
+        first, second = sorted(labels, key=str)
+        return (first, second)
+    raise DataError(
+        f"the labels are {sorted(map(str, seen))[:10]}, and this estimator is for two classes; "
+        "give classes=(negative, positive), mark abstentions as null, or use DawidSkene for more classes",
+        field="label",
+    )
+
+
+def signs(labels: Any, classes: Classes | None) -> tuple[np.ndarray, Classes]:
+    """``(int8 array of +1, -1, 0, classes)``. Null is 0 (abstained); so is 0 when the classes are -1 and +1."""
+    if isinstance(labels, (pa.Array, pa.ChunkedArray)):
+        labels = labels.to_pandas()
+    local, names = pd.factorize(np.asarray(labels), use_na_sentinel=True)
+    names = names.tolist()
+    negative, positive = classes or infer_classes(names)
+    value = np.zeros(len(names) + 1, np.int8)
+    for i, name in enumerate(names):
+        if name == positive:
+            value[i] = 1
+        elif name == negative:
+            value[i] = -1
+        elif not ((negative, positive) == (-1, 1) and name == 0):
+            raise DataError(
+                f"{name!r} is neither {negative!r} (negative) nor {positive!r} (positive); "
+                "correct it, make it null if the worker abstained, or give classes=(negative, positive)",
+                row=int(np.argmax(local == i)),
+                field="label",
+            )
+    return value[local], (negative, positive)
+
+
+def read_votes(
+    table: Table, tasks: Codebook, workers: Codebook, classes: Classes | None = None
+) -> tuple[Votes, Classes]:
+    """Code a long table with columns task, worker, label and optionally weight (0 to 1) and time.
+
+    Raises `DataError` for a missing column or value, a label outside the classes, a weight outside [0, 1], and for
+    two votes of one worker on one task without a ``time`` that says which of them stands.
+    """
+    task_values, worker_values = column(table, "task"), column(table, "worker")
+    label, found = signs(column(table, "label"), classes)
+    for values, name in ((task_values, "task"), (worker_values, "worker")):
+        refuse_nulls(values, name)
+    task, worker = tasks.encode(task_values), workers.encode(worker_values)
+    weight = np.ones(len(task))
+    if has_column(table, "weight"):
+        weight = np.asarray(column(table, "weight"), dtype=np.float64)
+        bad = ~((weight >= 0) & (weight <= 1))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DataError(f"{weight[row]} is outside [0, 1]", row=row, field="weight")
+    if has_column(table, "time"):
+        refuse_nulls(column(table, "time"), "time")
+        time = np.asarray(column(table, "time"))
+        time = time.astype("datetime64[us]").astype(np.int64) if time.dtype.kind in "MOU" else time.astype(np.int64)
+    else:
+        time = np.zeros(len(task), np.int64)
+        key = task * len(workers) + worker
+        order = np.argsort(key, kind="stable")
+        repeated = np.flatnonzero(key[order][1:] == key[order][:-1])
+        if len(repeated):
+            first, second = order[repeated[0]], order[repeated[0] + 1]
+            raise DataError(
+                f"worker {workers.names[worker[second]]!r} already labelled task {tasks.names[task[second]]!r} in row "
+                f"{first}; drop one, or give a 'time' column, by which the later vote supersedes",
+                row=int(second),
+                field="worker",
+            )
+    return Votes(task, worker, label, weight, time), found
+
+
+def read_gold(gold: Any, tasks: Codebook, classes: Classes | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """``(task codes, truths as +1/-1)`` from a Series indexed by task, or a table with columns task and label.
+
+    Raises `DataError` where a task has two different truths, or a truth is missing.
+    """
+    if isinstance(gold, pd.Series):
+        task_values, label_values = gold.index.to_numpy(), gold.to_numpy()
+    else:
+        task_values, label_values = column(gold, "task"), column(gold, "label")
+    refuse_nulls(task_values, "task")
+    refuse_nulls(label_values, "label")
+    truth, _ = signs(label_values, classes)
+    if (truth == 0).any():
+        raise DataError("gold must be sure", row=int(np.argmax(truth == 0)), field="label")
+    codes = tasks.encode(task_values)
+    order = np.argsort(codes, kind="stable")
+    clash = (codes[order][1:] == codes[order][:-1]) & (truth[order][1:] != truth[order][:-1])
+    if clash.any():
+        first = int(np.argmax(clash))
+        raise DataError(
+            f"gold contradicts itself: task {tasks.names[codes[order[first]]]!r} has one truth in row {order[first]} "
+            f"and the other in row {order[first + 1]}; keep the right one",
+            row=int(order[first + 1]),
+            field="label",
+        )
+    return codes, truth.astype(np.int8)

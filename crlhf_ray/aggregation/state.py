@@ -1,0 +1,284 @@
+"""The streaming core: soft counts by worker, votes by task, and one incremental step of EM for what a batch touches.
+
+Pure arrays on integer codes, no names, no clock. `CrowdState.update` is an incremental EM step (Neal and Hinton 1998):
+the touched tasks are judged with reliabilities frozen, then each of their votes is credited anew, in place of what it
+was credited before. So late labels, late gold and corrections leave exactly the state that honest bookkeeping demands.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from scipy.special import expit, logit
+
+from crlhf_ray.aggregation.codes import Votes
+
+#: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).
+WW, WC, CW, CC = range(4)
+_WORKER = ("worker_counts", "worker_labels", "worker_gold", "worker_clock")
+_TASK = ("task_start", "task_length", "task_credited", "task_gold")
+_VOTE = ("vote_worker", "vote_label", "vote_weight", "vote_time", "vote_clock")
+_NONE = np.empty(0, np.int64)
+_NO_VOTES = Votes(_NONE, _NONE, np.empty(0, np.int8), np.empty(0), _NONE)
+
+
+class Coin(Protocol):
+    """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin."""
+
+    def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``(sensitivity, specificity)`` [n] from counts [n, 4] and the counts of all annotators together [4]."""
+        ...
+
+    def beta(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Beta parameters [n, 2] of the sensitivity's and of the specificity's posterior."""
+        ...
+
+
+class CrowdState:
+    """Everything known about annotators and tasks.
+
+    coin: turns counts into rates. prior: P(positive), 0.5 unless known (learning it inside a one-coin model collapses
+    to the majority class). learn_from: "all" credits every task by its posterior, "honeypots" only those with gold.
+    decay: factor on an annotator's old counts at each new label of theirs; 1 never forgets, .98 follows drift.
+    """
+
+    def __init__(self, coin: Coin, *, prior: float = 0.5, learn_from: str = "all", decay: float = 1.0):
+        self.coin, self.prior, self.learn_from, self.decay = coin, prior, learn_from, decay
+        self.n_workers = self.n_tasks = 0
+        self.worker_counts = np.zeros((16, 4))
+        self.worker_labels = np.zeros(16, np.int64)
+        self.worker_gold = np.zeros(16, np.int64)
+        self.worker_clock = np.zeros(16, np.int64)
+        self.pool = np.zeros(4)
+        self.task_start = np.zeros(16, np.int64)
+        self.task_length = np.zeros(16, np.int64)
+        self.task_credited = np.full(16, np.nan)
+        self.task_gold = np.zeros(16, np.int8)
+        self.used = 0
+        self.vote_worker = np.zeros(64, np.int32)
+        self.vote_label = np.zeros(64, np.int8)
+        self.vote_weight = np.zeros(64, np.float64)
+        self.vote_time = np.zeros(64, np.int64)
+        self.vote_clock = np.zeros(64, np.int64)
+
+    # -- growing -------------------------------------------------------------------------------------------------
+
+    def reserve(self, n_workers: int, n_tasks: int) -> None:
+        """Make room for codes below these numbers."""
+        if n_workers > len(self.worker_labels):
+            size = max(n_workers, 2 * len(self.worker_labels))
+            for name in _WORKER:
+                setattr(self, name, _grown(getattr(self, name), size))
+        if n_tasks > len(self.task_start):
+            size = max(n_tasks, 2 * len(self.task_start))
+            old = len(self.task_credited)
+            for name in _TASK:
+                setattr(self, name, _grown(getattr(self, name), size))
+            self.task_credited[old:] = np.nan
+        self.n_workers, self.n_tasks = max(self.n_workers, n_workers), max(self.n_tasks, n_tasks)
+
+    def _room_for_votes(self, extra: int) -> None:
+        if self.used + extra <= len(self.vote_worker):
+            return
+        live = int(self.task_length[: self.n_tasks].sum())
+        size = max(2 * (live + extra), 64)
+        tasks = np.arange(self.n_tasks)
+        slots, _ = self._slots(tasks)
+        for name in _VOTE:
+            values = getattr(self, name)
+            fresh = np.zeros(size, values.dtype)
+            fresh[:live] = values[slots]
+            setattr(self, name, fresh)
+        lengths = self.task_length[: self.n_tasks]
+        self.task_start[: self.n_tasks] = np.cumsum(lengths) - lengths
+        self.used = live
+
+    def _slots(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the tasks' votes, and for each the position of its task in ``tasks``."""
+        lengths = self.task_length[tasks]
+        local = np.repeat(np.arange(len(tasks)), lengths)
+        ends = np.cumsum(lengths)
+        return np.arange(len(local)) + np.repeat(self.task_start[tasks] - (ends - lengths), lengths), local
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def update(self, votes: Votes, gold_task: np.ndarray = _NONE, gold_truth: np.ndarray = _NONE) -> None:
+        """Take in votes (all at once: their order does not matter) and gold, and credit the annotators concerned.
+
+        A vote supersedes an earlier one of the same annotator on the same task, by time, and by arrival where times
+        are equal. Known truth replaces the posterior with certainty. Codes new to the state make it grow.
+        """
+        if not len(votes) and not len(gold_task):
+            return
+        self.reserve(
+            max(self.n_workers, int(votes.worker.max(initial=-1)) + 1),
+            max(self.n_tasks, int(votes.task.max(initial=-1)) + 1, int(gold_task.max(initial=-1)) + 1),
+        )
+        touched, local = np.unique(np.concatenate([votes.task, gold_task]), return_inverse=True)
+        was_gold = self.task_gold[touched] != 0
+        self.task_gold[gold_task] = gold_truth
+        slots, old_task = self._slots(touched)
+        n_old = len(slots)
+        task = np.concatenate([old_task, local[: len(votes)]])
+        worker = np.concatenate([self.vote_worker[slots], votes.worker])
+        label = np.concatenate([self.vote_label[slots], votes.label])
+        weight = np.concatenate([self.vote_weight[slots], votes.weight])
+        time = np.concatenate([self.vote_time[slots], votes.time])
+        crew, who = np.unique(worker, return_inverse=True)
+        old, new = who[:n_old], who[n_old:]
+        old_cast, new_cast = label[:n_old] != 0, label[n_old:] != 0
+
+        fresh = np.bincount(new[new_cast], minlength=len(crew))
+        clock = np.concatenate([self.vote_clock[slots], self._clocks(votes, crew, new, fresh)])
+        self.worker_clock[crew] += fresh
+        faded = weight * self.decay ** (self.worker_clock[worker] - clock)
+        credited = np.full(len(task), np.nan)
+        credited[:n_old] = self.task_credited[touched][old_task]
+        own = _contributions(label, faded, credited)
+
+        order = np.lexsort((time, who, task))
+        last = np.append((task[order][1:] != task[order][:-1]) | (who[order][1:] != who[order][:-1]), True)
+        keep = order[last]
+        own = own[order]
+        if len(keep) < len(order):
+            own = np.add.reduceat(own, np.flatnonzero(np.append(True, last[:-1])), axis=0)
+        task, worker, who, label, weight = task[keep], worker[keep], who[keep], label[keep], weight[keep]
+
+        counts = self.worker_counts[crew] * (self.decay**fresh)[:, None]
+        log_odds = self._log_odds(len(touched), task, label, weight, counts[who] - own)
+        gold = self.task_gold[touched]
+        posterior = np.where(gold != 0, (gold + 1) / 2, expit(log_odds) if self.learn_from == "all" else np.nan)
+        gain = _contributions(label, faded[keep], posterior[task]) - own
+        for column in range(4):
+            counts[:, column] += np.bincount(who, gain[:, column], minlength=len(crew))
+        np.maximum(counts, 0.0, out=counts)  # subtraction may leave -1e-17 where the count is nought
+        self.pool += (counts - self.worker_counts[crew]).sum(axis=0)
+        self.worker_counts[crew] = counts
+        cast, is_gold = label != 0, gold != 0
+        self.worker_labels[crew] += np.bincount(who[cast], minlength=len(crew)) - np.bincount(
+            old[old_cast], minlength=len(crew)
+        )
+        self.worker_gold[crew] += np.bincount(who[cast & is_gold[task]], minlength=len(crew)) - np.bincount(
+            old[old_cast & was_gold[old_task]], minlength=len(crew)
+        )
+        self.task_credited[touched] = posterior
+        self._store(touched, task, worker, label, weight, time[keep], clock[keep])
+
+    def sweep(self) -> None:
+        """One full EM pass: judge every task anew with the present reliabilities, and credit all votes by that."""
+        self.update(_NO_VOTES, np.arange(self.n_tasks), self.task_gold[: self.n_tasks].copy())
+
+    def _clocks(self, votes: Votes, crew: np.ndarray, who: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        """How many labels each new vote's annotator will have given when it was cast (equal times share the last)."""
+        start = self.worker_clock[crew]
+        if self.decay == 1 or not len(votes) or votes.time.min() == votes.time.max():
+            return (start + fresh)[who]
+        order = np.lexsort((votes.time, who))
+        cast = np.cumsum(votes.label[order] != 0)
+        ends = np.cumsum(np.bincount(who, minlength=len(crew)))
+        before = np.append(0, cast)[ends - np.bincount(who, minlength=len(crew))]
+        last = np.append(
+            (who[order][1:] != who[order][:-1]) | (votes.time[order][1:] != votes.time[order][:-1]), True
+        )
+        group_end = np.flatnonzero(last)[np.cumsum(np.append(0, last[:-1]))]
+        clock = np.empty(len(votes), np.int64)
+        clock[order] = cast[group_end] + (start - before)[who[order]]
+        return clock
+
+    def _store(self, touched, task, worker, label, weight, time, clock) -> None:  # type: ignore[no-untyped-def]
+        """Write the touched tasks' votes (sorted by task) behind all others; their old places become free."""
+        lengths = np.bincount(task, minlength=len(touched))
+        self.task_length[touched] = 0
+        self._room_for_votes(len(task))
+        place = slice(self.used, self.used + len(task))
+        self.vote_worker[place], self.vote_label[place], self.vote_weight[place] = worker, label, weight
+        self.vote_time[place], self.vote_clock[place] = time, clock
+        self.task_start[touched] = self.used + np.cumsum(lengths) - lengths
+        self.task_length[touched] = lengths
+        self.used += len(task)
+
+    # -- answering -----------------------------------------------------------------------------------------------
+
+    def _log_odds(
+        self, n: int, task: np.ndarray, label: np.ndarray, weight: np.ndarray, counts: np.ndarray
+    ) -> np.ndarray:
+        """Eq. 7 with both kinds of error: prior log-odds plus each vote's log-likelihood ratio, by task."""
+        sensitivity, specificity = self.coin.rates(counts, self.pool)
+        evidence = np.where(
+            label > 0, np.log(sensitivity) - np.log1p(-specificity), np.log1p(-sensitivity) - np.log(specificity)
+        )
+        return logit(self.prior) + np.bincount(task, np.where(label == 0, 0.0, weight * evidence), minlength=n)
+
+    def log_odds(self, tasks: np.ndarray) -> np.ndarray:
+        """Log-odds of the positive class with the reliabilities of now; gold tasks are +inf or -inf.
+
+        What a vote's own task taught about its annotator is left out of that vote's weight, so no vote vouches for
+        itself; this matters where annotators have few labels.
+        """
+        slots, task = self._slots(tasks)
+        worker, label, weight = self.vote_worker[slots], self.vote_label[slots], self.vote_weight[slots]
+        faded = weight * self.decay ** (self.worker_clock[worker] - self.vote_clock[slots])
+        own = _contributions(label, faded, self.task_credited[tasks][task])
+        answer = self._log_odds(len(tasks), task, label, weight, np.maximum(self.worker_counts[worker] - own, 0.0))
+        gold = self.task_gold[tasks]
+        answer[gold > 0], answer[gold < 0] = np.inf, -np.inf
+        return answer
+
+    def n_labels(self, tasks: np.ndarray) -> np.ndarray:
+        """How many votes, abstentions excluded, each task has."""
+        slots, task = self._slots(tasks)
+        return np.bincount(task[self.vote_label[slots] != 0], minlength=len(tasks))
+
+    def rates(self, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``(sensitivity, specificity)`` of these annotators."""
+        return self.coin.rates(self.worker_counts[workers], self.pool)
+
+    def beta(self, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Beta parameters [n, 2] of these annotators' sensitivity and specificity."""
+        return self.coin.beta(self.worker_counts[workers], self.pool)
+
+    def votes(self) -> Votes:
+        """All standing votes, ordered by task and annotator."""
+        slots, task = self._slots(np.arange(self.n_tasks))
+        return Votes(
+            task,
+            self.vote_worker[slots].astype(np.int64),
+            self.vote_label[slots],
+            self.vote_weight[slots],
+            self.vote_time[slots],
+        )
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The whole state, compact and in a canonical order: equal states give equal arrays."""
+        slots, _ = self._slots(np.arange(self.n_tasks))
+        arrays: dict[str, np.ndarray] = {"pool": self.pool}
+        arrays |= {name: getattr(self, name)[: self.n_workers] for name in _WORKER}
+        arrays |= {name: getattr(self, name)[: self.n_tasks] for name in _TASK if name != "task_start"}
+        arrays |= {name: getattr(self, name)[slots] for name in _VOTE}
+        return arrays
+
+    def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what `to_arrays` gave."""
+        for name in ("pool", *_WORKER, *_TASK, *_VOTE):
+            if name != "task_start":
+                setattr(self, name, np.array(arrays[name]))
+        self.task_start = np.cumsum(self.task_length) - self.task_length
+        self.n_workers, self.n_tasks, self.used = len(self.worker_labels), len(self.task_length), len(self.vote_worker)
+
+
+def _contributions(label: np.ndarray, weight: np.ndarray, posterior: np.ndarray) -> np.ndarray:
+    """What each vote adds to its annotator's counts [n, 4]; nothing where it abstains or nothing is known (nan)."""
+    weight = np.where((label == 0) | np.isnan(posterior), 0.0, weight)
+    positive = weight * np.nan_to_num(posterior)
+    negative = weight - positive
+    up = label > 0
+    return np.stack([negative * ~up, negative * up, positive * ~up, positive * up], axis=1)
+
+
+def _grown(values: np.ndarray, size: int) -> np.ndarray:
+    fresh = np.zeros((size, *values.shape[1:]), values.dtype)
+    fresh[: len(values)] = values
+    return fresh
