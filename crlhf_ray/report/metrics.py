@@ -127,6 +127,10 @@ class MetricsLog:
         """The metrics written so far, in order of rounds."""
         return read_jsonl(self._metrics)
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations written so far, in file order."""
+        return read_jsonl(self._evaluations)
+
     def close(self) -> None:
         self._tensorboard.close()
 

@@ -17,6 +17,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
      "aggregation": {"consensus_accuracy": .94, "majority_accuracy": .9,    share of judged lines, against line truth
                      "consensus_auc": .95, "labels": 1200, ...},            labels: new in this round
      "seconds": {"generate": 7.1, "judge": .4, "annotate": .1, "aggregate": .2, "learn": 16.0, "sync": .6, ...},
+                                          by phase; phases whose names share a first word are shown as one
      "alerts": ["annotator collapse: ...", ...]}                            or objects with "kind" and "message"
 
 ``evaluations.jsonl``, one object an evaluation:
@@ -149,6 +150,13 @@ def read_reliability(path: Path) -> list[dict[str, Any]]:
         if name not in table.column_names:
             raise DataError(f"the column is missing; found {table.column_names}", file=str(path), field=name)
     return table.to_pylist()
+
+
+def alert_text(alert: Any) -> str:
+    """An alert as one line: a string as it is, an object as "kind: message"."""
+    if isinstance(alert, dict):
+        return ": ".join(str(alert[key]) for key in ("kind", "message") if alert.get(key)) or json.dumps(alert)
+    return str(alert)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""What a person sees in the terminal: the running phase, one line a round, and a closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from crlhf_ray.report.run_files import alert_text
+
+
+class Display:
+    """Live progress of a run: phases come and go at the bottom, finished rounds stay above them.
+
+    Where the output is no terminal (a file, a submitted job), each phase and each round is one plain line.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: list[TaskID] = []
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[None]:
+        """Show a phase while the body runs; total: how many steps `advance` will report, None where unknown."""
+        if not self.console.is_terminal:
+            self._print(f"  {name}" + (f" ({total})" if total else ""))
+        task = self._progress.add_task(name, total=total)
+        self._tasks.append(task)
+        try:
+            yield
+        finally:
+            self._tasks.remove(task)
+            self._progress.remove_task(task)
+
+    def advance(self, n: int = 1) -> None:
+        """Report n more steps of the innermost phase done; without one, nothing happens."""
+        if self._tasks:
+            self._progress.advance(self._tasks[-1], n)
+
+    def round_done(self, row: Mapping[str, Any]) -> None:
+        """Print a finished round (a row of metrics.jsonl) and its alerts."""
+        self._print(round_line(row))
+        for alert in row.get("alerts") or ():
+            self._print(f"  alert: {alert_text(alert)}", style="yellow")
+
+    def final_table(self, summary: Mapping[str, str]) -> None:
+        """Print what happened; summary: text by label, in the order shown (see `crlhf_ray.report.headline`)."""
+        table = Table(show_header=False, title="What happened", title_justify="left", title_style="bold")
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, value in summary.items():
+            table.add_row(Text(label), Text(str(value)))
+        self.console.print(table)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def round_line(row: Mapping[str, Any]) -> str:
+    """One line of text for a row of metrics.jsonl; what the row lacks is left out."""
+    reward, learner, aggregation = (row.get(group) or {} for group in ("reward", "learner", "aggregation"))
+    parts = [
+        ("reward", reward.get("mean"), "{:.3f}"),
+        ("passed", row.get("train_pass_rate"), "{:.1%}"),
+        ("KL", learner.get("kl"), "{:.4f}"),
+        ("loss", learner.get("loss"), "{:.4f}"),
+        ("consensus", aggregation.get("consensus_accuracy"), "{:.1%}"),
+        ("gap", learner.get("logprob_gap_mean"), "{:.1e}"),
+        ("", sum((row.get("seconds") or {}).values()) or None, "{:.1f} s"),
+    ]
+    shown = [f"{name} {form.format(value)}".strip() for name, value, form in parts if value is not None]
+    return "  ".join([f"round {row.get('round')}", *shown])
