@@ -1,0 +1,244 @@
+"""A simulated crowd: annotators of known skill who judge lines whose truth is given.
+
+Two words for the same two numbers: this package (docs/method.md, two-coin) says *sensitivity* for P(says correct | line
+correct) and *specificity* for P(says wrong | line wrong). Studies of fault finding turn them round: their sensitivity
+to faults is our specificity. The default ten have, on average over answers that are not "unsure", sensitivity .77 and
+specificity .51, as programmers had on real code lines (faultloc data, arXiv 1612.03015), where 12% answered "I do not
+know", confidence hardly told right from wrong (3.9 against 3.7 of 5), and errors on one line were correlated by .1.
+
+Every answer is a function of (seed, annotator, item, line) alone: the order of the calls, a retry or a resumed run
+change nothing, so events that were already stored come back with the same event_id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+from scipy.special import ndtr, ndtri
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, Item
+from crlhf_ray.settings import Settings
+
+Kind = Literal["expert", "average", "careless", "always_correct", "random", "adversary", "drifting"]
+
+
+class AnnotatorSettings(Settings):
+    """One simulated annotator. What is left at None comes from the kind."""
+
+    kind: Kind
+    """expert; average; careless (quick, lets faults pass); always_correct (marks nearly everything correct, the lazy
+    spammer); random; adversary (wrong on purpose, mostly); drifting (good at first, careless at the end)."""
+    sensitivity: float | None = Field(default=None, ge=0, le=1)
+    """P(says correct | line correct), among answers that are not "unsure"."""
+    specificity: float | None = Field(default=None, ge=0, le=1)
+    """P(says wrong | line wrong), among answers that are not "unsure"."""
+    unsure: float | None = Field(default=None, ge=0, le=1)
+    """P(answers "unsure"), on any line."""
+
+
+#: kind: (sensitivity, specificity, unsure rate, median ms a line, mean confidence where right, where wrong).
+#: A drifting annotator has these on average: .16 and .15 better at the start of the run, as much worse at its end.
+_KINDS: dict[str, tuple[float, float, float, float, float, float]] = {
+    "expert": (0.92, 0.82, 0.12, 11_000, 0.85, 0.74),
+    "average": (0.84, 0.58, 0.18, 9_000, 0.79, 0.74),
+    "careless": (0.76, 0.34, 0.10, 3_500, 0.76, 0.73),
+    "always_correct": (0.99, 0.02, 0.00, 900, 0.90, 0.90),
+    "random": (0.50, 0.50, 0.15, 1_500, 0.60, 0.60),
+    "adversary": (0.35, 0.25, 0.03, 8_000, 0.85, 0.85),
+    "drifting": (0.74, 0.61, 0.14, 7_000, 0.79, 0.74),
+}
+_DRIFT = (0.16, 0.15)
+
+_DEFAULT_CROWD = (
+    AnnotatorSettings(kind="expert", sensitivity=0.94, specificity=0.86),
+    AnnotatorSettings(kind="expert", sensitivity=0.90, specificity=0.78),
+    AnnotatorSettings(kind="average", sensitivity=0.88, specificity=0.62),
+    AnnotatorSettings(kind="average", sensitivity=0.84, specificity=0.58),
+    AnnotatorSettings(kind="average", sensitivity=0.80, specificity=0.54),
+    AnnotatorSettings(kind="careless"),
+    AnnotatorSettings(kind="always_correct"),
+    AnnotatorSettings(kind="random"),
+    AnnotatorSettings(kind="adversary"),
+    AnnotatorSettings(kind="drifting"),
+)
+
+
+class CrowdSettings(Settings):
+    """Who is in the simulated crowd, and what its members share."""
+
+    annotators: tuple[AnnotatorSettings, ...] = _DEFAULT_CROWD
+    """The members. The default ten are as noisy as programmers in the faultloc data, spammer and adversary included."""
+    shared_difficulty: float = Field(default=0.1, ge=0, lt=1)
+    """Correlation, 0 to below 1, of the annotators' errors on one line (one-factor Gaussian copula): some lines are
+    hard for everybody. Each annotator's own sensitivity and specificity stay as set. Faultloc shows .1."""
+
+    @model_validator(mode="after")
+    def _someone(self) -> CrowdSettings:
+        if not self.annotators:
+            raise ValueError("annotators is empty: a crowd needs at least one member")
+        return self
+
+
+class Crowd:
+    """The simulated annotators. Holds no state that changes: see the module's text.
+
+    settings: who they are. seed: any integer; another seed gives other answers.
+    """
+
+    def __init__(self, settings: CrowdSettings | None = None, seed: int = 0):
+        self.settings = settings or CrowdSettings()
+        self.seed = seed
+        width = max(2, len(str(len(self.settings.annotators) - 1)))
+        self.annotator_ids = tuple(f"sim-{i:0{width}d}" for i in range(len(self.settings.annotators)))
+        who = self.settings.annotators
+        base = np.array([_KINDS[a.kind] for a in who])
+        pick = lambda values, fallback: np.array([f if v is None else v for v, f in zip(values, fallback, strict=True)])  # noqa: E731
+        self._sensitivity = pick([a.sensitivity for a in who], base[:, 0])
+        self._specificity = pick([a.specificity for a in who], base[:, 1])
+        self._unsure = pick([a.unsure for a in who], base[:, 2])
+        self._median_ms, self._sure_right, self._sure_wrong = base[:, 3], base[:, 4], base[:, 5]
+        self._drifts = np.array([a.kind == "drifting" for a in who])
+
+    def skills(self, progress: float = 0.5) -> pa.Table:
+        """The true skills: annotator_id, kind, sensitivity, specificity (see the module's text for these words).
+
+        progress: share of the run that is over, 0 to 1; it matters for those who drift, whose average is at 0.5.
+        """
+        sensitivity, specificity = self._skill(progress)
+        return pa.table(
+            {
+                "annotator_id": pa.array(self.annotator_ids),
+                "kind": pa.array([a.kind for a in self.settings.annotators]),
+                "sensitivity": sensitivity,
+                "specificity": specificity,
+            }
+        )
+
+    def annotate(
+        self,
+        items: Sequence[Item],
+        truth: Mapping[str, np.ndarray],
+        *,
+        now: datetime,
+        annotators: Sequence[str] | None = None,
+        labels_per_item: int | None = None,
+        progress: float = 0.5,
+    ) -> pa.Table:
+        """Judge every line in `judged` of every item.
+
+        truth: by item_id, +1 or -1 for each line of the item, shape (lines,).
+        now: the events' created_at; with a time zone.
+        annotators: ids of those who take part; everybody if None.
+        labels_per_item: how many of them judge each item, drawn anew for each; all of them if None.
+        progress: share of the run that is over, 0 to 1; moves those who drift.
+        Returns ANNOTATION_SCHEMA with source "simulated", ordered by item, annotator, line. An unsure answer has label
+        0 and no confidence. Raises DataError for a missing or ill-formed truth, ValueError for an unknown annotator.
+        """
+        members = self._members(annotators)
+        wanted = len(members) if labels_per_item is None else labels_per_item
+        if not 1 <= wanted <= len(members):
+            raise ValueError(
+                f"labels_per_item is {labels_per_item}: use 1 to {len(members)}, the annotators taking part"
+            )
+        keys = np.array([self._key(f"a:{self.annotator_ids[m]}") for m in members], dtype=np.uint64)
+
+        item_of, who, line_of, z, line_keys = [], [], [], [], []
+        for number, item in enumerate(items):
+            item_truth = _truth_of(item, truth)
+            item_key = np.uint64(self._key("i:" + item.item_id + "\0" + "\n".join(item.lines)))
+            drawn = np.sort(np.argsort(_mix(keys ^ item_key), kind="stable")[:wanted])
+            judged = np.asarray(item.judged, dtype=np.int64)
+            item_of.append(np.full(wanted * len(judged), number))
+            who.append(np.repeat(drawn, len(judged)))
+            line_of.append(np.tile(judged, wanted))
+            z.append(np.tile(item_truth[judged], wanted))
+            line_keys.append(np.tile(_mix(item_key + judged.astype(np.uint64)), wanted))
+        if not sum(map(len, item_of)):
+            return ANNOTATION_SCHEMA.empty_table()
+        item_index, member = np.concatenate(item_of), np.concatenate(who)
+        line, correct, line_key = np.concatenate(line_of), np.concatenate(z) > 0, np.concatenate(line_keys)
+        answer_key = _mix(line_key ^ keys[member])
+        annotator = members[member]
+
+        sensitivity, specificity = self._skill(progress)
+        skill = np.where(correct, sensitivity[annotator], specificity[annotator])
+        rho = self.settings.shared_difficulty
+        hardness = np.sqrt(rho) * ndtri(_uniform(line_key, 0)) + np.sqrt(1 - rho) * ndtri(_uniform(answer_key, 1))
+        right = ndtr(hardness) < skill
+        unsure = _uniform(answer_key, 2) < self._unsure[annotator]
+        label = np.where(unsure, 0, np.where(correct == right, 1, -1)).astype(np.int8)
+
+        mean = np.where(right, self._sure_right[annotator], self._sure_wrong[annotator])
+        confidence = np.clip(mean + 0.15 * ndtri(_uniform(answer_key, 3)), 0.0, 1.0).astype(np.float32)
+        milliseconds = self._median_ms[annotator] * np.exp(0.6 * ndtri(_uniform(answer_key, 4)))
+        spoken = _mix(answer_key + (label + 2).astype(np.uint64))
+        event_ids = [f"sim-{a:016x}{b:016x}" for a, b in zip(spoken.tolist(), _mix(spoken).tolist(), strict=True)]
+        return pa.table(
+            [
+                pa.array(event_ids),
+                pa.array([i.item_id for i in items]).take(pa.array(item_index)),
+                pa.array(line, pa.int32()),
+                pa.array(self.annotator_ids).take(pa.array(annotator)),
+                pa.array(label),
+                pa.array(confidence, mask=unsure),
+                pa.array(milliseconds.astype(np.int64)),
+                pa.array([now] * len(label), pa.timestamp("us", tz="UTC")),
+                pa.array(["simulated"] * len(label)),
+            ],
+            schema=ANNOTATION_SCHEMA,
+        )
+
+    def _skill(self, progress: float) -> tuple[np.ndarray, np.ndarray]:
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress is {progress}: it is the share of the run that is over, from 0 to 1")
+        shift = np.where(self._drifts, 1.0 - 2.0 * progress, 0.0)
+        return (
+            np.clip(self._sensitivity + shift * _DRIFT[0], 0.0, 1.0),
+            np.clip(self._specificity + shift * _DRIFT[1], 0.0, 1.0),
+        )
+
+    def _members(self, annotators: Sequence[str] | None) -> np.ndarray:
+        if annotators is None:
+            return np.arange(len(self.annotator_ids))
+        index = {name: i for i, name in enumerate(self.annotator_ids)}
+        unknown = [name for name in annotators if name not in index]
+        if unknown:
+            raise ValueError(f"annotators {unknown} are not in the crowd: it has {', '.join(self.annotator_ids)}")
+        return np.array(sorted({index[name] for name in annotators}), dtype=np.int64)
+
+    def _key(self, text: str) -> int:
+        return int.from_bytes(hashlib.blake2b(f"{self.seed}\0{text}".encode(), digest_size=8).digest(), "little")
+
+
+def _truth_of(item: Item, truth: Mapping[str, np.ndarray]) -> np.ndarray:
+    if item.item_id not in truth:
+        raise DataError(f"item {item.item_id!r} has no truth: give one value for each of its lines", field="truth")
+    values = np.asarray(truth[item.item_id])
+    if values.shape != (len(item.lines),) or not np.isin(values, (-1, 1)).all():
+        raise DataError(
+            f"item {item.item_id!r}: truth must be +1 or -1 for each of its {len(item.lines)} lines, "
+            f"not {values.tolist()}",
+            field="truth",
+        )
+    return values
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele, Lea, Flood 2014): a random-looking bijection of 64-bit integers. Any shape, uint64."""
+    x = np.asarray(x, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _uniform(key: np.ndarray, stream: int) -> np.ndarray:
+    """Uniform on the open interval (0, 1), a function of (key, stream). float64, the shape of `key`."""
+    bits = _mix(key ^ np.uint64(0xD1B54A32D192ED03 * (stream + 1) & 0xFFFFFFFFFFFFFFFF)) >> np.uint64(11)
+    return (bits.astype(np.float64) + 0.5) * 2.0**-53
