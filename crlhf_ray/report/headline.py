@@ -106,9 +106,9 @@ def _skill(evaluations: Sequence[dict[str, Any]]) -> list[Figure]:
             f"95% intervals {_interval(before)} → {_interval(after)}",
         )
     ]
-    pairs = before.get("per_problem"), after.get("per_problem")
-    if pairs[0] and pairs[1] and pairs[0].keys() & pairs[1].keys():
-        gain = paired_gain(*pairs)
+    rates_before, rates_after = before.get("per_problem") or {}, after.get("per_problem") or {}
+    if rates_before.keys() & rates_after.keys():
+        gain = paired_gain(rates_before, rates_after)
         figures.append(
             Figure(
                 "Gain",

@@ -1,0 +1,155 @@
+"""`write_report`: one self-contained HTML file from a run folder's files alone.
+
+Nothing in it is fetched and nothing in it runs: no script, a content policy that forbids both, plots as inline SVG.
+Generated programs are hostile text: the template escapes them, and characters that could hide or reorder code are
+shown as escapes.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from crlhf_ray.report import figures
+from crlhf_ray.report.headline import headline
+from crlhf_ray.report.run_files import Run, alert_text, read_run
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write ``report.html`` into the run folder and return its path.
+
+    Raises:
+        DataError: the folder is no run folder, or one of its files cannot be read.
+    """
+    run = read_run(run_dir)
+    path = run.directory / "report.html"
+    new = path.with_suffix(".html.new")
+    new.write_text(render(run), encoding="utf-8")
+    os.replace(new, path)
+    return path
+
+
+def render(run: Run) -> str:
+    """The report as HTML text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crlhf_ray.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        name=run.directory.resolve().name,
+        subtitle=_subtitle(run.settings),
+        headline=headline(run),
+        plots=_plots(run),
+        alerts=_alerts(run),
+        samples=[_sample(row) for row in choose_samples(run.samples)],
+        rounds=run.metrics,
+        points=lambda path: dict(figures.points(run.metrics, path)),
+        settings=yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True) if run.settings else "",
+    )
+
+
+def choose_samples(rows: list[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
+    """Programs of the latest round that show most: the best, the worst and the one nearest the middle by score.
+
+    Another problem is preferred to a second program for the same one.
+    """
+    latest = max((row["round"] for row in rows), default=None)
+    pool = [row for row in rows if row["round"] == latest]
+    pool.sort(key=lambda row: (row.get("correction_rate") or 0.0, row.get("sample_id") or ""))
+    chosen: list[dict[str, Any]] = []
+    for wanted in (len(pool) - 1, 0, len(pool) // 2, *range(len(pool))):
+        fresh = [i for i, row in enumerate(pool) if row not in chosen]
+        if len(chosen) == count or not fresh:
+            break
+        seen = {row.get("problem_id") for row in chosen}
+        chosen.append(pool[min(fresh, key=lambda i: (pool[i].get("problem_id") in seen, abs(i - wanted)))])
+    return chosen
+
+
+def visible(text: str) -> str:
+    """The text with control, format and unpaired characters as escapes, such as the ones that reorder what is read."""
+    return "".join(
+        char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co") else ascii(char)[1:-1]
+        for char in text
+    )
+
+
+def _plots(run: Run) -> list[dict[str, Any]]:
+    metrics = run.metrics
+    plots = [
+        ("pass@1", "Share of programs that pass their tests. Held-out problems are from families never trained on.",
+         figures.pass_at_1(metrics, run.heldout()), False),
+        ("Reward", "Correction rate: the mean posterior of a program's lines, as judged by the crowd.",
+         figures.reward(metrics), False),
+        ("KL to the reference", "How far the policy has moved from the model it started as.",
+         figures.single(metrics, "learner/kl", "nats a token", "KL to the reference over rounds"), False),
+        ("KL coefficient", "Weight of the KL penalty; an adaptive controller moves it.",
+         figures.single(metrics, "learner/kl_coef", "coefficient", "KL coefficient over rounds", 2), False),
+        ("Annotators", "What the aggregation believes of each annotator after the last round, most reliable on top.",
+         figures.annotators(run.reliability), True),
+        ("Consensus", "Agreement with line truth, which the aggregation never sees except on honeypots.",
+         figures.consensus(metrics), False),
+        ("Rollout against learner", "Difference of the two engines' log-probs for the same tokens; near 0 is right.",
+         figures.logprob_gap(metrics), False),
+        ("Time", "Where each round's seconds went.", figures.seconds(metrics), True),
+    ]  # fmt: skip
+    return [{"title": title, "text": text, "svg": Markup(svg), "wide": wide} for title, text, svg, wide in plots if svg]
+
+
+def _subtitle(settings: Mapping[str, Any]) -> str:
+    def value(group: str, key: str) -> Any:
+        return (settings.get(group) or {}).get(key)
+
+    parts = [
+        value("model", "name"),
+        f"{value('problems', 'source')} problems" if value("problems", "source") else None,
+        f"{value('aggregation', 'estimator')} aggregation" if value("aggregation", "estimator") else None,
+        f"seed {value('run', 'seed')}" if value("run", "seed") is not None else None,
+    ]
+    return " · ".join(str(part) for part in parts if part is not None)
+
+
+def _alerts(run: Run) -> list[dict[str, Any]]:
+    rounds: dict[str, list[int]] = {}
+    for row in run.metrics:
+        for alert in row.get("alerts") or ():
+            rounds.setdefault(alert_text(alert), []).append(row["round"])
+    return [{"text": visible(text), "rounds": numbers} for text, numbers in rounds.items()]
+
+
+def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
+    lines = []
+    for number, line in enumerate(row.get("lines") or (), start=1):
+        p, truth = line.get("p_correct"), line.get("truth")
+        judged = bool(line.get("judged")) and p is not None
+        says_correct = judged and p >= 0.5
+        lines.append(
+            {
+                "number": number,
+                "text": visible(line.get("text") or ""),
+                "p": f"{p:.2f}" if judged else "",
+                "says": ("correct" if says_correct else "wrong") if judged else "",
+                "tint": round(min(0.42, abs(p - 0.5) * 0.84), 3) if judged else 0,
+                "truth": {1: "correct", -1: "wrong"}.get(truth, "") if judged else "",
+                "mistaken": judged and truth in (1, -1) and says_correct != (truth == 1),
+            }
+        )
+    return {
+        "problem_id": visible(str(row.get("problem_id") or "")),
+        "sample_id": visible(str(row.get("sample_id") or "")),
+        "round": row["round"],
+        "prompt": visible(row.get("prompt") or ""),
+        "lines": lines,
+        "rate": row.get("correction_rate"),
+        "passed": row.get("passed"),
+    }
