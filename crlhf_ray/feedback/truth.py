@@ -28,14 +28,11 @@ import numpy as np
 
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.rollout.lines import carries_code
 
 _TOKEN = re.compile(
     r"""[rbfuRBFU]{0,2}"(?:\\.|[^"\\])*"|[rbfuRBFU]{0,2}'(?:\\.|[^'\\])*'|\w+|\*\*=?|//=?|[<>=!:+\-*/%&|^@]=|<<|>>|->|\S"""
 )
-
-
-def carries_code(text: str) -> bool:
-    return bool(text.strip()) and not text.lstrip().startswith("#")
 
 
 def line_truth(
@@ -65,8 +62,7 @@ def line_truth(
     known = dict.fromkeys((*problem.references, *passing))
     if not known:
         raise ValueError(f"{problem.problem_id} has no reference and no passing sample to compare with")
-    best = min((_compare(program, _outline(problem.prompt, text)) for text in known), key=lambda c: c.distance)
-    truth[list(best.wrong)] = -1
+    truth[list(_nearest(program, [_outline(problem.prompt, text) for text in known]).wrong)] = -1
     return truth
 
 
@@ -136,11 +132,24 @@ def _local_names(prompt: str, completion: str) -> frozenset[str]:
             (own if node.lineno > last_prompt_line else given).add(node.arg)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             own.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno > last_prompt_line:
-            own.add(node.name)
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            own.add(node.name)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler) and node.lineno > last_prompt_line:
+            own.add(node.name or "_")
     return frozenset(own - given)
+
+
+def _nearest(program: _Outline, references: Sequence[_Outline]) -> _Comparison:
+    """The comparison of least distance; of equals, with the reference nearest in length, then the first."""
+    best: _Comparison | None = None
+    for gap, reference in sorted(
+        ((abs(len(r.lines) - len(program.lines)), r) for r in references), key=lambda pair: pair[0]
+    ):
+        if best and gap >= best.distance:
+            break  # the distance is at least the gap
+        found = _compare(program, reference)
+        if best is None or found.distance < best.distance:
+            best = found
+    assert best is not None
+    return best
 
 
 def _compare(program: _Outline, reference: _Outline) -> _Comparison:
@@ -163,17 +172,17 @@ def _compare(program: _Outline, reference: _Outline) -> _Comparison:
 
 def _align(a: Sequence[_CodeLine], b: Sequence[_CodeLine]) -> list[tuple[int, int]]:
     """The common subsequence of most lines with equal shape and depth; of those, the one with most equal tokens."""
-    score = np.zeros((len(a) + 1, len(b) + 1))
+    score = [[0.0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i in range(len(a) - 1, -1, -1):
         for j in range(len(b) - 1, -1, -1):
-            score[i, j] = max(score[i + 1, j], score[i, j + 1])
+            score[i][j] = max(score[i + 1][j], score[i][j + 1])
             if a[i].shape == b[j].shape and a[i].depth == b[j].depth:
-                score[i, j] = max(score[i, j], score[i + 1, j + 1] + 1 + 0.01 * (a[i].tokens == b[j].tokens))
+                score[i][j] = max(score[i][j], score[i + 1][j + 1] + 1 + 0.01 * (a[i].tokens == b[j].tokens))
     pairs, i, j = [], 0, 0
     while i < len(a) and j < len(b):
-        if score[i, j] == score[i + 1, j]:
+        if score[i][j] == score[i + 1][j]:
             i += 1
-        elif score[i, j] == score[i, j + 1]:
+        elif score[i][j] == score[i][j + 1]:
             j += 1
         else:
             pairs.append((i, j))
