@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 Rows = Sequence[Mapping[str, Any]]
 Points = list[tuple[float, float]]
@@ -150,6 +150,7 @@ def logprob_gap(metrics: Rows) -> str | None:
         for label, values, colour, style in series:
             _line(axes, values, colour, label, style)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
         axes.minorticks_off()
         _finish(axes, "nats a token (log scale)", legend=True)
         return _svg(figure, "Gap between rollout and learner log-probs over rounds")
@@ -177,8 +178,6 @@ def seconds(metrics: Rows) -> str | None:
         for colour, (name, values) in zip(SERIES, stacks, strict=False):
             axes.bar(rounds, values, 0.82, floor, color=colour, edgecolor=SURFACE, linewidth=0.6, label=name)
             floor = [low + value for low, value in zip(floor, values, strict=True)]
-        if len(rounds) == 1:
-            axes.set_xlim(rounds[0] - 3, rounds[0] + 3)
         _finish(axes, "seconds", legend=True, columns=8)
         return _svg(figure, "Seconds by phase over rounds")
 
@@ -259,6 +258,9 @@ def _line(axes: Axes, values: Points, colour: str, label: str, style: str = "-")
 def _finish(axes: Axes, label: str, *, legend: bool = False, columns: int = 2) -> None:
     axes.set_ylabel(label)
     axes.spines["left"].set_visible(False)
+    first, last = axes.get_xlim()
+    if last - first < 2:  # one or two rounds: keep the scale in whole rounds
+        axes.set_xlim(first, first + 2.4)
     if legend:
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.6,

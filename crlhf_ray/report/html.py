@@ -52,8 +52,7 @@ def render(run: Run) -> str:
         plots=_plots(run),
         alerts=_alerts(run),
         samples=[_sample(row) for row in choose_samples(run.samples)],
-        rounds=run.metrics,
-        points=lambda path: dict(figures.points(run.metrics, path)),
+        numbers=_numbers(run.metrics),
         settings=yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True) if run.settings else "",
     )
 
@@ -89,7 +88,7 @@ def _plots(run: Run) -> list[dict[str, Any]]:
     plots = [
         ("pass@1", "Share of programs that pass their tests. Held-out problems are from families never trained on.",
          figures.pass_at_1(metrics, run.heldout()), False),
-        ("Reward", "Correction rate: the mean posterior of a program's lines, as judged by the crowd.",
+        ("Reward", "Correction rate of the round's programs, from the posteriors of their lines.",
          figures.reward(metrics), False),
         ("KL to the reference", "How far the policy has moved from the model it started as.",
          figures.single(metrics, "learner/kl", "nats a token", "KL to the reference over rounds"), False),
@@ -104,6 +103,33 @@ def _plots(run: Run) -> list[dict[str, Any]]:
         ("Time", "Where each round's seconds went.", figures.seconds(metrics), True),
     ]  # fmt: skip
     return [{"title": title, "text": text, "svg": Markup(svg), "wide": wide} for title, text, svg, wide in plots if svg]
+
+
+def _numbers(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The main metrics as a table of text; columns that no round has are left out."""
+    columns = [
+        ("reward", "reward/mean", ".3f"),
+        ("training pass rate", "train_pass_rate", ".3f"),
+        ("KL", "learner/kl", ".4f"),
+        ("KL coefficient", "learner/kl_coef", ".4f"),
+        ("loss", "learner/loss", ".4f"),
+        ("consensus accuracy", "aggregation/consensus_accuracy", ".3f"),
+        ("gap, mean", "learner/logprob_gap_mean", ".1e"),
+        ("gap, largest", "learner/logprob_gap_max", ".1e"),
+    ]
+    found = [(title, dict(figures.points(metrics, path)), form) for title, path, form in columns]
+    shown = [entry for entry in found if entry[1]]
+    return {
+        "titles": ["round", *(title for title, _, _ in shown), "seconds"],
+        "rows": [
+            [
+                row["round"],
+                *(format(values[row["round"]], form) if row["round"] in values else "–" for _, values, form in shown),
+                f"{sum((row.get('seconds') or {}).values()):.1f}",
+            ]
+            for row in metrics
+        ],
+    }
 
 
 def _subtitle(settings: Mapping[str, Any]) -> str:

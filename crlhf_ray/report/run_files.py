@@ -97,7 +97,11 @@ def read_run(run_dir: str | Path) -> Run:
     directory = Path(run_dir)
     if not directory.is_dir():
         raise DataError("there is no such folder; give the run.dir of a training run", file=str(directory))
-    run = Run(
+    if not any((directory / name).exists() for name in ("settings.json", "metrics.jsonl", "evaluations.jsonl")):
+        raise DataError(
+            "holds no settings.json, metrics.jsonl or evaluations.jsonl: not a run folder", file=str(directory)
+        )
+    return Run(
         directory=directory,
         settings=_read_settings(directory / "settings.json"),
         metrics=read_jsonl(directory / "metrics.jsonl"),
@@ -105,11 +109,6 @@ def read_run(run_dir: str | Path) -> Run:
         reliability=read_reliability(directory / "reliability.parquet"),
         samples=read_jsonl(directory / "samples.jsonl"),
     )
-    if not (run.settings or run.metrics or run.evaluations):
-        raise DataError(
-            "holds no settings.json, metrics.jsonl or evaluations.jsonl: not a run folder", file=str(directory)
-        )
-    return run
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
