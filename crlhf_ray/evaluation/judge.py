@@ -2,84 +2,125 @@
 
 from __future__ import annotations
 
-import json
+import os
+import socket
 import subprocess
 import sys
-import tempfile
-import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
+import crlhf_ray
+from crlhf_ray.errors import EngineError
+from crlhf_ray.evaluation import cgroups
+from crlhf_ray.evaluation.limits import JudgeSettings, Limits
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.settings import Settings
+
+__all__ = ["Judge", "JudgeSettings", "Limits"]
+
+START_SECONDS = 120.0
+GRACE_SECONDS = 20.0  # beyond the wall-clock limit, for a verifier stuck in comparing
+KNOWN_PROBLEMS = 512
+SLOT_MEMORY_MB = 512  # beyond the programs' limit, for the zygote and shared pages
 
 
-class Limits(Settings):
-    """What one program may use."""
+class _Lost(Exception):
+    """The slot's process died, or had to be ended because it did not answer."""
 
-    cpu_seconds: float = 5.0
-    """CPU seconds for the program and all its tests. CPU time, so that a busy machine does not change verdicts."""
-    wall_seconds: float = 30.0
-    """Seconds of wall clock before the program is stopped: a backstop for programs that sleep."""
-    memory_mb: int = 512
-    """MiB of address space: stops a program that grows without bound before the machine swaps."""
-    file_mb: int = 8
-    """MiB for the largest file a program may write."""
+    def __init__(self, hung: bool):
+        self.hung = hung
 
 
-class JudgeSettings(Settings):
-    """How the judge runs."""
+class _SlotProcess:
+    """The judge's end of one slot."""
 
-    limits: Limits = Limits()
-    """What one program may use."""
-    slots: int = 2
-    """Programs judged at the same time; about one per core."""
+    _count = 0
 
+    def __init__(self, settings: JudgeSettings):
+        self.settings = settings
+        self.known: dict[int, Problem] = {}
+        _SlotProcess._count += 1
+        memory = (settings.limits.memory_mb + SLOT_MEMORY_MB) << 20
+        name = f"crlhf-{os.getpid()}-{_SlotProcess._count}"
+        self.groups = cgroups.create(name, memory, settings.limits.processes + 16)
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "crlhf_ray.evaluation.slot", str(theirs.fileno()), settings.model_dump_json()]
+        home = str(Path(crlhf_ray.__file__).parent.parent)
+        self.process = subprocess.Popen(
+            [*command, *map(str, self.groups)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))},
+        )
+        theirs.close()
+        self.connection = Connection(ours.detach())
 
-_HARNESS = textwrap.dedent(
-    """
-    import json, math, os, resource, sys
-    job = json.loads(sys.stdin.buffer.read())
-    soft = max(1, math.ceil(job["cpu_seconds"]))
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, soft + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (job["memory_mb"] << 20,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_mb"] << 20,) * 2)
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    os.dup2(1, 2)
-    dumps = json.dumps
+    def await_ready(self) -> None:
+        answer = self._receive(START_SECONDS)
+        if isinstance(answer, EngineError):
+            raise answer
 
-    def say(status, failing_test=None, detail=""):
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        out.write(dumps([status, failing_test, detail[:300], used.ru_utime + used.ru_stime]))
-        out.flush()
-        os._exit(0)
+    def check(self, problem: Problem, completion: str) -> Verdict:
+        """Raises _Lost, or EngineError where the machine cannot run this problem."""
+        try:
+            if len(self.known) > KNOWN_PROBLEMS:
+                self.known.clear()
+                self.connection.send(None)
+            # Problems are large and few: each is sent once, and known by its identity while it is kept here.
+            fresh = id(problem) not in self.known
+            self.known[id(problem)] = problem
+            self.connection.send((id(problem), problem if fresh else None, completion))
+        except OSError:
+            raise _Lost(hung=False) from None
+        answer = self._receive(self.settings.limits.wall_seconds + GRACE_SECONDS)
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
 
-    namespace = {"__name__": "__main__"}
-    test = None
-    try:
-        exec(compile(job["program"], "<program>", "exec"), namespace)
-        exec(compile(job["setup"], "<setup>", "exec"), namespace)
-        for test, code in enumerate(job["tests"]):
-            exec(compile(code, "<test>", "exec"), namespace)
-    except MemoryError as error:
-        say("out_of_memory", test, repr(error))
-    except AssertionError as error:
-        say("wrong" if test is not None else "error", test, repr(error))
-    except BaseException as error:
-        say("error", test, repr(error))
-    say("passed")
-    """
-)
+    def _receive(self, seconds: float) -> Any:
+        try:
+            if not self.connection.poll(seconds):
+                raise _Lost(hung=True)
+            return self.connection.recv()
+        except (EOFError, OSError):
+            raise _Lost(hung=False) from None
+
+    def close(self, *, kill: bool = False) -> None:
+        self.connection.close()
+        if kill:
+            self.process.kill()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        cgroups.remove(self.groups)
 
 
 class Judge:
-    """Judges programs in separate processes with limits on CPU time, memory and files."""
+    """Judges programs in jails, a slot for each program at a time. Raises EngineError where the jail is forbidden.
+
+    May be shared between threads; their calls take turns. As a Ray actor: ``ray.remote(Judge).remote(settings)``.
+    """
 
     def __init__(self, settings: JudgeSettings | None = None):
         self.settings = settings or JudgeSettings()
+        self._turn = threading.Lock()
+        self._slots = [_SlotProcess(self.settings) for _ in range(self.settings.slots)]
         self._threads = ThreadPoolExecutor(self.settings.slots, thread_name_prefix="judge")
+        try:
+            for slot in self._slots:
+                slot.await_ready()
+        except _Lost:
+            self.close()
+            raise EngineError("a slot of the sandbox ended before it was ready; its error stands above") from None
+        except EngineError:
+            self.close()
+            raise
 
     def __enter__(self) -> Judge:
         return self
@@ -88,45 +129,48 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """End the workers; the judge cannot be used afterwards."""
-        self._threads.shutdown()
+        """End all slots; the judge cannot be used afterwards."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for slot in self._slots:
+            slot.close()
 
     def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """One verdict per (problem, completion), in the order of the jobs."""
-        return list(self._threads.map(lambda job: self._check(*job), jobs))
+        verdicts: list[Verdict | None] = [None] * len(jobs)
+        with self._turn:
+            queue = iter(enumerate(jobs))
+            lock = threading.Lock()
+            work = [self._threads.submit(self._drive, i, queue, lock, verdicts) for i in range(len(self._slots))]
+            for future in work:
+                future.result()
+        return [verdict for verdict in verdicts if verdict is not None]
 
-    def _check(self, problem: Problem, completion: str) -> Verdict:
-        limits = self.settings.limits
-        if not problem.checker.tests:
-            return Verdict("infra_error", detail=f"problem {problem.problem_id!r} has no tests")
-        job = {
-            "program": problem.program(completion),
-            "setup": problem.checker.setup,
-            "tests": problem.checker.tests,
-            **limits.model_dump(),
-        }
-        with tempfile.TemporaryDirectory(prefix="judge-") as home:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-B", "-c", _HARNESS],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=home,
-                env={"HOME": home, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
+    def _drive(
+        self,
+        number: int,
+        queue: Iterator[tuple[int, tuple[Problem, str]]],
+        lock: threading.Lock,
+        verdicts: list[Verdict | None],
+    ) -> None:
+        while True:
+            with lock:
+                job = next(queue, None)
+            if job is None:
+                return
+            index, (problem, completion) = job
+            verdicts[index] = self._check(number, problem, completion)
+
+    def _check(self, number: int, problem: Problem, completion: str) -> Verdict:
+        for _ in range(self.settings.attempts):
             try:
-                said, _ = process.communicate(json.dumps(job).encode(), timeout=limits.wall_seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                return Verdict("timeout", detail=f"{limits.wall_seconds} s of wall clock")
-        if process.returncode in (-24, -9):
-            return Verdict("timeout", detail=f"{limits.cpu_seconds} s of CPU", cpu_seconds=limits.cpu_seconds)
-        if process.returncode < 0:
-            return Verdict("killed", detail=f"signal {-process.returncode}")
-        try:
-            status, failing_test, detail, cpu_seconds = json.loads(said)
-        except ValueError:
-            return Verdict("error", detail="the program ended the process before its tests had run")
-        return Verdict(status, failing_test, detail, cpu_seconds)
+                return self._slots[number].check(problem, completion)
+            except _Lost as lost:
+                self._slots[number].close(kill=True)
+                self._slots[number] = _SlotProcess(self.settings)
+                try:
+                    self._slots[number].await_ready()
+                except _Lost:
+                    continue
+                if lost.hung:
+                    return Verdict("timeout", detail="comparing the program's answers did not end")
+        return Verdict("infra_error", detail=f"the slot was lost {self.settings.attempts} times")

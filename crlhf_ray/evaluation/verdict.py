@@ -14,12 +14,18 @@ class Verdict:
 
     failing_test: index of the first failing test; None where none ran or all passed.
     detail: one line for a person, such as the exception.
+    memory_mb: the largest resident size, in MiB.
+    output: what the program printed, capped.
+    isolation: "jailed", or "weak" where the judge was told to run without a jail.
     """
 
     status: Status
     failing_test: int | None = None
     detail: str = ""
     cpu_seconds: float = 0.0
+    memory_mb: float = 0.0
+    output: str = ""
+    isolation: str = "jailed"
 
     @property
     def passed(self) -> bool:

@@ -1,0 +1,236 @@
+"""The messages between verifier and program: length-prefixed JSON with plain tagged data, and nothing that executes.
+
+Both sides share this file. Values are None, bool, int, float, str and list as JSON has them, and everything else as
+``{"t": tag, "v": content}``. Objects of other types stay where they are and travel as a handle.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+import struct
+import sys
+import time
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+MAX_MESSAGE = 8 << 20  # bytes: more than any honest answer, little enough to parse in a second
+MAX_DEPTH = 100
+ITERATOR_CHUNK = 256
+HANDLE, ITERATOR = "object", "iterator"
+
+_HEADER = struct.Struct(">I")
+_ATOMS = frozenset({type(None), bool, float, str})
+_SEQUENCES: dict[type, str] = {
+    tuple: "tuple",
+    set: "set",
+    frozenset: "frozenset",
+    deque: "deque",
+}
+_MAPPINGS: dict[type, str] = {dict: "dict", Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "defaultdict"}
+_BY_TEXT: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    complex: ("complex", lambda value: [value.real, value.imag]),
+    bytes: ("bytes", lambda value: value.decode("latin-1")),
+    bytearray: ("bytearray", lambda value: value.decode("latin-1")),
+    range: ("range", lambda value: [hex(value.start), hex(value.stop), hex(value.step)]),
+    Fraction: ("Fraction", lambda value: [hex(value.numerator), hex(value.denominator)]),
+    Decimal: ("Decimal", str),
+    datetime.date: ("date", datetime.date.isoformat),
+    datetime.datetime: ("datetime", datetime.datetime.isoformat),
+    datetime.time: ("time", datetime.time.isoformat),
+    datetime.timedelta: ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+}
+# Subclasses are sent as the content of their plain base, read by the base's own methods.
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (list, lambda value: list(list.__iter__(value))),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (dict, lambda value: dict(dict.items(value))),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+)
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is no message."""
+
+
+def encode(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int = 0) -> Any:
+    """Turn a value into what JSON can carry. ``keep`` is given every object of an unknown type and returns its tag."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is int:
+        return value if -(1 << 63) <= value < 1 << 63 else {"t": "int", "v": hex(value)}
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    if kind is list:
+        kinds = set(map(type, value))
+        if kinds <= _ATOMS:
+            return value
+        return [encode(item, keep, depth + 1) for item in value]
+    if kind in _SEQUENCES:
+        return {"t": _SEQUENCES[kind], "v": [encode(item, keep, depth + 1) for item in value]}
+    if kind in _MAPPINGS:
+        pairs = [[encode(key, keep, depth + 1), encode(item, keep, depth + 1)] for key, item in dict.items(value)]
+        return {"t": _MAPPINGS[kind], "v": pairs}
+    if kind in _BY_TEXT:
+        tag, content = _BY_TEXT[kind]
+        return {"t": tag, "v": content(value)}
+    if kind.__module__ == "numpy":
+        return _encode_numpy(value, keep, depth)
+    for base, plain in _BASES:
+        if isinstance(value, base):
+            return encode(plain(value), keep, depth + 1)
+    return keep(value)
+
+
+def _encode_numpy(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int) -> Any:
+    numpy = sys.modules["numpy"]
+    if isinstance(value, numpy.generic) and value.dtype.kind in "biufcSU":
+        return encode(value.item(), keep, depth + 1)
+    if type(value) is numpy.ndarray and value.dtype.kind in "biufc":
+        content = numpy.ascontiguousarray(value).tobytes().decode("latin-1")
+        return {"t": "ndarray", "v": [value.dtype.str, list(value.shape), content]}
+    return keep(value)
+
+
+def decode(data: Any, handle: Callable[[str, Any], Any], depth: int = 0) -> Any:
+    """Build the value again; raises ProtocolError for anything that `encode` does not write.
+
+    ``handle(tag, content)`` makes what stands for an object of the other side.
+    """
+    kind = type(data)
+    if kind in _ATOMS or kind is int:
+        return data
+    if depth > MAX_DEPTH + 1:
+        raise ProtocolError(f"nested deeper than {MAX_DEPTH} levels")
+    if kind is list:
+        kinds = set(map(type, data))
+        if list not in kinds and dict not in kinds:
+            return data
+        return [decode(item, handle, depth + 1) for item in data]
+    if kind is not dict or set(data) != {"t", "v"} or type(data["t"]) is not str:
+        raise ProtocolError("a value without type tag")
+    tag, content = data["t"], data["v"]
+    if tag in (HANDLE, ITERATOR):
+        return handle(tag, content)
+    builder = _BUILDERS.get(tag)
+    if builder is None:
+        raise ProtocolError(f"unknown type tag {tag[:40]!r}")
+    try:
+        return builder(content, lambda item: decode(item, handle, depth + 1))
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise ProtocolError(f"malformed {tag}: {error}"[:200]) from None
+
+
+def _plain_list(content: Any) -> list[Any]:
+    if type(content) is not list:
+        raise TypeError("not a list")
+    return content
+
+
+def _text(content: Any) -> str:
+    if type(content) is not str:
+        raise TypeError("not a string")
+    return content
+
+
+def _pairs(content: Any, item: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
+    return [(item(key), item(value)) for key, value in _plain_list(content)]
+
+
+def _integer(content: Any) -> int:
+    return int(_text(content), 16)
+
+
+def _counter(content: Any, item: Callable[[Any], Any]) -> Counter[Any]:
+    counter: Counter[Any] = Counter()
+    dict.update(counter, _pairs(content, item))
+    return counter
+
+
+def _array(content: Any, item: Callable[[Any], Any]) -> Any:
+    import numpy
+
+    dtype, shape, data = content
+    kind = numpy.dtype(_text(dtype))
+    if kind.kind not in "biufc" or not all(type(size) is int and size >= 0 for size in _plain_list(shape)):
+        raise ValueError("not a numeric array")
+    return numpy.frombuffer(_text(data).encode("latin-1"), dtype=kind).reshape(shape).copy()
+
+
+_BUILDERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
+    "int": lambda content, item: _integer(content),
+    "tuple": lambda content, item: tuple(map(item, _plain_list(content))),
+    "set": lambda content, item: set(map(item, _plain_list(content))),
+    "frozenset": lambda content, item: frozenset(map(item, _plain_list(content))),
+    "deque": lambda content, item: deque(map(item, _plain_list(content))),
+    "dict": lambda content, item: dict(_pairs(content, item)),
+    "Counter": _counter,
+    "OrderedDict": lambda content, item: OrderedDict(_pairs(content, item)),
+    "defaultdict": lambda content, item: defaultdict(None, _pairs(content, item)),
+    "complex": lambda content, item: complex(float(content[0]), float(content[1])),
+    "bytes": lambda content, item: _text(content).encode("latin-1"),
+    "bytearray": lambda content, item: bytearray(_text(content).encode("latin-1")),
+    "range": lambda content, item: range(*map(_integer, _plain_list(content))),
+    "Fraction": lambda content, item: Fraction(_integer(content[0]), _integer(content[1])),
+    "Decimal": lambda content, item: Decimal(_text(content)[:10_000]),
+    "date": lambda content, item: datetime.date.fromisoformat(_text(content)),
+    "datetime": lambda content, item: datetime.datetime.fromisoformat(_text(content)),
+    "time": lambda content, item: datetime.time.fromisoformat(_text(content)),
+    "timedelta": lambda content, item: datetime.timedelta(*map(int, _plain_list(content))),
+    "ndarray": _array,
+}
+
+
+class Channel:
+    """Whole messages over a stream socket, each wait bounded by ``deadline`` (monotonic seconds; None waits)."""
+
+    def __init__(self, sock: socket.socket, deadline: float | None = None):
+        self.sock, self.deadline = sock, deadline
+
+    def _arm(self) -> None:
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.sock.settimeout(left)
+
+    def send(self, message: Any) -> None:
+        """Raises ValueError where the message is too long, OSError where nobody listens, TimeoutError."""
+        body = json.dumps(message, separators=(",", ":"), check_circular=False).encode("ascii")
+        if len(body) > MAX_MESSAGE:
+            raise ValueError(f"a message of {len(body)} bytes, more than {MAX_MESSAGE}")
+        self._arm()
+        self.sock.sendall(_HEADER.pack(len(body)) + body)
+
+    def receive(self) -> Any:
+        """Raises EOFError, TimeoutError, or ProtocolError for anything that is no message."""
+        (size,) = _HEADER.unpack(self._exactly(_HEADER.size))
+        if size > MAX_MESSAGE:
+            raise ProtocolError(f"announced a message of {size} bytes, more than {MAX_MESSAGE}")
+        try:
+            return json.loads(self._exactly(size))
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"not JSON: {error}"[:200]) from None
+
+    def _exactly(self, size: int) -> bytes:
+        parts, left = [], size
+        while left:
+            self._arm()
+            try:
+                part = self.sock.recv(min(left, 1 << 20))
+            except ConnectionError:
+                part = b""
+            if not part:
+                raise EOFError
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)

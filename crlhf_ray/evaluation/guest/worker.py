@@ -1,0 +1,149 @@
+"""Runs one program and answers calls on it. Everything here is within the program's reach: nothing here is trusted."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import wire
+
+MAX_HANDLES = 10_000
+
+_MUTABLE = frozenset({"dict", "set", "deque", "bytearray", "Counter", "OrderedDict", "defaultdict", "ndarray"})
+
+
+def describe(error: BaseException) -> list[Any]:
+    """The built-in type nearest to the error's own, whether handlers may catch it, and its text."""
+    builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    try:
+        text = str(error)[:300]
+    except BaseException:
+        text = ""
+    return ["raised", builtin.__name__, type(error).__name__[:100], text]
+
+
+class Worker:
+    """One program in its own module, reached by messages ``[operation, ...]``."""
+
+    def __init__(self, channel: wire.Channel):
+        self.channel = channel
+        self.handles: list[Any] = []
+        self.numbers: dict[int, int] = {}
+        self.operations = {
+            "load": self.load,
+            "call": self.call,
+            "calls": self.calls,
+            "next": self.next,
+            "get": self.get,
+            "set": self.set,
+            "text": self.text,
+        }
+
+    def serve(self) -> None:
+        """Answer until the verifier goes away. Runs until the process is killed."""
+        while True:
+            number, operation, *arguments = self.channel.receive()
+            try:
+                answer = self.operations[operation](*arguments)
+                self.channel.send([number, *answer])
+            except OSError:
+                os._exit(0)
+            except BaseException as error:
+                self.channel.send([number, *describe(error)])
+
+    def load(self, source: str, names: list[str]) -> list[Any]:
+        """Run the program; answer what it bound to the wanted names."""
+        module = types.ModuleType("solution")
+        sys.modules["solution"] = module
+        exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
+        return ["ok", {name: self.encode(module.__dict__[name]) for name in names if name in module.__dict__}]
+
+    def encode(self, value: Any) -> Any:
+        return wire.encode(value, self.keep)
+
+    def keep(self, value: Any) -> dict[str, Any]:
+        """A handle for an object that cannot be sent, with its truth value; the same object keeps its number."""
+        number = self.numbers.get(id(value))
+        if number is None:
+            if len(self.handles) >= MAX_HANDLES:
+                raise MemoryError(f"more than {MAX_HANDLES} objects handed out")
+            number = len(self.handles)
+            self.handles.append(value)
+            self.numbers[id(value)] = number
+        tag = wire.ITERATOR if isinstance(value, Iterator) else wire.HANDLE
+        return {"t": tag, "v": [number, bool(value)]}
+
+    def decode(self, data: Any) -> Any:
+        return wire.decode(data, lambda tag, content: self.handles[content[0]])
+
+    def call(self, number: int, arguments: list[Any], named: list[list[Any]]) -> list[Any]:
+        """Call an object; answer its result and, where they changed, the arguments as they are afterwards."""
+        values = [self.decode(item) for item in arguments]
+        keywords = {name: self.decode(item) for name, item in named}
+        result = self.encode(self.handles[number](*values, **keywords))
+        if not any(type(item) is list or (type(item) is dict and item["t"] in _MUTABLE) for item in arguments):
+            return ["ok", result, None]
+        after = [self.encode(value) for value in values]
+        return ["ok", result, None if after == arguments else after]
+
+    def calls(self, number: int, batch: list[list[Any]]) -> list[Any]:
+        """Several calls in one message; the first that raises is the last that is made."""
+        answers: list[list[Any]] = []
+        for arguments in batch:
+            try:
+                answers.append(self.call(number, arguments, []))
+            except BaseException as error:
+                answers.append(describe(error))
+                break
+        return ["ok", answers]
+
+    def next(self, number: int) -> list[Any]:
+        """The next items of an iterator; fewer than ITERATOR_CHUNK where it ended."""
+        return ["ok", [self.encode(item) for item in itertools.islice(self.handles[number], wire.ITERATOR_CHUNK)]]
+
+    def get(self, number: int, name: str) -> list[Any]:
+        return ["ok", self.encode(getattr(self.handles[number], name))]
+
+    def set(self, number: int, name: str, value: Any) -> list[Any]:
+        setattr(self.handles[number], name, self.decode(value))
+        return ["ok", None]
+
+    def text(self, number: int, form: str) -> list[Any]:
+        return ["ok", (repr if form == "repr" else str)(self.handles[number])[:100_000]]
+
+
+def open_streams() -> None:
+    """Fresh standard streams over descriptors 0, 1 and 2, written through so that nothing is lost at a kill."""
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        raw = io.FileIO(descriptor, "w", closefd=False)
+        stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def run_script(source: str) -> None:
+    """Run a whole program that reads standard input and writes standard output, and end the process as it does."""
+    module = types.ModuleType("__main__")
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = module
+    status = 0
+    try:
+        exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except MemoryError:
+        status = OUT_OF_MEMORY
+    except BaseException as error:
+        print(*describe(error)[2:], sep=": ", file=sys.stderr)
+        status = 1
+    sys.stdout.flush()
+    os._exit(status & 0xFF)
+
+
+OUT_OF_MEMORY = 137  # exit status of a script that ran into the memory limit

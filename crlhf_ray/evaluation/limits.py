@@ -1,0 +1,40 @@
+"""What one program may use, and how many are judged at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from crlhf_ray.settings import Settings
+
+
+class Limits(Settings):
+    """What one program may use, together with all its tests."""
+
+    cpu_seconds: float = 5.0
+    """CPU seconds, rounded up to whole ones. CPU and not wall clock, so that a busy machine changes no verdict."""
+    wall_seconds: float = 30.0
+    """Seconds of wall clock before the program is stopped: a generous backstop for programs that sleep."""
+    memory_mb: int = 512
+    """MiB of address space beyond the bare interpreter's: stops growth before the machine swaps."""
+    file_mb: int = 8
+    """MiB for the largest file, standard output included: stops output floods."""
+    disk_mb: int = 16
+    """MiB for all files in the program's private temporary folder, which lives in memory."""
+    processes: int = 24
+    """Processes and threads of one slot at a time: enough for thread pools, too few for a fork storm."""
+    output_kb: int = 16
+    """KiB of captured output kept in the verdict; the rest is dropped."""
+
+
+class JudgeSettings(Settings):
+    """How the judge runs."""
+
+    limits: Limits = Limits()
+    """What one program may use."""
+    slots: int = 2
+    """Programs judged at the same time; about one per core."""
+    isolation: Literal["jailed", "weak"] = "jailed"
+    """`jailed` refuses to run where the machine forbids a part of the jail. `weak` has resource limits only, for
+    trusted programs on such a machine; every verdict then says so."""
+    attempts: int = 3
+    """Times that a program is tried when its slot is lost, before the verdict is `infra_error`."""

@@ -1,0 +1,263 @@
+"""The verifier's side of a running program: calls go in, plain values come out, and objects stay where they are."""
+
+from __future__ import annotations
+
+import builtins
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from crlhf_ray.evaluation.guest import wire
+from crlhf_ray.evaluation.verdict import Status
+
+MAX_ITEMS = 1_000_000
+MAX_OBJECTS = 20_000
+CHUNK_CALLS, CHUNK_BYTES = 64, 64 << 10
+
+
+class Stopped(BaseException):
+    """The check is over. Not an Exception, so that no handler in a test can catch it by accident."""
+
+    def __init__(self, status: Status, detail: str = ""):
+        super().__init__(status, detail)
+        self.status, self.detail = status, detail
+
+
+class Ended(Stopped):
+    """The program's process is gone; how it ended decides the status."""
+
+
+class RemoteError(Exception):
+    """Raised by the program. Also an instance of the nearest built-in type, for tests that expect one."""
+
+
+@lru_cache
+def _remote_kind(kind: type[Exception]) -> type[RemoteError]:
+    return type(f"Remote{kind.__name__}", (RemoteError, kind), {})
+
+
+class RemoteObject:
+    """An object of the program. It equals only itself, and says nothing about itself but its truth value."""
+
+    def __init__(self, program: Program, number: int, truth: bool):
+        object.__setattr__(self, "_remote", (program, number, truth))
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        program, number, _ = self._remote
+        return program.call(number, arguments, named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        program, number, _ = self._remote
+        return program.decode(program.ask("get", number, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        program, number, _ = self._remote
+        program.ask("set", number, name, program.encode(value))
+
+    def __bool__(self) -> bool:
+        return bool(self._remote[2])
+
+    def __str__(self) -> str:
+        program, number, _ = self._remote
+        return str(program.ask("text", number, "str"))
+
+    def __repr__(self) -> str:
+        program, number, _ = self._remote
+        return str(program.ask("text", number, "repr"))
+
+
+class RemoteIterator(RemoteObject):
+    """An iterator of the program, read in pieces, at most MAX_ITEMS in all."""
+
+    def __init__(self, program: Program, number: int, truth: bool):
+        super().__init__(program, number, truth)
+        object.__setattr__(self, "_items", deque())
+        object.__setattr__(self, "_taken", 0)
+        object.__setattr__(self, "_ended", False)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._items and not self._ended:
+            program, number, _ = self._remote
+            items = program.decode(program.ask("next", number))
+            if type(items) is not list:
+                program.stop("error", "protocol: items that are no list")
+            object.__setattr__(self, "_ended", len(items) < wire.ITERATOR_CHUNK)
+            object.__setattr__(self, "_taken", self._taken + len(items))
+            if self._taken > MAX_ITEMS:
+                program.stop("error", f"an iterator of more than {MAX_ITEMS} items")
+            self._items.extend(items)
+        if not self._items:
+            raise StopIteration
+        return self._items.popleft()
+
+
+def mirror(old: Any, new: Any) -> Any:
+    """Make ``old`` equal to ``new`` in place where both are the same kind of container; answers what stands for it."""
+    if type(old) is not type(new):
+        return new
+    if type(old) is list:
+        old[:] = [mirror(old[i], item) if i < len(old) else item for i, item in enumerate(new)]
+    elif isinstance(old, dict):
+        merged = {key: mirror(old[key], value) if key in old else value for key, value in new.items()}
+        old.clear()
+        dict.update(old, merged)
+    elif isinstance(old, set):
+        old.intersection_update(new)
+        old.update(new)
+    elif isinstance(old, deque):
+        old.clear()
+        old.extend(new)
+    elif isinstance(old, bytearray):
+        old[:] = new
+    elif type(old).__name__ == "ndarray" and old.shape == new.shape and old.dtype == new.dtype:
+        old[...] = new
+    else:
+        return new
+    return old
+
+
+class Program:
+    """One program at the other end of a channel. Whatever it sends can only be a value, never a verdict.
+
+    Methods raise Stopped when the program broke the protocol or the deadline, and what the program's own code raised
+    as the nearest built-in exception.
+    """
+
+    def __init__(self, channel: wire.Channel):
+        self._channel = channel
+        self._sent = 0
+        self._objects: dict[int, RemoteObject] = {}
+        self.stopped: Stopped | None = None
+
+    def stop(self, status: Status, detail: str) -> NoReturn:
+        """End the check with this status, whatever the caller does with the exception."""
+        self.stopped = self.stopped or Stopped(status, detail)
+        raise self.stopped
+
+    def ask(self, operation: str, *arguments: Any) -> Any:
+        """Send one request and answer its result, still encoded."""
+        if self.stopped is not None:
+            raise self.stopped
+        self._sent += 1
+        try:
+            self._channel.send([self._sent, operation, *arguments])
+            answer = self._channel.receive()
+        except TimeoutError:
+            self.stop("timeout", "no answer within the wall-clock limit")
+        except wire.ProtocolError as error:
+            self.stop("error", f"protocol: {error}")
+        except ValueError as error:
+            self.stop("error", f"cannot be sent: {error}")
+        except (EOFError, OSError):
+            self.stopped = Ended("killed", "the program ended its process")
+            raise self.stopped from None
+        return self._result(answer)
+
+    def _result(self, answer: Any) -> Any:
+        match answer:
+            case [int(number), "ok", result] if number == self._sent:
+                return result
+            case [int(number), "ok", result, after] if number == self._sent:
+                return result, after
+            case [int(number), "raised", str(builtin), str(name), str(text)] if number == self._sent:
+                self.raise_(builtin, name, text)
+        self.stop("error", f"protocol: an answer of the wrong form: {str(answer)[:80]}")
+
+    def raise_(self, builtin: str, name: str, text: str) -> NoReturn:
+        """Raise here what was raised there."""
+        if builtin in ("MemoryError",):
+            self.stop("out_of_memory", text or builtin)
+        kind = getattr(builtins, builtin, None)
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):  # SystemExit and the like end the program
+            self.stop("error", f"{name[:100]}: {text[:300]}".rstrip(": "))
+        if issubclass(kind, StopIteration | StopAsyncIteration):
+            kind = RuntimeError  # in a test's `all(map(f, ...))` it would end the loop as if all had been right
+        try:
+            error = _remote_kind(kind)(f"{name}: {text}" if name != builtin else text)
+        except TypeError:
+            error = RemoteError(f"{name}: {text}")
+        raise error
+
+    def load(self, source: str, names: Sequence[str]) -> dict[str, Any]:
+        """Run the source text; answers what it bound to the names."""
+        bound = self.ask("load", source, list(names))
+        if type(bound) is not dict or not set(bound) <= set(names):
+            self.stop("error", "protocol: names that nobody asked for")
+        return {name: self.decode(value) for name, value in bound.items()}
+
+    def call(self, number: int, arguments: Sequence[Any], named: dict[str, Any] | None = None) -> Any:
+        """Call one of the program's objects, and change the arguments here as the call changed them there."""
+        keywords = [[name, self.encode(value)] for name, value in (named or {}).items()]
+        answer = self.ask("call", number, [self.encode(value) for value in arguments], keywords)
+        return self._returned(answer, arguments)
+
+    def calls(self, function: Any, batch: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, list[Any]]]:
+        """Result and arguments afterwards of many calls, a message for many small ones. Raises as `call` does."""
+        if not (isinstance(function, RemoteObject) and function._remote[0] is self):
+            self.stop("wrong", "what should be a function is none")
+        number, start = function._remote[1], 0
+        while start < len(batch):
+            chunk: list[Any] = []
+            size = 0
+            while start + len(chunk) < len(batch) and len(chunk) < CHUNK_CALLS and size < CHUNK_BYTES:
+                chunk.append([self.encode(value) for value in batch[start + len(chunk)]])
+                size += len(repr(chunk[-1]))
+            answers = self.ask("calls", number, chunk)
+            if type(answers) is not list or not 1 <= len(answers) <= len(chunk):
+                self.stop("error", "protocol: calls that were not asked for")
+            for answer, given in zip(answers, chunk, strict=False):
+                match answer:
+                    case ["ok", result, None]:
+                        yield self.decode(result), self.decode(given)
+                    case ["ok", result, list(after)]:
+                        yield self.decode(result), self.decode(after)
+                    case ["raised", str(builtin), str(name), str(text)]:
+                        self.raise_(builtin, name, text)
+                    case _:
+                        self.stop("error", "protocol: an answer of the wrong form")
+            start += len(answers)
+
+    def _returned(self, answer: Any, arguments: Sequence[Any]) -> Any:
+        if type(answer) is not tuple:
+            self.stop("error", "protocol: a call answered without arguments")
+        result, after = answer
+        value = self.decode(result)
+        if after is not None:
+            changed = self.decode(after)
+            if type(changed) is not list or len(changed) != len(arguments):
+                self.stop("error", "protocol: arguments that were not given")
+            for old, new in zip(arguments, changed, strict=True):
+                mirror(old, new)
+        return value
+
+    def encode(self, value: Any) -> Any:
+        return wire.encode(value, self._handle)
+
+    def _handle(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, RemoteObject) and value._remote[0] is self:
+            return {"t": wire.HANDLE, "v": [value._remote[1], True]}
+        raise TypeError(f"a {type(value).__name__} cannot be handed to the program")
+
+    def decode(self, data: Any) -> Any:
+        try:
+            return wire.decode(data, self._object)
+        except (wire.ProtocolError, RecursionError) as error:
+            self.stop("error", f"protocol: {error}")
+
+    def _object(self, tag: str, content: Any) -> RemoteObject:
+        match content:
+            case [int(number), bool(truth)] if number >= 0:
+                kind = RemoteIterator if tag == wire.ITERATOR else RemoteObject
+                known = self._objects.get(number)
+                if type(known) is not kind:
+                    if len(self._objects) >= MAX_OBJECTS:
+                        raise wire.ProtocolError(f"more than {MAX_OBJECTS} objects")
+                    known = self._objects[number] = kind(self, number, truth)
+                return known
+        raise wire.ProtocolError("a malformed handle")

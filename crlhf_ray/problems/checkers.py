@@ -1,0 +1,230 @@
+"""How a program is shown right or wrong. A new kind of check is one class with a `verify` method.
+
+Checkers run outside the jail, on trusted ground: they hold the tests and the expected values, and see the program only
+through `Check`. What the program sends back is plain data.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from crlhf_ray.evaluation.check import Check
+    from crlhf_ray.problems.problem import Problem
+
+
+class Checker(Protocol):
+    """kind: its name in files and reports."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def verify(self, problem: Problem, source: str, check: Check) -> None:
+        """Return if the program ``source`` is right; raise anything, or call ``check.fail``, if it is not.
+
+        Sets ``check.test`` to the index of each test before running it.
+        """
+
+
+@dataclass(frozen=True)
+class AssertChecker:
+    """Test snippets that run in the program's namespace, each by itself.
+
+    The snippets run outside the jail; names of theirs that only the program defines stand for its objects inside.
+
+    setup: code that runs once before the first test (helpers, imports).
+    tests: Python snippets; a test passes when it raises nothing.
+    """
+
+    tests: tuple[str, ...]
+    setup: str = ""
+    kind: str = "asserts"
+
+    def verify(self, problem: Problem, source: str, check: Check) -> None:
+        if not self.tests:
+            raise ImportError("there are none")
+        namespace = trusted_names(problem)
+        wanted = free_names("\n".join((self.setup, *self.tests)), frozenset(namespace) - {problem.entry_point})
+        _, bound = check.load(visible(problem, source), (problem.entry_point, *sorted(wanted)))
+        require(problem, bound, check)
+        namespace.update(bound)
+        exec(trusted_code(self.setup, "<setup>"), namespace)
+        for check.test, test in enumerate(self.tests):
+            exec(trusted_code(test, f"<test {check.test}>"), namespace)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call with what must come of it.
+
+    arguments, expected: Python values of plain types.
+    arguments_after: what the arguments must be after the call, for functions that change them; None leaves it open.
+    """
+
+    arguments: tuple[Any, ...]
+    expected: Any
+    arguments_after: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CallChecker:
+    """Lists of inputs and expected outputs, compared exactly or within a tolerance.
+
+    tolerance: absolute tolerance for numbers, anywhere inside the answer; together with 1e-7 relative. It is this
+        checker's own and not carried from one test to the next. None compares exactly, but numbers in an answer whose
+        expected value is a float or a list of floats within 1e-6, as EvalPlus does.
+    """
+
+    cases: tuple[Case, ...]
+    tolerance: float | None = None
+    kind: str = "calls"
+
+    def verify(self, problem: Problem, source: str, check: Check) -> None:
+        if not self.cases:
+            raise ImportError("there are none")
+        program, bound = check.load(visible(problem, source), (problem.entry_point,))
+        require(problem, bound, check)
+        answers = program.calls(bound[problem.entry_point], [case.arguments for case in self.cases])
+        for check.test, case in enumerate(self.cases):
+            answer, after = next(answers)
+            if not same(answer, case.expected, self.tolerance):
+                check.fail(f"{shorten(case.arguments)}: {shorten(answer)} instead of {shorten(case.expected)}")
+            if case.arguments_after is not None and not same(after, list(case.arguments_after), self.tolerance):
+                check.fail(f"{shorten(case.arguments)} became {shorten(after)}")
+
+
+@dataclass(frozen=True)
+class ScriptChecker:
+    """Whole programs that read standard input and write standard output, a fresh process for each test.
+
+    tests: pairs of input and expected output, compared word by word: white space between words does not count.
+    tolerance: words that are numbers may differ by this much; None compares text.
+    """
+
+    tests: tuple[tuple[str, str], ...]
+    tolerance: float | None = None
+    kind: str = "script"
+
+    def verify(self, problem: Problem, source: str, check: Check) -> None:
+        if not self.tests:
+            raise ImportError("there are none")
+        for check.test, (stdin, expected) in enumerate(self.tests):
+            run = check.script(visible(problem, source), stdin)
+            if run.code != 0:
+                check.fail(f"the program ended with status {run.code}")
+            found, wanted = run.stdout.split(), expected.split()
+            if len(found) != len(wanted) or not all(map(self._same_word, found, wanted)):
+                check.fail(f"{shorten(run.stdout)} instead of {shorten(expected)}")
+
+    def _same_word(self, found: str, wanted: str) -> bool:
+        if found == wanted:
+            return True
+        if self.tolerance is None:
+            return False
+        try:
+            return abs(float(found) - float(wanted)) <= self.tolerance
+        except ValueError:
+            return False
+
+
+def require(problem: Problem, bound: dict[str, Any], check: Check) -> None:
+    if problem.entry_point not in bound:
+        check.fail(f"the program does not define {problem.entry_point}")
+
+
+def same(answer: Any, expected: Any, tolerance: float | None) -> bool:
+    """Equality of plain values, with the lengths of sequences and the keys of mappings, and a tolerance on numbers."""
+    if answer == expected:
+        return True
+    if tolerance is None:
+        items = expected if isinstance(expected, list | tuple) else [expected]
+        if not items or not all(type(item) is float for item in items):
+            return False
+        tolerance = 1e-6
+    return _close(answer, expected, tolerance)
+
+
+def _close(answer: Any, expected: Any, tolerance: float) -> bool:
+    if isinstance(expected, list | tuple):
+        if type(answer) is not type(expected) or len(answer) != len(expected):
+            return False
+        return all(_close(a, e, tolerance) for a, e in zip(answer, expected, strict=True))
+    if isinstance(expected, dict):
+        return (
+            isinstance(answer, dict)
+            and answer.keys() == expected.keys()
+            and all(_close(answer[key], value, tolerance) for key, value in expected.items())
+        )
+    if isinstance(expected, int | float) and isinstance(answer, int | float):
+        if math.isnan(expected):
+            return math.isnan(answer)
+        return math.isclose(answer, expected, rel_tol=1e-7, abs_tol=tolerance)
+    return bool(answer == expected)
+
+
+def shorten(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+@lru_cache(maxsize=4096)
+def trusted_code(source: str, name: str) -> CodeType:
+    return compile(source, name, "exec", dont_inherit=True)
+
+
+@lru_cache(maxsize=1024)
+def _prompt_tree(prompt: str) -> ast.Module | None:
+    try:
+        return ast.parse(prompt)
+    except SyntaxError:
+        return None  # the beginning of something that only a completion ends
+
+
+def trusted_names(problem: Problem) -> dict[str, Any]:
+    """A fresh namespace with what the prompt itself defines: helpers in it must be the prompt's, not the program's."""
+    namespace: dict[str, Any] = {"__name__": "tests"}
+    if _prompt_tree(problem.prompt) is not None:
+        exec(trusted_code(problem.prompt, "<prompt>"), namespace)
+        namespace.pop(problem.entry_point, None)
+    return namespace
+
+
+def visible(problem: Problem, source: str) -> str:
+    """What of the program the jail may see: not a prompt that is only a docstring, since that may tell the tests."""
+    tree = _prompt_tree(problem.prompt)
+    if tree is None or len(tree.body) != 1 or not source.startswith(problem.prompt):
+        return source
+    only = tree.body[0]
+    if not (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant)):
+        return source
+    return "\n" * problem.prompt.count("\n") + source[len(problem.prompt) :]
+
+
+@lru_cache(maxsize=4096)
+def free_names(source: str, known: frozenset[str]) -> frozenset[str]:
+    """Names that the source reads and neither it nor ``known`` nor Python defines."""
+    read: set[str] = set()
+    stored: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name):
+                stored.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                stored.add(name)
+            case ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+                stored.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                stored.update((alias.asname or alias.name).split(".")[0] for alias in aliases)
+    return frozenset(read - stored - known - set(dir(builtins)))
+
+
+__all__: Sequence[str] = ["AssertChecker", "CallChecker", "Case", "Checker", "ScriptChecker"]
