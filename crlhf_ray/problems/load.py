@@ -129,21 +129,25 @@ def _existing(path: str) -> Path:
     return Path(path)
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error}; save the file as UTF-8", file=str(path)) from None
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The JSON objects of a JSONL file with their 1-based line numbers."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"not JSON: {error}; each line is one JSON object", file=str(path), row=number
-                ) from None
-            if not isinstance(row, dict):
-                raise DataError(f"{type(row).__name__} where an object belongs", file=str(path), row=number)
-            yield number, row
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error}; each line is one JSON object", file=str(path), row=number) from None
+        if not isinstance(row, dict):
+            raise DataError(f"{type(row).__name__} where an object belongs", file=str(path), row=number)
+        yield number, row
 
 
 def _validated(model: type[Model], row: dict[str, Any], file: str, number: int) -> Model:
@@ -197,7 +201,7 @@ def _read_mbpp(path: Path) -> list[Problem]:
         rows: Iterable[tuple[int, Any]] = _rows(path)
     else:
         try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
+            loaded = json.loads(_text(path))
         except json.JSONDecodeError as error:
             raise DataError(f"not JSON: {error}", file=str(path)) from None
         if not isinstance(loaded, list) or not all(isinstance(row, dict) for row in loaded):

@@ -1,0 +1,181 @@
+"""Loaders: HumanEval, MBPP and any JSONL come out as the same `Problem`, and a bad row is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
+from crlhf_ray.problems.load import load_problems
+
+GOOD = {
+    "problem_id": "own/add",
+    "prompt": 'def add(a: int, b: int) -> int:\n    """Return a + b."""',
+    "entry_point": "add",
+    "tests": ["assert add(1, 2) == 3"],
+    "references": ["\n    return a + b"],
+}
+
+
+def write(path: Path, *rows: dict | str) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def failing(problems, cpu_seconds: float = 5.0) -> list[str]:
+    """Ids of the problems whose first reference does not pass."""
+    with Judge(JudgeSettings(limits=Limits(cpu_seconds=cpu_seconds, memory_mb=2048))) as judge:
+        verdicts = judge.check([(problem, problem.references[0]) for problem in problems])
+    return [problem.problem_id for problem, verdict in zip(problems, verdicts, strict=True) if not verdict.passed]
+
+
+@pytest.fixture(scope="module")
+def mbpp() -> Path:
+    if "CRLHF_DATA" not in os.environ:
+        pytest.skip("CRLHF_DATA is not set: it names the folder that holds code/mbpp/mbpp.jsonl")
+    return Path(os.environ["CRLHF_DATA"]) / "code" / "mbpp"
+
+
+# ---------------------------------------------------------------- JSONL
+
+
+def test_a_row_becomes_a_problem_with_defaults_for_what_it_leaves_out(tmp_path):
+    [problem] = load_problems(write(tmp_path / "own.jsonl", GOOD))
+    assert problem.problem_id == "own/add"
+    assert problem.checker.tests == ("assert add(1, 2) == 3",)
+    assert (problem.split, problem.difficulty, problem.language) == ("train", "medium", "python")
+    assert problem.stops
+
+
+def test_a_split_selects_its_rows_in_file_order(tmp_path):
+    rows = [GOOD | {"problem_id": f"own/{i}", "split": "heldout" if i % 2 else "train"} for i in range(4)]
+    path = write(tmp_path / "own.jsonl", *rows)
+    assert [problem.problem_id for problem in load_problems(path, "heldout")] == ["own/1", "own/3"]
+    assert len(load_problems(path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"tests": []}, "tests", "at least 1"),
+        ({"tests": ["assert add(1, 2) == 3", "assert add(1,"]}, "tests.1", "not Python"),
+        ({"tests": "assert add(1, 2) == 3"}, "tests", "list"),
+        ({"references": ["\nreturn a + b)"]}, "references", "not Python"),
+        ({"prompt": GOOD["prompt"] + "\n"}, "prompt", "closing quotes"),
+        ({"prompt": 'def add(a, b:\n    """Return a + b."""'}, "prompt", "not Python"),
+        ({"split": "test"}, "split", "'test'"),
+        ({"difficulty": "extreme"}, "difficulty", "'extreme'"),
+        ({"language": "cobol"}, "language", "'cobol'"),
+        ({"entry_point": "add it"}, "entry_point", "'add it'"),
+        ({"problem_id": 7}, "problem_id", "7"),
+        ({"referenses": []}, "referenses", "not permitted"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_file_row_and_value(tmp_path, change, field, says):
+    path = write(tmp_path / "own.jsonl", GOOD, GOOD | {"problem_id": "own/second"} | change)
+    with pytest.raises(DataError) as caught:
+        load_problems(path)
+    assert (caught.value.file, caught.value.row, caught.value.field) == (path, 2, field)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["problem_id", "prompt", "entry_point", "tests"])
+def test_a_missing_field_is_named(tmp_path, field):
+    path = write(tmp_path / "own.jsonl", {key: value for key, value in GOOD.items() if key != field})
+    with pytest.raises(DataError) as caught:
+        load_problems(path)
+    assert (caught.value.row, caught.value.field) == (1, field)
+
+
+def test_rows_are_counted_as_lines_of_the_file(tmp_path):
+    path = write(tmp_path / "own.jsonl", GOOD, "", "{broken")
+    with pytest.raises(DataError, match="row 3: not JSON"):
+        load_problems(path)
+
+
+def test_a_row_that_is_no_object_is_refused(tmp_path):
+    with pytest.raises(DataError, match="row 1: list where an object belongs"):
+        load_problems(write(tmp_path / "own.jsonl", "[1, 2]"))
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_their_file(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(b'{"problem_id": "\xff"}\n')
+    with pytest.raises(DataError, match=r"own\.jsonl.*UTF-8"):
+        load_problems(str(path))
+
+
+def test_a_problem_id_used_twice_is_refused_with_both_rows(tmp_path):
+    with pytest.raises(DataError, match="row 2, field 'problem_id': 'own/add' was used in row 1"):
+        load_problems(write(tmp_path / "own.jsonl", GOOD, GOOD))
+
+
+def test_an_empty_selection_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no problem in split 'heldout'"):
+        load_problems(write(tmp_path / "own.jsonl", GOOD), "heldout")
+
+
+def test_an_unknown_source_and_an_unknown_split_say_what_there_is(tmp_path):
+    with pytest.raises(DataError, match="a source is 'starter'"):
+        load_problems(str(tmp_path / "absent.jsonl"))
+    with pytest.raises(DataError, match="'train', 'heldout'"):
+        load_problems("starter", "test")
+
+
+# ---------------------------------------------------------------- HumanEval
+
+
+def test_humaneval_is_held_out_and_its_prompts_end_after_the_docstring():
+    problems = load_problems("humaneval")
+    assert len(problems) == 164
+    assert {problem.split for problem in problems} == {"heldout"}
+    assert all(problem.prompt.endswith(('"""', "'''")) for problem in problems)
+
+
+def test_every_humaneval_canonical_solution_passes():
+    assert failing(load_problems("humaneval")) == []
+
+
+# ---------------------------------------------------------------- MBPP
+
+
+def test_an_mbpp_prompt_holds_task_and_tests_and_ends_after_the_docstring(tmp_path):
+    row = {"task_id": 601, "text": "Add.", "code": "def f(a):\r\n    return a", "test_list": ["assert f(1) == 1"]}
+    [problem] = load_problems("mbpp:" + write(tmp_path / "mbpp.jsonl", row))
+    assert problem.prompt == '"""\nAdd.\nassert f(1) == 1\n"""'
+    assert problem.references == ("\ndef f(a):\n    return a",)
+    assert problem.entry_point == "f"
+    assert problem.split == "train"
+    assert "\ndef " not in problem.stops
+
+
+def test_a_backslash_in_an_mbpp_test_reaches_the_model_as_it_stands_in_the_test(tmp_path):
+    row = {"task_id": 1, "text": "Split.", "code": "def f(a): pass", "test_list": [r"assert f('a\n') == 1"]}
+    [problem] = load_problems("mbpp:" + write(tmp_path / "mbpp.jsonl", row))
+    namespace: dict = {}
+    exec("text = " + problem.prompt, namespace)
+    assert row["test_list"][0] in namespace["text"]
+
+
+def test_an_mbpp_row_without_tests_is_named(tmp_path):
+    path = write(tmp_path / "mbpp.jsonl", {"task_id": 1, "text": "Add.", "code": "def f(a): pass"})
+    with pytest.raises(DataError, match="row 1, field 'test_list'"):
+        load_problems(f"mbpp:{path}")
+
+
+def test_every_mbpp_canonical_solution_passes(mbpp):
+    problems = load_problems(f"mbpp:{mbpp / 'mbpp.jsonl'}")
+    assert len(problems) == 974
+    assert len([problem for problem in problems if problem.split == "train"]) == 374
+    assert failing(problems, cpu_seconds=30.0) == []
+
+
+def test_sanitized_mbpp_canonical_solutions_pass(mbpp):
+    problems = load_problems(f"mbpp:{mbpp / 'sanitized-mbpp.json'}")
+    assert len(problems) == 427
+    # Most programs are those of the full set, so every fourth one is enough here; all 427 pass.
+    assert failing(problems[::4], cpu_seconds=30.0) == []
