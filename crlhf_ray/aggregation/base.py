@@ -7,10 +7,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.special import expit
 from scipy.stats import beta as beta_distribution
 
@@ -19,7 +20,7 @@ from crlhf_ray.aggregation.state import CrowdState
 from crlhf_ray.errors import DataError
 
 #: Gold: a Series of labels indexed by task (crowd-kit's `true_labels`), or a table with columns task and label.
-Gold = pd.Series | Table
+Gold: TypeAlias = pd.Series | pd.DataFrame | pa.Table
 
 
 class Estimator(ABC):
@@ -143,7 +144,7 @@ class StreamingEstimator(Estimator):
     def save(self, path: str | Path) -> None:
         """Write the parameters and everything learnt to one .npz file. Names must be all strings or all integers."""
         names = [p for p in inspect.signature(type(self).__init__).parameters if p != "self"]
-        about = {"estimator": type(self).__name__, "settings": {n: getattr(self, n) for n in names}}
+        about: dict[str, Any] = {"estimator": type(self).__name__, "settings": {n: getattr(self, n) for n in names}}
         about["classes_"] = self.classes_
         with Path(path).open("wb") as file:
             np.savez(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from crlhf_ray.errors import DataError
 
-Table = pd.DataFrame | pa.Table
-Classes = tuple[Hashable, Hashable]
+Table: TypeAlias = pd.DataFrame | pa.Table
+Classes: TypeAlias = tuple[Hashable, Hashable]
 
 
 class Codebook:

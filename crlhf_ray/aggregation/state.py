@@ -19,8 +19,8 @@ WW, WC, CW, CC = range(4)
 _WORKER = ("worker_counts", "worker_labels", "worker_gold", "worker_clock")
 _TASK = ("task_start", "task_length", "task_credited", "task_gold")
 _VOTE = ("vote_worker", "vote_label", "vote_weight", "vote_time", "vote_clock")
-_NONE = np.empty(0, np.int64)
-_NO_VOTES = Votes(_NONE, _NONE, np.empty(0, np.int8), np.empty(0), _NONE)
+NONE = np.empty(0, np.int64)
+NO_VOTES = Votes(NONE, NONE, np.empty(0, np.int8), np.empty(0), NONE)
 
 
 class Coin(Protocol):
@@ -103,7 +103,7 @@ class CrowdState:
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def update(self, votes: Votes, gold_task: np.ndarray = _NONE, gold_truth: np.ndarray = _NONE) -> None:
+    def update(self, votes: Votes, gold_task: np.ndarray = NONE, gold_truth: np.ndarray = NONE) -> None:
         """Take in votes (all at once: their order does not matter) and gold, and credit the annotators concerned.
 
         A vote supersedes an earlier one of the same annotator on the same task, by time, and by arrival where times
@@ -138,11 +138,11 @@ class CrowdState:
         own = _contributions(label, faded, credited)
 
         order = np.lexsort((time, who, task))
-        last = np.append((task[order][1:] != task[order][:-1]) | (who[order][1:] != who[order][:-1]), True)
+        last = _last_of_run(task[order], who[order])
         keep = order[last]
         own = own[order]
         if len(keep) < len(order):
-            own = np.add.reduceat(own, np.flatnonzero(np.append(True, last[:-1])), axis=0)
+            own = np.add.reduceat(own, np.append(0, np.flatnonzero(last)[:-1] + 1), axis=0)
         task, worker, who, label, weight = task[keep], worker[keep], who[keep], label[keep], weight[keep]
 
         counts = self.worker_counts[crew] * (self.decay**fresh)[:, None]
@@ -167,7 +167,7 @@ class CrowdState:
 
     def sweep(self) -> None:
         """One full EM pass: judge every task anew with the present reliabilities, and credit all votes by that."""
-        self.update(_NO_VOTES, np.arange(self.n_tasks), self.task_gold[: self.n_tasks].copy())
+        self.update(NO_VOTES, np.arange(self.n_tasks), self.task_gold[: self.n_tasks].copy())
 
     def _clocks(self, votes: Votes, crew: np.ndarray, who: np.ndarray, fresh: np.ndarray) -> np.ndarray:
         """How many labels each new vote's annotator will have given when it was cast (equal times share the last)."""
@@ -178,10 +178,8 @@ class CrowdState:
         cast = np.cumsum(votes.label[order] != 0)
         ends = np.cumsum(np.bincount(who, minlength=len(crew)))
         before = np.append(0, cast)[ends - np.bincount(who, minlength=len(crew))]
-        last = np.append(
-            (who[order][1:] != who[order][:-1]) | (votes.time[order][1:] != votes.time[order][:-1]), True
-        )
-        group_end = np.flatnonzero(last)[np.cumsum(np.append(0, last[:-1]))]
+        last = _last_of_run(who[order], votes.time[order])
+        group_end = np.flatnonzero(last)[np.cumsum(last) - last]
         clock = np.empty(len(votes), np.int64)
         clock[order] = cast[group_end] + (start - before)[who[order]]
         return clock
@@ -276,6 +274,13 @@ def _contributions(label: np.ndarray, weight: np.ndarray, posterior: np.ndarray)
     negative = weight - positive
     up = label > 0
     return np.stack([negative * ~up, negative * up, positive * ~up, positive * up], axis=1)
+
+
+def _last_of_run(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Mask of the last of each run of equal pairs in sorted arrays."""
+    last = np.ones(len(first), bool)
+    last[:-1] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return last
 
 
 def _grown(values: np.ndarray, size: int) -> np.ndarray:

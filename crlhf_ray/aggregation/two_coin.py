@@ -34,9 +34,7 @@ class TwoCoinRates:
 
     def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(sensitivity, specificity)``, posterior means, [n]."""
-        means = [
-            np.clip(beta[:, 0] / beta.sum(axis=1), self.clip, 1 - self.clip) for beta in self.beta(counts, pool)
-        ]
+        means = [np.clip(beta[:, 0] / beta.sum(axis=1), self.clip, 1 - self.clip) for beta in self.beta(counts, pool)]
         return means[0], means[1]
 
 

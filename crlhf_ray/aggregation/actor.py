@@ -1,0 +1,306 @@
+"""The keeper of the crowd's state: durable, idempotent, back after a kill. A plain class; Ray only at the call site.
+
+    aggregator = ray.remote(Aggregator).options(max_restarts=3, max_task_retries=3).remote(folder, settings)
+
+Every method may be retried: events are known by their id, gold by its line. Reliabilities persist over rounds, and
+`consensus` weighs the votes by the reliabilities at the time of the question, so that what is learnt about an
+annotator later also corrects what is said about earlier lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.special import expit
+
+from crlhf_ray.aggregation.base import reliability_columns
+from crlhf_ray.aggregation.codes import Codebook, Votes, distinct
+from crlhf_ray.aggregation.event_ids import EventIds
+from crlhf_ray.aggregation.journal import Journal, pack_strings, unpack_strings
+from crlhf_ray.aggregation.majority import EqualRates
+from crlhf_ray.aggregation.monitors import Alert, frozen_reliabilities
+from crlhf_ray.aggregation.one_coin import OneCoinRates
+from crlhf_ray.aggregation.settings import AggregationSettings
+from crlhf_ray.aggregation.state import NO_VOTES, Coin, CrowdState
+from crlhf_ray.aggregation.two_coin import TwoCoinRates
+from crlhf_ray.errors import ConfigError, DataError
+from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA, SOURCES
+
+__all__ = ["AggregationSettings", "Aggregator", "Alert"]
+
+_EVENTS, _GOLD = 1, 2
+_LINE_BITS = 32
+
+
+class Aggregator:
+    """Consensus of a growing crowd. State lives in ``directory``; the constructor restores what was there.
+
+    Raises `ConfigError` where the folder was made with another estimator, prior, strength, decay or weighting, and
+    `ResourceError` where another process holds it.
+    """
+
+    def __init__(self, directory: str | Path, settings: AggregationSettings | None = None):
+        self.settings = settings or AggregationSettings()
+        self.state = CrowdState(
+            _coin(self.settings),
+            prior=self.settings.prior,
+            learn_from=self.settings.learn_from,
+            decay=self.settings.decay,
+        )
+        self._annotators, self._items, self._tasks = Codebook(), Codebook(), Codebook()
+        self._keys = np.empty(0, np.int64)
+        self._events = EventIds()
+        self._since_snapshot = 0
+        self._batches = self._duplicates = 0
+        self._journal = Journal(directory)
+        self._check_settings(Path(directory) / "settings.json")
+        self._restore()
+
+    # -- taking in -----------------------------------------------------------------------------------------------
+
+    def ingest(self, table: pa.Table) -> int:
+        """Take in annotations (ANNOTATION_SCHEMA); returns how many events were new. On return they are on disk.
+
+        An event already known by its id changes nothing. A later event (by created_at) of one annotator on one line
+        supersedes. Unsure votes (label 0) are kept and weigh nothing. Raises `DataError`, naming row and field, and
+        takes nothing in, where a row is unusable.
+        """
+        table = _checked(table, ANNOTATION_SCHEMA)
+        _check_annotations(table)
+        new, hashes = self._events.unseen(table["event_id"])
+        count = int(new.sum())
+        self._batches += 1
+        self._duplicates += table.num_rows - count
+        if not count:
+            return 0
+        if count < table.num_rows:
+            table = table.filter(pa.array(new))
+        self._journal.append(_EVENTS, table)
+        self._events.add(hashes)
+        self._apply_events(table)
+        self._snapshot_when_due(count)
+        return count
+
+    def add_gold(self, table: pa.Table) -> int:
+        """Take in known truth (GOLD_SCHEMA), early or late; returns how many lines were new. Durable on return.
+
+        Raises `DataError` where a line has two truths, in the table or against what is known.
+        """
+        table = _checked(table, GOLD_SCHEMA)
+        truth = table["truth"].to_numpy()
+        if (bad := (truth != 1) & (truth != -1)).any():
+            row = int(np.argmax(bad))
+            raise DataError(f"{truth[row]} is neither +1 (correct) nor -1 (wrong)", row=row, field="truth")
+        local, names = distinct(table["item_id"])
+        line = table["line"].to_numpy().astype(np.int64)
+        items = self._items.encode(names, grow=False)[local] if len(names) else local
+        tasks = self._tasks.encode((items << _LINE_BITS) | line, grow=False)  # an unknown item, -1, has no lines
+        known = np.where(tasks >= 0, self.state.task_gold[tasks], 0)
+        keys = (local << _LINE_BITS) | line
+        order = np.argsort(keys, kind="stable")
+        again = np.append(False, keys[order][1:] == keys[order][:-1])[: len(keys)]
+        clash = (known != 0) & (known != truth)
+        clash[order[1:]] |= again[1:] & (truth[order][1:] != truth[order][:-1])
+        if clash.any():
+            row = int(np.argmax(clash))
+            item, line_number = table["item_id"][row].as_py(), table["line"][row].as_py()
+            raise DataError(
+                f"line {line_number} of item {item!r} was given the other truth before; keep the right one",
+                row=row,
+                field="truth",
+            )
+        fresh = known == 0
+        fresh[order[again]] = False
+        if fresh.any():
+            table = table.filter(pa.array(fresh))
+            self._journal.append(_GOLD, table)
+            self._apply_gold(table)
+            self._snapshot_when_due(table.num_rows)
+        return int(fresh.sum())
+
+    # -- answering -----------------------------------------------------------------------------------------------
+
+    def consensus(self, item_ids: Sequence[str]) -> pa.Table:
+        """CONSENSUS_SCHEMA of every line of these items that was voted on or has gold, by item as asked, then by line.
+
+        Items nobody voted on have no rows. Known truth answers with 0 or 1.
+        """
+        rank = np.full(len(self._items), -1, np.int64)
+        items = self._items.encode(list(item_ids), grow=False) if len(item_ids) else np.empty(0, np.int64)
+        asked = items >= 0
+        rank[items[asked]] = np.flatnonzero(asked)
+        keys = self._task_keys()
+        wanted = np.flatnonzero(rank[keys >> _LINE_BITS] >= 0)
+        keys = keys[wanted]
+        wanted = wanted[order := np.lexsort((keys & (2**_LINE_BITS - 1), rank[keys >> _LINE_BITS]))]
+        keys = keys[order]
+        names = pa.array(self._items.names, pa.string())
+        return pa.table(
+            {
+                "item_id": names.take(pa.array(keys >> _LINE_BITS)),
+                "line": pa.array((keys & (2**_LINE_BITS - 1)).astype(np.int32)),
+                "p_correct": expit(self.state.log_odds(wanted)),
+                "labels": self.state.n_labels(wanted).astype(np.int32),
+            },
+            schema=CONSENSUS_SCHEMA,
+        )
+
+    def reliability(self) -> pa.Table:
+        """One row an annotator: annotator_id, sensitivity, specificity (each with _low and _high of the 95% credible
+        interval), labels (unsure ones excluded) and gold_labels."""
+        everyone = np.arange(self.state.n_workers)
+        names = pa.array(self._annotators.names[: self.state.n_workers], pa.string())
+        return pa.table({"annotator_id": names, **reliability_columns(self.state, everyone)})
+
+    def alerts(self) -> list[Alert]:
+        """What is wrong with the crowd as it stands, worst first; empty when nothing is."""
+        if self.settings.estimator == "majority":
+            return []
+        everyone = np.arange(self.state.n_workers)
+        start = np.array([rate[0] for rate in self.state.coin.rates(np.zeros((1, 4)), np.zeros(4))])
+        rates = np.stack(self.state.rates(everyone), axis=1)
+        return frozen_reliabilities(rates, start, self.state.worker_labels[everyone])
+
+    def stats(self) -> dict[str, int]:
+        """Counts: events, duplicates refused, annotators, items, lines, labels, gold lines, batches."""
+        state = self.state
+        return {
+            "events": len(self._events),
+            "duplicates": self._duplicates,
+            "batches": self._batches,
+            "annotators": state.n_workers,
+            "items": len(self._items),
+            "lines": state.n_tasks,
+            "labels": int(state.worker_labels[: state.n_workers].sum()),
+            "gold": int((state.task_gold[: state.n_tasks] != 0).sum()),
+        }
+
+    def digest(self) -> str:
+        """A hash of everything that answers depend on: equal before a kill and after recovery."""
+        content = hashlib.sha256()
+        for name, values in sorted(self._arrays().items()):
+            content.update(f"{name}:{values.dtype}:{values.shape};".encode())
+            content.update(np.ascontiguousarray(values).data)
+        return content.hexdigest()
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> None:
+        """Write the whole state, so that recovery need not replay the log."""
+        self._journal.write_snapshot(self._arrays())
+        self._since_snapshot = 0
+
+    def close(self) -> None:
+        """Let go of the folder; the object must not be used afterwards."""
+        self._journal.close()
+
+    def _snapshot_when_due(self, events: int) -> None:
+        self._since_snapshot += events
+        if self._since_snapshot >= self.settings.snapshot_events:
+            self.snapshot()
+
+    def _apply_events(self, table: pa.Table) -> None:
+        confidence = table["confidence"].to_numpy() if self.settings.use_confidence else None
+        weight = np.ones(table.num_rows) if confidence is None else np.nan_to_num(confidence.astype(float), nan=1.0)
+        self.state.update(
+            Votes(
+                self._task_codes(table),
+                self._annotators.encode(table["annotator_id"]),
+                table["label"].to_numpy(),
+                weight,
+                table["created_at"].cast(pa.int64()).to_numpy(),
+            )
+        )
+
+    def _apply_gold(self, table: pa.Table) -> None:
+        self.state.update(NO_VOTES, self._task_codes(table), table["truth"].to_numpy())
+
+    def _task_codes(self, table: pa.Table) -> np.ndarray:
+        items = self._items.encode(table["item_id"])
+        return self._tasks.encode((items << _LINE_BITS) | table["line"].to_numpy().astype(np.int64))
+
+    def _task_keys(self) -> np.ndarray:
+        """Item code and line of every task, by task code; appended to as tasks come."""
+        known = len(self._keys)
+        if known < len(self._tasks):
+            self._keys = np.append(self._keys, np.array(self._tasks.names[known:], np.int64))
+        return self._keys
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = self.state.to_arrays()
+        arrays["annotator_offsets"], arrays["annotator_names"] = pack_strings(self._annotators.names)  # type: ignore[arg-type]
+        arrays["item_offsets"], arrays["item_names"] = pack_strings(self._items.names)  # type: ignore[arg-type]
+        arrays["task_keys"] = self._task_keys()
+        arrays["events"] = self._events.hashes()
+        return arrays
+
+    def _restore(self) -> None:
+        arrays = self._journal.snapshot()
+        if arrays is not None:
+            self.state.load_arrays(arrays)
+            self._annotators = Codebook(unpack_strings(arrays["annotator_offsets"], arrays["annotator_names"]))
+            self._items = Codebook(unpack_strings(arrays["item_offsets"], arrays["item_names"]))
+            self._tasks = Codebook(arrays["task_keys"].tolist())
+            self._events = EventIds(arrays["events"])
+        for kind, table in self._journal.replay():
+            if kind == _EVENTS:
+                self._events.add(self._events.unseen(table["event_id"])[1])
+                self._apply_events(table)
+            else:
+                self._apply_gold(table)
+            self._since_snapshot += table.num_rows
+
+    def _check_settings(self, path: Path) -> None:
+        mine = self.settings.model_dump_json(exclude={"snapshot_events"}, indent=2)
+        if not path.exists():
+            path.write_text(mine)
+        elif path.read_text() != mine:
+            raise ConfigError(
+                f"{path.parent} was made with other settings ({path.read_text()}); give those, or another folder into "
+                "which you ingest the annotation log again"
+            )
+
+
+def _coin(settings: AggregationSettings) -> Coin:
+    match settings.estimator:
+        case "majority":
+            return EqualRates(0.7)
+        case "one_coin":
+            return OneCoinRates()
+        case _:
+            return TwoCoinRates(settings.strength)
+
+
+def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly this schema, in one chunk. `DataError` for a missing column or value, or a wrong type."""
+    for field in schema:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise DataError(f"the table lacks it; it has {', '.join(table.column_names)}", field=field.name)
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        if not field.nullable and table[field.name].null_count:
+            row = int(np.argmax(table[field.name].is_null().to_numpy()))
+            raise DataError("is missing; fill it in or drop the row", row=row, field=field.name)
+    try:
+        return table.select(schema.names).cast(schema).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"does not fit {', '.join(f'{f.name}: {f.type}' for f in schema)}: {error}") from error
+
+
+def _check_annotations(table: pa.Table) -> None:
+    label, line = table["label"].to_numpy(), table["line"].to_numpy()
+    confidence = table["confidence"].to_numpy()
+    for field, bad, right in (
+        ("label", np.abs(label) > 1, "+1 (correct), -1 (wrong) or 0 (unsure)"),
+        ("line", line < 0, "0 or more"),
+        ("confidence", ~(np.isnan(confidence) | ((confidence >= 0) & (confidence <= 1))), "0 to 1, or null"),
+        ("source", ~pc.is_in(table["source"], pa.array(SOURCES)).to_numpy(), f"one of {', '.join(SOURCES)}"),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DataError(f"{table[field][row].as_py()!r} is not {right}; mend or drop the row", row=row, field=field)

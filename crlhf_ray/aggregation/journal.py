@@ -1,0 +1,163 @@
+"""Durable records on one disk: a log that is on the platter before `append` returns, and snapshots that shorten it.
+
+Layout of the folder: ``snapshot-N.npz`` is the state before ``log-N``; both of the highest complete N count. A frame of
+the log is ``magic, kind, length, crc32, payload``; a frame that a crash cut short was never acknowledged, and is cut
+off at recovery. A damaged frame before the last one is an error, because acknowledged events would be lost with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from crlhf_ray.errors import DataError, ResourceError
+
+_FRAME = struct.Struct("<4sIQI")
+_MAGIC = b"CRLJ"
+
+
+class Journal:
+    """One writer's log and snapshots in ``folder``. A second writer is refused after ``lock_seconds``."""
+
+    def __init__(self, folder: str | Path, *, lock_seconds: float = 10.0):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        deadline = time.monotonic() + lock_seconds
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ResourceError(
+                        f"{self.folder} is in use by another process; end that one, or give this one its own folder"
+                    ) from None
+                time.sleep(0.05)
+        for leftover in self.folder.glob("*.part"):
+            leftover.unlink()
+        self.number = max((int(p.stem.split("-")[1]) for p in self.folder.glob("snapshot-*.npz")), default=0)
+        self._log: BinaryIO | None = None
+
+    def snapshot(self) -> dict[str, np.ndarray] | None:
+        """The arrays of the newest snapshot, or None before the first."""
+        if self.number == 0:
+            return None
+        with np.load(self._snapshot_path(self.number)) as arrays:
+            return dict(arrays)
+
+    def replay(self) -> Iterator[tuple[int, pa.Table]]:
+        """``(kind, table)`` of each record since the snapshot, oldest first; then the log is ready for `append`.
+
+        Raises `DataError` for a damaged record that is not the last.
+        """
+        path = self._log_path(self.number)
+        end = 0
+        if path.exists():
+            size = path.stat().st_size
+            with path.open("rb") as log:
+                while end + _FRAME.size <= size:
+                    magic, kind, length, crc = _FRAME.unpack(log.read(_FRAME.size))
+                    if magic != _MAGIC:
+                        raise DataError(_DAMAGED.format("no record starts at", end), file=str(path))
+                    if end + _FRAME.size + length > size:
+                        break
+                    payload = log.read(length)
+                    if zlib.crc32(payload) != crc:
+                        if end + _FRAME.size + length == size:
+                            break
+                        raise DataError(_DAMAGED.format("a wrong checksum at", end), file=str(path))
+                    yield kind, pa.ipc.open_stream(payload).read_all()
+                    end += _FRAME.size + length
+        self._open_log(end)
+
+    def append(self, kind: int, table: pa.Table) -> None:
+        """Write one record; on return it is on disk."""
+        assert self._log is not None, "replay first"
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        payload = sink.getbuffer()
+        start = self._log.tell()
+        try:
+            self._log.write(_FRAME.pack(_MAGIC, kind, len(payload), zlib.crc32(payload)))
+            self._log.write(payload)
+            self._log.flush()
+            os.fsync(self._log.fileno())
+        except OSError:  # a full disk: what was not acknowledged must not stay half written
+            self._log.seek(start)
+            self._log.truncate()
+            raise
+
+    def write_snapshot(self, arrays: dict[str, np.ndarray]) -> None:
+        """Write the whole state and start a new, empty log; older files go once the new ones are safe."""
+        number = self.number + 1
+        path, part = self._snapshot_path(number), self.folder / f"snapshot-{number}.part"
+        with part.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+        self._sync_folder()
+        old, self.number = self.number, number
+        self._open_log(0)
+        self._snapshot_path(old).unlink(missing_ok=True)
+        self._log_path(old).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._log is not None:
+            self._log.close()
+        self._lock.close()
+
+    def _open_log(self, end: int) -> None:
+        if self._log is not None:
+            self._log.close()
+        path = self._log_path(self.number)
+        self._log = path.open("r+b" if path.exists() else "x+b")
+        self._log.truncate(end)
+        self._log.seek(end)
+        os.fsync(self._log.fileno())
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _snapshot_path(self, number: int) -> Path:
+        return self.folder / f"snapshot-{number}.npz"
+
+    def _log_path(self, number: int) -> Path:
+        return self.folder / f"log-{number}"
+
+
+_DAMAGED = "{} byte {}: the disk damaged it; restore the folder from a backup, or rebuild it from the annotation log"
+
+
+def pack_strings(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """``(offsets, bytes)`` of a list of strings, as Arrow lays them out."""
+    array = pa.array(names, pa.large_string())
+    _, offsets, data = array.buffers()
+    content = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return np.frombuffer(offsets, np.int64)[: len(names) + 1], content
+
+
+def unpack_strings(offsets: np.ndarray, content: np.ndarray) -> list[str]:
+    """What `pack_strings` packed."""
+    n = max(len(offsets) - 1, 0)
+    return pa.LargeStringArray.from_buffers(
+        n, pa.py_buffer(offsets.tobytes()), pa.py_buffer(content.tobytes())
+    ).to_pylist()

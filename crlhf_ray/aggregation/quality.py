@@ -1,0 +1,63 @@
+"""How good an answer is, where the truth is known: accuracy, AUC, calibration error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from scipy.stats import rankdata
+
+from crlhf_ray.feedback.schema import Item
+
+
+def auc(positive: np.ndarray, score: np.ndarray) -> float:
+    """P(a positive scores above a negative), ties counting half; nan where one class is missing."""
+    positive = np.asarray(positive, bool)
+    n = int(positive.sum())
+    rest = len(positive) - n
+    if n == 0 or rest == 0:
+        return float("nan")
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * rest))
+
+
+def calibration_error(positive: np.ndarray, p: np.ndarray, bins: int = 10) -> float:
+    """ECE: gap between confidence in the answer given and accuracy, in equal-width bins of confidence [0.5, 1]."""
+    positive, p = np.asarray(positive, bool), np.asarray(p, float)
+    if not len(p):
+        return float("nan")
+    confidence = np.maximum(p, 1 - p)
+    right = (p >= 0.5) == positive
+    where = np.minimum((2 * (confidence - 0.5) * bins).astype(int), bins - 1)
+    gaps = np.bincount(where, confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(p))
+
+
+def balanced_accuracy(positive: np.ndarray, p: np.ndarray) -> float:
+    """Mean of the accuracies on the two classes; of one class where the other is missing."""
+    positive = np.asarray(positive, bool)
+    right = (np.asarray(p) >= 0.5) == positive
+    return float(np.mean([right[side].mean() for side in (positive, ~positive) if side.any()]))
+
+
+def consensus_quality(
+    consensus: Mapping[str, Mapping[int, float]], truth: Mapping[str, np.ndarray], items: Iterable[Item]
+) -> dict[str, float]:
+    """``consensus_accuracy``, ``consensus_auc`` and ``consensus_ece`` over the items' judged lines.
+
+    consensus: p_correct by item and line; truth: +1 or -1 for each line of each item. Lines without an answer are
+    left out. nan where nothing can be said.
+    """
+    pairs = [
+        (truth[item.item_id][line] > 0, consensus[item.item_id][line])
+        for item in items
+        for line in item.judged
+        if line in consensus.get(item.item_id, {})
+    ]
+    if not pairs:
+        return dict.fromkeys(("consensus_accuracy", "consensus_auc", "consensus_ece"), float("nan"))
+    positive, p = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs], float)
+    return {
+        "consensus_accuracy": float(((p >= 0.5) == positive).mean()),
+        "consensus_auc": auc(positive, p),
+        "consensus_ece": calibration_error(positive, p),
+    }

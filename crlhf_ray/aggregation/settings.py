@@ -1,0 +1,34 @@
+"""Settings of the aggregation actor."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from crlhf_ray.settings import Settings
+
+
+class AggregationSettings(Settings):
+    """How judgements become consensus probabilities."""
+
+    estimator: Literal["two_coin", "one_coin", "majority"] = "two_coin"
+    """one_coin is the paper's (Eq. 7 and 8); two_coin also sees through those who call every line correct."""
+
+    learn_from: Literal["all", "honeypots"] = "all"
+    """Lines that teach reliabilities: all, each by its own posterior, or only those with known truth."""
+
+    prior: float = Field(default=0.5, gt=0, lt=1)
+    """P(a line is correct) before any vote. The paper's 0.5: it decides nothing by itself."""
+
+    strength: float = Field(default=4.0, gt=0)
+    """two_coin: labels that the crowd's rate is worth beside an annotator's own; newcomers count as average people."""
+
+    decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor on an annotator's old counts at each new label of theirs. 1 never forgets; 0.98 follows drifting skill."""
+
+    use_confidence: bool = True
+    """Weigh a vote by its confidence (0 to 1, 1 where not asked): on real code lines it lifts the AUC."""
+
+    snapshot_events: int = Field(default=500_000, ge=1)
+    """Events after which the state is written whole, so that recovery replays at most so many (1 to 2 s)."""

@@ -1,0 +1,42 @@
+"""Small tables for the tests of aggregation."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA
+
+
+def annotations(rows, *, prefix="e", start=0):
+    """ANNOTATION_SCHEMA from (item, line, annotator, label[, confidence[, created_at in microseconds]])."""
+    full = [(*row, None, None)[:6] if len(row) < 6 else row for row in rows]
+    return pa.table(
+        {
+            "event_id": [f"{prefix}{start + i}" for i in range(len(full))],
+            "item_id": [row[0] for row in full],
+            "line": [row[1] for row in full],
+            "annotator_id": [row[2] for row in full],
+            "label": [row[3] for row in full],
+            "confidence": [row[4] for row in full],
+            "milliseconds": [None] * len(full),
+            "created_at": [start + i if row[5] is None else row[5] for i, row in enumerate(full)],
+            "source": ["simulated"] * len(full),
+        },
+        schema=ANNOTATION_SCHEMA,
+    )
+
+
+def gold(rows):
+    """GOLD_SCHEMA from (item, line, truth)."""
+    items, lines, truths = zip(*rows, strict=True)
+    return pa.table({"item_id": items, "line": lines, "truth": truths}, schema=GOLD_SCHEMA)
+
+
+def crowd(rng, truth, sensitivity, specificity, *, density=1.0):
+    """Long table (task, worker, label 0/1) of independent annotators with these rates."""
+    truth = np.asarray(truth)
+    n, m = len(sensitivity), len(truth)
+    right = rng.random((m, n)) < np.where(truth[:, None] == 1, sensitivity, specificity)
+    label = np.where(right, truth[:, None], 1 - truth[:, None])
+    task, worker = np.nonzero(rng.random((m, n)) < density)
+    return pd.DataFrame({"task": task, "worker": [f"w{i}" for i in worker], "label": label[task, worker]})
