@@ -53,7 +53,7 @@ class LoraSettings(Settings):
 
     r: int = Field(8, ge=1)
     """Rank of the adapters. 8 is what the paper's libraries used."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: int = Field(16, ge=1)
     """Scale; the adapter is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability. 0, because dropout makes the learner's log-probs differ from those of the rollouts."""

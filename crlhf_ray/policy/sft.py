@@ -1,0 +1,381 @@
+"""Supervised fine-tuning, the method's first step: Ray Train's TorchTrainer with a DeepSpeed engine in each worker.
+
+`run_sft` is the driver; `train_worker` runs on every rank. The saved model is a plain Hugging Face directory (LoRA is
+merged into it), so its path serves as ``model.name`` everywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+import torch
+from pydantic import Field, model_validator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from crlhf_ray.errors import ConfigError, EngineError, ResourceError
+from crlhf_ray.policy.demonstrations import (
+    Batch,
+    Demonstration,
+    batch_indices,
+    collate,
+    completion_loss,
+    read_demonstrations,
+)
+from crlhf_ray.policy.model import ModelSettings, load_model, load_tokenizer, resolve
+from crlhf_ray.policy.prompts import Template
+from crlhf_ray.settings import Settings
+
+WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}
+POLL_SECONDS = 0.5
+
+
+class SftSettings(Settings):
+    """What one run of supervised fine-tuning does. A sample is one demonstration."""
+
+    model: ModelSettings = ModelSettings()
+    """The model to start from; with model.lora set, adapters are trained and merged into the saved model."""
+    data: str = "starter"
+    """Problems whose references are imitated (starter, mbpp:PATH, a JSONL of problems; their train split), or
+    pairs:PATH, a JSONL file with the fields prompt and completion."""
+    template: Template = "bare"
+    """Prompt template for problems; use the one that the training run will use."""
+    dir: Path = Path("runs/sft")
+    """Folder of the run: model/ (the result), metrics.jsonl, checkpoints/. With several nodes it must be a shared one."""
+    epochs: float = Field(2.0, gt=0)
+    """Passes over the demonstrations. More than a few make a small model repeat its references."""
+    minibatch_samples: int = Field(16, ge=1)
+    """Demonstrations an optimizer step, over all ranks."""
+    micro_batch_samples: int = Field(4, ge=1)
+    """Demonstrations in one forward pass of one rank; bounds its memory and changes no result."""
+    max_tokens: int = Field(1024, ge=2)
+    """Longest prompt plus completion, in tokens. A longer one is an error, never cut in silence."""
+    lr: float = Field(1e-5, gt=0)
+    """Highest learning rate; AdamW. 1e-5 suits full fine-tuning, LoRA wants about ten times as much."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises; it then falls to zero linearly."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this L2 norm."""
+    seed: int = 0
+    """Order of the demonstrations."""
+    ranks: int = Field(1, ge=1)
+    """Ranks. The loss curve does not depend on their number."""
+    cpus_per_rank: int = Field(2, ge=1)
+    """CPU cores, and compute threads, of a rank."""
+    gpus_per_rank: int = Field(0, ge=0, le=1)
+    """1: one GPU for each rank and NCCL. 0: CPU and gloo. Never run on a GPU by us."""
+    zero_stage: int = Field(0, ge=0, le=3)
+    """What DeepSpeed splits over ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between checkpoints, from which an interrupted run is resumed. The last one is kept."""
+    start_seconds: float = Field(300.0, gt=0)
+    """Longest wait for the workers to start."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        share = self.ranks * self.micro_batch_samples
+        if self.minibatch_samples % share:
+            raise ValueError(
+                f"minibatch_samples {self.minibatch_samples} must be a multiple of ranks x micro_batch_samples = "
+                f"{self.ranks} x {self.micro_batch_samples} = {share}"
+            )
+        return self
+
+    def steps(self, demonstrations: int) -> int:
+        """Optimiser steps in all."""
+        return max(1, round(self.epochs * demonstrations / self.minibatch_samples))
+
+
+def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Fine-tune and save; returns the directory of the saved model (``settings.dir / "model"``).
+
+    Starts a local Ray and ends it, unless one is initialised or named by RAY_ADDRESS. With ``resume`` it goes on from
+    the last checkpoint in ``settings.dir``; the final weights equal those of an uninterrupted run.
+
+    Raises:
+        ConfigError: the folder holds a run already and ``resume`` is not set, or it was made with other settings.
+        DataError: the data cannot be used; names file, row and field.
+        ResourceError: the cluster cannot hold the workers.
+        EngineError: a worker failed; carries its message.
+    """
+    console = console or Console()
+    root = settings.dir.absolute()
+    finished = _claim(root, settings, resume)
+    if finished:
+        console.print(f"SFT was finished already: [bold]{finished}[/bold]")
+        return finished
+    resolve(settings.model.name)  # unpacked once here, not by every worker
+    tokenizer = load_tokenizer(settings.model.name)
+    demonstrations = read_demonstrations(settings.data, settings.template, tokenizer, settings.max_tokens)
+    steps = settings.steps(len(demonstrations))
+    console.print(
+        f"SFT of [bold]{settings.model.name}[/bold] on {len(demonstrations)} demonstrations: {steps} steps of "
+        f"{settings.minibatch_samples}, {settings.ranks} rank(s), ZeRO {settings.zero_stage}"
+    )
+    begun_here = _connect()
+    try:
+        _check_resources(settings)
+        config = {
+            "settings": settings.model_dump_json(),
+            "demonstrations": ray.put(demonstrations),
+            "pad_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        }
+        _fit_with_progress(settings, root, config, steps, console)
+    finally:
+        if begun_here:
+            ray.shutdown()
+    rows = read_metrics(root)
+    console.print(
+        f"Loss a token: {rows[0]['loss']:.3f} at the first step, {rows[-1]['loss']:.3f} at the last. "
+        f"Model: [bold]{root / 'model'}[/bold]",
+        soft_wrap=True,
+    )
+    return root / "model"
+
+
+def read_metrics(directory: Path) -> list[dict[str, float]]:
+    """The rows of a run so far: step (1-based), loss (nats a completion token), lr, tokens, seconds."""
+    file = directory / "metrics.jsonl"
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
+def _claim(root: Path, settings: SftSettings, resume: bool) -> Path | None:
+    """Make the folder ours; returns the model where a resumed run is finished."""
+    file = root / "settings.json"
+    if file.exists():
+        if not resume:
+            raise ConfigError(f"{root} holds an SFT run already: go on with it by --resume, or name another dir")
+        before, now = json.loads(file.read_text()), json.loads(settings.model_dump_json())
+        for key in now:
+            if key != "dir" and before.get(key) != now[key]:
+                raise ConfigError(
+                    f"{root} was begun with {key}={before.get(key)!r}, not {now[key]!r}; resume it as it was"
+                )
+    root.mkdir(parents=True, exist_ok=True)
+    file.write_text(settings.model_dump_json(indent=2))
+    return root / "model" if (root / "model").is_dir() else None
+
+
+def _connect() -> bool:
+    """True when a Ray was started here."""
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS")
+    ray.init(
+        address=address,
+        include_dashboard=None if address else False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+    )
+    return True
+
+
+def _check_resources(settings: SftSettings) -> None:
+    wanted = {
+        "CPU": float(settings.ranks * settings.cpus_per_rank),
+        "GPU": float(settings.ranks * settings.gpus_per_rank),
+    }
+    there = ray.cluster_resources()
+    for kind, amount in wanted.items():
+        if there.get(kind, 0.0) < amount:
+            raise ResourceError(
+                f"SFT wants {amount:g} {kind} for {settings.ranks} rank(s), the cluster has "
+                f"{there.get(kind, 0.0):g}; lower ranks or cpus_per_rank, or add nodes"
+            )
+
+
+def _fit_with_progress(settings: SftSettings, root: Path, config: dict[str, Any], steps: int, console: Console) -> None:
+    """Run the trainer beside the display.
+
+    The trainer has a thread of its own, because in the main thread it would take over Ctrl-C; its progress arrives
+    through metrics.jsonl.
+    """
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(settings.start_seconds)
+    environment = {"OMP_NUM_THREADS": str(settings.cpus_per_rank)}
+    if not settings.gpus_per_rank:
+        environment["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it when it is first imported
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=settings.ranks,
+            use_gpu=settings.gpus_per_rank > 0,
+            resources_per_worker={"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank},
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name="checkpoints",
+            storage_path=str(root),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="sft-trainer", daemon=True)
+    thread.start()
+    columns = (
+        TextColumn("[bold]SFT[/bold]"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("sft", total=steps, note="starting workers")
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            rows = read_metrics(root)
+            if rows:
+                progress.update(task, completed=rows[-1]["step"], note=f"loss {rows[-1]['loss']:.3f}")
+    if failures:
+        error = failures[0]
+        if not isinstance(error, TrainingFailedError):
+            raise error
+        raise EngineError(f"SFT failed: {error}") from error
+    if not (root / "model").is_dir():
+        raise EngineError(f"SFT ended without a model in {root}; Ray Train was stopped from outside")
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One rank: builds the engine, learns from its share of every batch, saves. Rank 0 writes metrics and model."""
+    import deepspeed
+    import ray.train
+
+    settings = SftSettings.model_validate_json(config["settings"])
+    demonstrations: list[Demonstration] = ray.get(config["demonstrations"])
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    root, steps = settings.dir, settings.steps(len(demonstrations))
+
+    engine = _engine(settings, steps)
+    first = 0
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as saved:
+            _, state = engine.load_checkpoint(saved, load_module_strict=settings.model.lora is None)
+            first = state["step"]
+    if rank == 0:
+        kept = [row for row in read_metrics(root) if row["step"] <= first]
+        (root / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    for step in range(first, steps):
+        begun = time.monotonic()
+        indices = batch_indices(step, settings.minibatch_samples, len(demonstrations), settings.seed)
+        tokens = sum(len(demonstrations[index].completion) for index in indices)
+        mine = [demonstrations[index] for index in indices[rank::world]]
+        total = torch.zeros((), device=engine.device)
+        for begin in range(0, len(mine), settings.micro_batch_samples):
+            batch = collate(mine[begin : begin + settings.micro_batch_samples], config["pad_id"])
+            loss = completion_loss(engine, Batch(*(t.to(engine.device) for t in vars(batch).values())))
+            # DeepSpeed averages over micro-batches and ranks; this scale makes that the mean over the batch's tokens.
+            engine.backward(loss * (engine.gradient_accumulation_steps() * world / tokens))
+            engine.step()
+            total += loss.detach()
+        deepspeed.comm.all_reduce(total)
+        row = {
+            "step": step + 1,
+            "loss": float(total) / tokens,
+            "lr": engine.get_lr()[0],
+            "tokens": tokens,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        if rank == 0:
+            with (root / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
+            with tempfile.TemporaryDirectory() as folder:
+                engine.save_checkpoint(
+                    folder,
+                    tag="state",
+                    client_state={"step": step + 1},
+                    exclude_frozen_parameters=bool(settings.model.lora),
+                )
+                ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    weights = _gathered_weights(engine, keep=rank == 0)
+    if rank == 0:
+        _save(weights, settings)
+    deepspeed.comm.barrier()
+
+
+def _engine(settings: SftSettings, steps: int) -> Any:
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="nccl" if settings.gpus_per_rank else "gloo", auto_mpi_discovery=False)
+    model = load_model(settings.model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    warmup = settings.warmup * steps
+
+    def factor(step: int) -> float:
+        return min((step + 1) / (warmup + 1), (steps - step) / (steps - warmup), 1.0)
+
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+        config={
+            "train_batch_size": settings.minibatch_samples,
+            "train_micro_batch_size_per_gpu": settings.micro_batch_samples,
+            "gradient_clipping": settings.max_grad_norm,
+            "zero_optimization": {"stage": settings.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+            "bf16": {"enabled": settings.model.dtype == "bfloat16"},
+        },
+    )
+    engine.train()
+    return engine
+
+
+def _gathered_weights(engine: Any, *, keep: bool) -> dict[str, torch.Tensor]:
+    """The trained parameters by name. Collective: under ZeRO 3 all ranks gather each of them, in the same order."""
+    import deepspeed
+
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                if keep:
+                    weights[name] = parameter.detach().cpu().clone()
+    return weights
+
+
+def _save(weights: dict[str, torch.Tensor], settings: SftSettings) -> None:
+    """Write ``model/``: the start model with the trained weights in it, adapters merged. Atomic."""
+    model: Any = load_model(settings.model)
+    unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise EngineError(f"trained parameters that the model does not have: {', '.join(unexpected[:5])}")
+    if settings.model.lora:
+        model = model.merge_and_unload()
+    target = settings.dir / "model"
+    scratch = target.with_name("model.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch)
+    load_tokenizer(settings.model.name).save_pretrained(scratch)
+    scratch.rename(target)
