@@ -103,7 +103,14 @@ def test_a_character_split_over_tokens_is_decoded_whole_within_its_line():
 
 @pytest.mark.parametrize(
     ("text", "carries"),
-    [("", False), ("   \t", False), ("    # note", False), ("x = 1  # note", True), ('    """Doc."""', True), ("pass", True)],
+    [
+        ("", False),
+        ("   \t", False),
+        ("    # note", False),
+        ("x = 1  # note", True),
+        ('    """Doc."""', True),
+        ("pass", True),
+    ],
 )
 def test_blank_and_comment_lines_carry_no_code(text, carries):
     assert carries_code(text) is carries
@@ -117,7 +124,9 @@ def test_a_cut_keeps_the_tokens_that_start_before_the_first_stop_string(tokenize
     assert stop == "\ndef "
     text, at = before + "\ndef " + after, (before + "\ndef " + after).index("\ndef ")
     assert len(decode(tokenizer, token_ids[:kept]).encode()) >= len(text[:at].encode())
-    assert kept == 0 or len(b"".join(tokenizer_bytes(tokenizer, t) for t in token_ids[: kept - 1])) < len(text[:at].encode())
+    assert kept == 0 or len(b"".join(tokenizer_bytes(tokenizer, t) for t in token_ids[: kept - 1])) < len(
+        text[:at].encode()
+    )
 
 
 def test_the_earliest_of_several_stop_strings_cuts_and_drops_the_end_of_sequence(tokenizer):

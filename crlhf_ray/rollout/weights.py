@@ -1,0 +1,206 @@
+"""Weight transfer from the learner to the replicas: the wire, used by both sides. vLLM is not imported here.
+
+One two-member process group per replica, so that a replica can die and be replaced while the others stay connected.
+The replica opens a store on a free port of its own node and hands out a `TransferSpec`; the learner's rank 0 builds a
+`Sender` from it and puts what it is going to send (names, types, shapes) into the store. Then, at each sync, the sender
+streams every weight in that order, whole, one message a weight.
+
+Backends: ``gloo`` (CPU memory) and ``nccl`` (GPU memory; never run by us, no GPU was at hand).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from crlhf_ray.errors import TransferError
+
+Backend = Literal["gloo", "nccl"]
+
+#: (Hugging Face name, dtype as "float32", shape) of each weight, in the order in which it is sent.
+WeightMeta = list[tuple[str, str, tuple[int, ...]]]
+
+LEARNER, REPLICA = 0, 1
+
+
+@dataclass(frozen=True)
+class TransferSpec:
+    """Where a replica waits for the learner.
+
+    host, port: the store that the replica serves, on its own node.
+    timeout_seconds: the longest wait for the other side, at the rendezvous and for each single weight.
+    """
+
+    replica_id: str
+    backend: Backend
+    host: str
+    port: int
+    timeout_seconds: float
+
+
+def listen(replica_id: str, backend: Backend, host: str, timeout_seconds: float) -> tuple[dist.TCPStore, TransferSpec]:
+    """Open the replica's store on a free port. The store lives as long as the returned object."""
+    store = dist.TCPStore(
+        host, 0, 2, is_master=True, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False
+    )
+    return store, TransferSpec(replica_id, backend, host, store.port, timeout_seconds)
+
+
+def connect_store(spec: TransferSpec) -> dist.TCPStore:
+    """A client of the replica's store. Raises TransferError when it does not answer in time."""
+    try:
+        return dist.TCPStore(
+            spec.host,
+            spec.port,
+            is_master=False,
+            timeout=timedelta(seconds=spec.timeout_seconds),
+            wait_for_workers=False,
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise TransferError(
+            f"replica {spec.replica_id}: its store at {spec.host}:{spec.port} did not answer within "
+            f"{spec.timeout_seconds:.0f} s ({_first_line(error)}); is the port reachable from the learner's node?"
+        ) from error
+
+
+def read_meta(store: dist.TCPStore) -> WeightMeta:
+    """What the learner announced that it sends. Waits for it as long as the store's timeout."""
+    return [(name, dtype, tuple(shape)) for name, dtype, shape in json.loads(store.get("weights"))]
+
+
+def read_nccl_id(store: dist.TCPStore) -> str:
+    """The NCCL unique id that the learner minted, in base64."""
+    return store.get("nccl_id").decode()
+
+
+class GlooPair:
+    """A gloo process group of the learner and one replica, apart from any default process group."""
+
+    def __init__(self, spec: TransferSpec, store: dist.TCPStore, rank: int):
+        self.timeout = timedelta(seconds=spec.timeout_seconds)
+        # Without a named interface gloo takes whatever the host name resolves to, which may be the loopback device.
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=_address_towards(spec.host))]
+        options._timeout = self.timeout
+        self.group = dist.ProcessGroupGloo(dist.PrefixStore("gloo", store), rank, 2, options)
+
+    def start_send(self, tensor: torch.Tensor) -> Any:
+        """Send to the replica; the returned work is waited for with ``wait(self.timeout)``."""
+        return self.group.send([tensor], REPLICA, 0)
+
+    def receive(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """The next tensor from the learner."""
+        tensor = torch.empty(tuple(shape), dtype=dtype)
+        self.group.recv([tensor], LEARNER, 0).wait(self.timeout)
+        return tensor
+
+
+class Sender:
+    """The learner's end of one replica's connection; lives in the learner's rank 0.
+
+    Raises TransferError, naming the replica, when it cannot be reached within the spec's timeout.
+    """
+
+    def __init__(self, spec: TransferSpec, meta: WeightMeta):
+        self.replica_id, self.meta = spec.replica_id, meta
+        self._store = connect_store(spec)
+        self._store.set("weights", json.dumps(meta))
+        self._pair: Any
+        try:
+            if spec.backend == "gloo":
+                self._pair = GlooPair(spec, self._store, LEARNER)
+            else:
+                self._pair = _NcclPair(self._store)
+        except RuntimeError as error:
+            raise TransferError(
+                f"replica {spec.replica_id} did not join the {spec.backend} group within {spec.timeout_seconds:.0f} s: "
+                f"{_first_line(error)}"
+            ) from error
+
+    def start_send(self, index: int, name: str, tensor: torch.Tensor) -> Any:
+        """Begin to send weight ``index``; checks it against what was announced, else both sides would lose step."""
+        found = (name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        if index >= len(self.meta) or self.meta[index] != found:
+            expected = self.meta[index] if index < len(self.meta) else "nothing more"
+            raise TransferError(f"weight {index} to replica {self.replica_id} is {found}, announced was {expected}")
+        return self._pair.start_send(tensor)
+
+    def finish_send(self, work: Any) -> None:
+        """Wait, bounded, until the replica has taken the weight."""
+        if work is not None:
+            work.wait(self._pair.timeout)
+
+    def close(self) -> None:
+        """Leave the group, so that the replica's side fails at once instead of timing out."""
+        self._pair = self._store = None
+
+
+def send_weights(senders: Sequence[Sender], weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+    """Stream all weights to all senders in one pass; returns what went wrong, by replica id.
+
+    weights: whole tensors in the announced order; one is read no more once the next is asked for. The iterable is always
+    exhausted, because under ZeRO-3 the other ranks take part in each step of it: a replica that fails is left out from
+    then on, and the others get everything.
+    """
+    failures: dict[str, str] = {}
+    sent = 0
+    for index, (name, weight) in enumerate(weights):
+        started: list[tuple[Sender, Any]] = []
+        tensor = weight.detach().contiguous()
+        for sender in senders:
+            if sender.replica_id not in failures:
+                try:
+                    started.append((sender, sender.start_send(index, name, tensor)))
+                except RuntimeError as error:
+                    failures[sender.replica_id] = f"sending {name}: {_first_line(error)}"
+                except TransferError as error:
+                    failures[sender.replica_id] = str(error)
+        for sender, work in started:
+            try:
+                sender.finish_send(work)
+            except RuntimeError as error:
+                failures[sender.replica_id] = f"sending {name}: {_first_line(error)}"
+        sent += 1
+    for sender in senders:
+        if sent != len(sender.meta) and sender.replica_id not in failures:
+            failures[sender.replica_id] = f"{sent} weights were sent, {len(sender.meta)} announced"
+        if sender.replica_id in failures:
+            sender.close()
+    return failures
+
+
+class _NcclPair:
+    """The learner's end over NCCL. Never run by us: no GPU was at hand."""
+
+    timeout: timedelta | None = None
+
+    def __init__(self, store: dist.TCPStore):
+        from crlhf_ray.rollout.engine import nccl_communicator, nccl_unique_id
+
+        unique_id = nccl_unique_id()
+        store.set("nccl_id", base64.b64encode(unique_id).decode())
+        self._communicator = nccl_communicator(unique_id, rank=LEARNER)
+
+    def start_send(self, tensor: torch.Tensor) -> None:
+        stream = torch.cuda.current_stream()
+        self._communicator.broadcast(tensor, src=LEARNER, stream=stream)
+        stream.synchronize()  # the tensor is only valid until the next one is asked for
+
+
+def _address_towards(host: str) -> str:
+    """This node's address on the interface that leads to ``host``."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
+        probe.connect((host, 9))
+        return probe.getsockname()[0]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
