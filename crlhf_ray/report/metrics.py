@@ -22,7 +22,7 @@ from crlhf_ray.report.run_files import RELIABILITY_SCHEMA, read_jsonl
 #: (an AUC with one class) and is written as null.
 MUST_BE_FINITE = frozenset(
     {"round", "reward/mean", "reward/std", "train_pass_rate", "pass_at_1", "correction_rate"}
-    | {f"learner/{name}" for name in ("loss", "policy_loss", "value_loss", "kl", "kl_coef", "entropy", "grad_norm")}
+    | {f"learner/{name}" for name in ("loss", "policy_loss", "value_loss", "kl", "kl_coef", "entropy")}
 )
 
 
@@ -101,7 +101,7 @@ class MetricsLog:
         _append(self._samples, rows)
 
     def append_reliability(self, table: pa.Table) -> None:
-        """Add one round's reliabilities; columns of RELIABILITY_SCHEMA, the nullable ones optional.
+        """Add one round's reliabilities; columns of RELIABILITY_SCHEMA, the nullable ones optional, others left out.
 
         Raises:
             DataError: annotator_id or round is missing, or a column has another type.

@@ -18,7 +18,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
                      "consensus_auc": .95, "labels": 1200, ...},            labels: new in this round
      "seconds": {"generate": 7.1, "judge": .4, "annotate": .1, "aggregate": .2, "learn": 16.0, "sync": .6, ...},
                                           by phase; phases whose names share a first word are shown as one
-     "alerts": ["annotator collapse: ...", ...]}                            or objects with "kind" and "message"
+     "alerts": ["annotator collapse: ...", ...]}                            or objects with kind, message, remedy
 
 ``evaluations.jsonl``, one object an evaluation:
 
@@ -40,6 +40,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def read_reliability(path: Path) -> list[dict[str, Any]]:
-    """Rows of reliability.parquet as dicts; [] where the file is absent.
+    """Rows of reliability.parquet as dicts, NaN as None; [] where the file is absent.
 
     Raises:
         DataError: not Parquet, or a required column is missing.
@@ -148,14 +149,18 @@ def read_reliability(path: Path) -> list[dict[str, Any]]:
     for name in ("annotator_id", "round"):
         if name not in table.column_names:
             raise DataError(f"the column is missing; found {table.column_names}", file=str(path), field=name)
-    return table.to_pylist()
+    return [
+        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
 
 
 def alert_text(alert: Any) -> str:
-    """An alert as one line: a string as it is, an object as "kind: message"."""
-    if isinstance(alert, dict):
-        return ": ".join(str(alert[key]) for key in ("kind", "message") if alert.get(key)) or json.dumps(alert)
-    return str(alert)
+    """An alert as one line: a string as it is, an object as "kind: message; remedy"."""
+    if not isinstance(alert, dict):
+        return str(alert)
+    text = ": ".join(str(alert[key]) for key in ("kind", "message") if alert.get(key)) or json.dumps(alert)
+    return f"{text}; {alert['remedy']}" if alert.get("remedy") else text
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
