@@ -50,7 +50,7 @@ class SftSettings(Settings):
     template: Template = "bare"
     """Prompt template for problems; use the one that the training run will use."""
     dir: Path = Path("runs/sft")
-    """Folder of the run: model/ (the result), metrics.jsonl, checkpoints/. With several nodes it must be a shared one."""
+    """Folder of the run: model/ (the result), metrics.jsonl, checkpoints/. Several nodes must share it."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the demonstrations. More than a few make a small model repeat its references."""
     minibatch_samples: int = Field(16, ge=1)
