@@ -107,3 +107,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         errors.print("[yellow]Stopped.[/yellow] The same command with --resume goes on from the last checkpoint.")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

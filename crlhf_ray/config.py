@@ -10,11 +10,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from crlhf_ray.aggregation.actor import AggregationSettings
+from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.judge import JudgeSettings
-from crlhf_ray.feedback.simulate import CrowdSettings
-from crlhf_ray.learner.group import LearnerSettings
+from crlhf_ray.feedback.collect import FeedbackSettings
+from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.reward.credit import RewardSettings
 from crlhf_ray.rollout.fleet import RolloutSettings
@@ -62,17 +62,6 @@ class EvaluationSettings(Settings):
     """Sampling temperature of evaluations; the paper's."""
     limit: int | None = None
     """Only the first so many problems. None: all."""
-
-
-class FeedbackSettings(Settings):
-    """Who judges, and how often their reliability is checked."""
-
-    crowd: CrowdSettings = CrowdSettings()
-    """The simulated annotators."""
-    first_honeypots: int = 12
-    """Honeypot programs put to each annotator before the first round (honeypots come first)."""
-    honeypots_per_round: int = 2
-    """Honeypot programs mixed into each later round, for each annotator."""
 
 
 class RaySettings(Settings):

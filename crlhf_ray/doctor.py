@@ -63,7 +63,9 @@ def _versions() -> list[Finding]:
     for name in ("torchvision", "torchaudio", "torchcodec"):
         if cpu and _version(name):
             found.append(
-                Finding(name, "installed, and does not fit the CPU build of torch", f".venv/bin/uv pip uninstall {name}")
+                Finding(
+                    name, "installed, and does not fit the CPU build of torch", f".venv/bin/uv pip uninstall {name}"
+                )
             )
     return found
 
@@ -73,14 +75,21 @@ def _machine() -> list[Finding]:
     free_disk = shutil.disk_usage(Path.cwd()).free / 2**30
     shm = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0.0
     return [
-        Finding("cores", str(cores), "" if cores >= 2 else "rollout and learner share one core: expect half the speed", False),
+        Finding(
+            "cores",
+            str(cores),
+            "" if cores >= 2 else "rollout and learner share one core: expect half the speed",
+            False,
+        ),
         Finding(
             "memory",
             f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
             "" if memory.available > 8 * 2**30 else "the quickstart needs about 8 GiB: end other programs",
             False,
         ),
-        Finding("disk", f"{free_disk:.0f} GiB free", "" if free_disk > 8 else "the environment and a run need 8 GiB", False),
+        Finding(
+            "disk", f"{free_disk:.0f} GiB free", "" if free_disk > 8 else "the environment and a run need 8 GiB", False
+        ),
         Finding(
             "shared memory",
             f"{shm:.1f} GiB free in /dev/shm",
@@ -113,7 +122,13 @@ def examine(console: Console) -> bool:
         table.add_column(column, overflow="fold")
     fine = True
     for finding in findings():
-        mark = "[green]ok[/green]" if not finding.mend else "[red]missing[/red]" if finding.fatal else "[yellow]note[/yellow]"
+        mark = (
+            "[green]ok[/green]"
+            if not finding.mend
+            else "[red]missing[/red]"
+            if finding.fatal
+            else "[yellow]note[/yellow]"
+        )
         fine = fine and not (finding.mend and finding.fatal)
         table.add_row(mark, finding.name, finding.found, finding.mend)
     console.print(table)

@@ -1,55 +1,306 @@
-"""What one training run owns: its folder, its Ray cluster, its actors, and the state that a resumed run goes on from."""
+"""What one training run owns: its folder, its Ray cluster, its actors, and the state that a resumed run starts from."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
+from ray.exceptions import GetTimeoutError
 
 from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.config import Config
-from crlhf_ray.errors import ConfigError
+from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.evaluation.judge import Judge
+from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.collect import SimulatedFeedback
-from crlhf_ray.feedback.honeypots import build_honeypots
+from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
+from crlhf_ray.feedback.schema import Item
+from crlhf_ray.feedback.truth import line_truth
 from crlhf_ray.learner.group import LearnerGroup
-from crlhf_ray.policy.model import load_tokenizer
+from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.metrics import MetricsLog
+from crlhf_ray.report.run_files import read_jsonl
 from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
+
+#: Handed to every Ray worker: nothing phones home.
+WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Run:
     """Starts everything that a run needs, restores its state, and ends everything on the way out."""
 
-    def __init__(self, config: Config, *, resume: bool = False, display: Display | None = None):
+    def __init__(self, config: Config, *, resume: bool, display: Display):
         self.config = config
         self.dir = config.run.dir.absolute()
-        self.display = display or Display()
+        self.display = display
         self.round = 0
-        if (self.dir / "settings.json").exists() and not resume:
+        self.problems: dict[str, Problem] = {}
+        self.heldout: list[Problem] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._passing: dict[str, list[str]] = {}
+        self._exit = ExitStack()
+        if self._settings_file.exists() and not resume:
             raise ConfigError(f"{self.dir} holds a run already: go on with it by --resume, or name another run.dir")
-        self.dir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.dir / "settings.json"
 
     def __enter__(self) -> Run:
         try:
             self._start()
         except BaseException:
-            self.close()
+            self._exit.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._exit.close()
+
+    def _start(self) -> None:
+        config = self.config
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._settings_file.write_text(config.model_dump_json(indent=2))
+        logs = self.dir / "logs"
+        logs.mkdir(exist_ok=True)
+        with self.phase("start"):
+            resolve(config.model.name)  # unpacked once here rather than by every actor
+            self.tokenizer = load_tokenizer(config.model.name)
+            train = load_problems(config.problems.source, "train")
+            self.heldout = load_problems(config.evaluation.source, "heldout")[: config.evaluation.limit]
+            self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
+            self._train_ids = [problem.problem_id for problem in train]
+            self._connect()
+            self.judge = self._exit.enter_context(Judge(config.judge))
+            self.aggregator = (
+                ray.remote(Aggregator)
+                .options(num_cpus=0, max_restarts=3, max_task_retries=3)
+                .remote(str(self.dir / "aggregation"), config.aggregation)
+            )
+            pool = HoneypotPool(
+                build_honeypots(
+                    train,
+                    self.judge,
+                    config.run.seed,
+                    config.feedback.honeypots_per_problem,
+                    cache=self.dir / "honeypots",
+                ),
+                config.run.seed,
+            )
+            self.feedback = SimulatedFeedback(
+                config.feedback,
+                pool,
+                self.aggregator,
+                self.dir / "annotations",
+                seed=config.run.seed,
+                rounds=config.run.rounds,
+                wait_seconds=config.ray.wait_seconds,
+            )
+            self.learner = LearnerGroup(config.learner, config.model, log_dir=logs)
+            self._exit.callback(self.learner.close)
+            self.fleet = Fleet(config.rollout, config.model, log_dir=logs)
+            self._exit.callback(self.fleet.close)
+            with ThreadPoolExecutor(2) as pool:  # both load the model; neither needs the other yet
+                for started in [pool.submit(self.learner.start), pool.submit(self.fleet.start)]:
+                    started.result()
+            self._restore()
+        self.metrics = MetricsLog(self.dir, resume_at=self.round)
+        self._exit.callback(self.metrics.close)
+
+    def _connect(self) -> None:
+        address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
+        if not ray.is_initialized():
+            ray.init(
+                address=address,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            )
+            self._exit.callback(ray.shutdown)
+        from ray.data import DataContext
+
+        DataContext.get_current().enable_progress_bars = False
+
+    def _restore(self) -> None:
+        checkpoints = self.dir / "checkpoints"
+        if not (checkpoints / "latest").exists():
+            return
+        state = self.learner.load(checkpoints)
+        self.round = state["round"]
+        self._passing.update(state["passing"])
+        self.feedback.restore(state["feedback"])
+        self.fleet.sync(self.learner, self.round)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[None]:
+        """Show a phase and add its seconds to the round's."""
+        begun = time.monotonic()
+        with self.display.phase(name, total):
+            yield
+        self._seconds[name] += time.monotonic() - begun
+
+    def problems_of_round(self) -> list[Problem]:
+        """The round's problems: a fresh shuffle for each pass over them. Derived from seed and round alone."""
+        count, size = self.config.run.problems_per_round, len(self._train_ids)
+        picked = []
+        for position in range(self.round * count, (self.round + 1) * count):
+            epoch, index = divmod(position, size)
+            order = np.random.default_rng([self.config.run.seed, epoch]).permutation(size)
+            picked.append(self.problems[self._train_ids[order[index]]])
+        return picked
+
+    def generate(
+        self, problems: Sequence[Problem], *, n: int, tag: str, temperature: float | None = None
+    ) -> list[Sample]:
+        """n samples for each problem, in order."""
+        requests = [
+            Request(
+                problem_id=problem.problem_id,
+                prompt_token_ids=tuple(encode(problem, self.config.problems.template, self.tokenizer)),
+                stops=problem.stops,
+                n=n,
+            )
+            for problem in problems
+        ]
+        return self.fleet.generate(
+            requests, temperature=temperature, seed=self.config.run.seed, tag=tag, progress=self.display.advance
+        )
+
+    def verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
+        return self.judge.check([(self.problems[sample.problem_id], sample.text) for sample in samples])
+
+    def items(self, samples: Sequence[Sample]) -> list[Item]:
+        """The samples as annotators see them, under ids that tell nothing."""
+        seed = self.config.run.seed
+        return [
+            make_item(self.problems[sample.problem_id], sample.text, opaque_id(seed, sample.sample_id))
+            for sample in samples
+        ]
+
+    def line_truth(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
+        """What a simulated annotator sees as truth, by item_id; passing samples join the references from now on."""
+        for item, verdict in zip(items, verdicts, strict=True):
+            text = "\n".join(item.lines)
+            known = self._passing.setdefault(item.problem_id, [])
+            if verdict.passed and text not in known:
+                known.append(text)
+        return {
+            item.item_id: line_truth(
+                self.problems[item.problem_id], item.lines, verdict, self._passing[item.problem_id]
+            )
+            for item, verdict in zip(items, verdicts, strict=True)
+        }
+
+    def consensus(self, items: Sequence[Item]) -> dict[str, dict[int, float]]:
+        """P(line is correct) by item and line, for every judged line of the items."""
+        table = self._ask(self.aggregator.consensus.remote([item.item_id for item in items]))
+        found: dict[str, dict[int, float]] = {item.item_id: {} for item in items}
+        for item_id, line, p_correct in zip(
+            table["item_id"].to_pylist(), table["line"].to_pylist(), table["p_correct"].to_pylist(), strict=True
+        ):
+            found[item_id][line] = p_correct
+        for item in items:  # a line on which everybody was unsure says nothing: the prior
+            for line in item.judged:
+                found[item.item_id].setdefault(line, self.config.aggregation.prior)
+        return found
+
+    def tests_as_consensus(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, dict[int, float]]:
+        """What the tests alone say: every line of a program that passes is right, of any other wrong."""
+        return {
+            item.item_id: dict.fromkeys(item.judged, float(verdict.passed))
+            for item, verdict in zip(items, verdicts, strict=True)
+        }
+
+    def evaluation_due(self) -> bool:
+        """Before the first round, after the last, and every so many rounds; never twice for the same weights."""
+        every, last = self.config.evaluation.every, self.config.run.rounds
+        due = self.round in (0, last) or (every > 0 and self.round % every == 0)
+        return due and all(row["round"] != self.round for row in read_jsonl(self.dir / "evaluations.jsonl"))
+
+    def finish_round(
+        self,
+        row: Mapping[str, Any],
+        samples: Sequence[Sample],
+        items: Sequence[Item],
+        consensus: Mapping[str, Mapping[int, float]],
+        truth: Mapping[str, np.ndarray],
+        verdicts: Sequence[Verdict],
+        scores: np.ndarray,
+    ) -> None:
+        """Write what the round showed, count it, and save what a resumed run goes on from."""
+        alerts = [asdict(alert) for alert in self._ask(self.aggregator.alerts.remote())]
+        self.metrics.append_samples(
+            [
+                {
+                    "round": self.round,
+                    "sample_id": sample.sample_id,
+                    "problem_id": sample.problem_id,
+                    "prompt": item.prompt,
+                    "lines": [
+                        {
+                            "text": text,
+                            "p_correct": consensus[item.item_id].get(number),
+                            "truth": truth[item.item_id][number],
+                            "judged": number in item.judged,
+                        }
+                        for number, text in enumerate(item.lines)
+                    ],
+                    "correction_rate": score,
+                    "passed": verdict.passed,
+                }
+                for sample, item, verdict, score in zip(samples, items, verdicts, scores, strict=True)
+            ]
+        )
+        self.metrics.append_reliability(self._reliability())
+        finished, self.round = self.round, self.round + 1
+        if self.round % self.config.run.checkpoint_every == 0 or self.round == self.config.run.rounds:
+            with self.phase("checkpoint"):
+                self._checkpoint()
+        full = {"round": finished, **row, "seconds": dict(self._seconds), "alerts": alerts}
+        self._seconds.clear()
+        self.metrics.append(full)
+        self.display.round_done(full)
+
+    def _checkpoint(self) -> None:
+        state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}
+        self._ask(self.aggregator.snapshot.remote())
+        self.learner.save(self.dir / "checkpoints", state, kept=self.config.run.checkpoints_kept)
+
+    def _reliability(self) -> pa.Table:
+        """What is known of each annotator, beside the skill that the simulation gave them."""
+        found = self._ask(self.aggregator.reliability.remote())
+        skills = self.feedback.skills(self.round).rename_columns(
+            {"sensitivity": "true_sensitivity", "specificity": "true_specificity"}
+        )
+        joined = found.join(skills, "annotator_id").sort_by("annotator_id")
+        return joined.append_column("round", pa.array([self.round] * joined.num_rows, pa.int32()))
+
+    def _ask(self, reference: ray.ObjectRef) -> Any:
+        """The aggregation actor's answer. Raises EngineError where it does not come in time."""
+        try:
+            return ray.get(reference, timeout=self.config.ray.wait_seconds)
+        except GetTimeoutError as error:
+            raise EngineError(
+                f"the aggregation actor did not answer within {self.config.ray.wait_seconds:.0f} s; "
+                f"its state is safe in {self.dir / 'aggregation'}, so end the run and go on with --resume"
+            ) from error

@@ -36,6 +36,8 @@ class FeedbackSettings(Settings):
     """How many annotators judge each program. None: all of them."""
     first_honeypots: int = 12
     """Honeypot programs put to each annotator before the first round (honeypots come first)."""
+    honeypots_per_problem: int = 6
+    """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
     honeypots_per_round: int = 2
     """Honeypot programs mixed into each later round, for each annotator."""
 
@@ -65,6 +67,7 @@ class SimulatedFeedback:
         self._aggregator = aggregator
         self._rounds = rounds
         self._wait = wait_seconds
+        self._handed_in = 0
 
     def collect(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> pa.Table:
         """Have the crowd judge a round's items; returns the round's events, honeypots' left out.
@@ -72,42 +75,55 @@ class SimulatedFeedback:
         On return the aggregation actor holds every event. Raises DataError if a stored event cannot be read back.
         """
         now = _START + timedelta(hours=round)
-        progress = round / max(1, self._rounds - 1)
+        progress = self._progress(round)
+        count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
         tables = []
         for annotator in self.crowd.annotator_ids:
-            count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
             shown = self.pool.next_for(annotator, count)
             ray.get(self._aggregator.add_gold.remote(self.pool.gold(shown)), timeout=self._wait)
             tables.append(
                 self.crowd.annotate(
                     [honeypot.item for honeypot in shown],
-                    {honeypot.item.item_id: honeypot.truth for honeypot in shown},
+                    self.pool.truth(),
                     now=now,
                     annotators=[annotator],
                     progress=progress,
                 )
             )
-        # Honeypots first: what they tell about an annotator weighs in on this round's programs.
-        honeypots = pa.concat_tables(tables)
         answers = self.crowd.annotate(
             items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=progress
         )
-        for table in (honeypots, answers):
-            self._hand_in(table)
+        self._hand_in([*tables, answers])
         return answers
 
-    def _hand_in(self, table: pa.Table) -> None:
-        cursor = self.log.since(0)[1]
-        self.log.append(table)
-        dataset, rejected = read_annotations(self.log.files(cursor))
+    def _hand_in(self, tables: Sequence[pa.Table]) -> None:
+        """Store the events, then read what is new in the log as a Ray Dataset into the aggregation actor.
+
+        An interrupted round is played again: its events are in the log already, and the actor knows their ids, so the
+        files that the actor may not have seen are handed on whoever wrote them.
+        """
+        self.log.append(pa.concat_tables(tables))
+        fresh = self.log.files()[self._handed_in :]
+        if not fresh:
+            return
+        dataset, rejected = read_annotations(fresh, num_cpus=0.5)
+        if rejected.count:
+            raise DataError(f"stored annotations do not validate: {rejected}", file=str(self.log.directory))
         for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
             ray.get(self._aggregator.ingest.remote(batch), timeout=self._wait)
-        if rejected.count:
-            raise DataError(f"{rejected.count} stored annotations do not validate", file=str(self.log.directory))
+        self._handed_in += len(fresh)
+
+    def skills(self, round: int) -> pa.Table:
+        """The simulated annotators' true skill in a round; see `Crowd.skills`."""
+        return self.crowd.skills(self._progress(round))
+
+    def _progress(self, round: int) -> float:
+        return min(1.0, round / max(1, self._rounds - 1))
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: which honeypots were shown to whom."""
-        return self.pool.state()
+        """What a resumed run needs: which honeypots were shown to whom, and how much of the log was handed in."""
+        return {"pool": self.pool.state(), "handed_in": self._handed_in}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.pool.restore(state)
+        self.pool.restore(state["pool"])
+        self._handed_in = state["handed_in"]

@@ -1,0 +1,115 @@
+"""The training loop: Algorithm 1 of cRLHF (arXiv 2503.15129), one function per step of it.
+
+Who waits for whom. The driver runs this file and waits for each step in turn; nothing else has an order of its own.
+Rollout replicas sleep until `generate` wakes them and are current again only after `sync`. Annotators answer into the
+log; the aggregation actor learns of every batch before `consensus` is asked. The learner's ranks sleep until
+`update`. Every wait is bounded, and its error names the replica, rank or actor that did not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crlhf_ray.aggregation.quality import consensus_quality
+from crlhf_ray.config import Config
+from crlhf_ray.evaluation.pass_at_k import pass_at_k, pass_at_k_interval
+from crlhf_ray.learner.group import Experience
+from crlhf_ray.report.console import Display
+from crlhf_ray.report.headline import summary
+from crlhf_ray.report.html import write_report
+from crlhf_ray.reward.credit import token_rewards
+from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.run import Run
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Train by Algorithm 1, with held-out skill measured before it and after; returns the report's path."""
+    with Display() as display, Run(config, resume=resume, display=display) as run:
+        while True:
+            if run.evaluation_due():
+                evaluate(run)
+            if run.round == config.run.rounds:
+                break
+            play_round(run)
+        report = write_report(run.dir)
+        display.final_table(summary(run.dir, report))
+    return report
+
+
+def play_round(run: Run) -> None:
+    """One round: sample, judge line by line, find the consensus, score, learn, hand on the weights."""
+    config = run.config
+    problems = run.problems_of_round()
+    with run.phase("generate", len(problems) * config.run.samples_per_problem):
+        samples = run.generate(problems, n=config.run.samples_per_problem, tag=f"r{run.round}")
+    with run.phase("judge"):
+        verdicts = run.verdicts(samples)
+        items = run.items(samples)
+        truth = run.line_truth(items, verdicts)
+    with run.phase("annotate"):
+        annotations = run.feedback.collect(items, truth, run.round)
+    with run.phase("aggregate"):
+        consensus = run.consensus(items)
+        worth = consensus if config.reward.source == "crowd" else run.tests_as_consensus(items, verdicts)
+        rewards = [
+            token_rewards(sample, worth[item.item_id], **config.reward.model_dump(exclude={"source"}))
+            for sample, item in zip(samples, items, strict=True)
+        ]
+        scores = np.array([reward.sum() for reward in rewards])
+    with run.phase("learn"):
+        learnt = run.learner.update(experiences(samples, rewards))
+    with run.phase("sync"):
+        run.fleet.sync(run.learner, run.round + 1)
+    row = {
+        "samples": len(samples),
+        "reward": {"mean": scores.mean(), "std": scores.std()},
+        "train_pass_rate": np.mean([verdict.passed for verdict in verdicts]),
+        "tokens_per_sample": np.mean([len(sample.token_ids) for sample in samples]),
+        "learner": learnt,
+        "aggregation": {"labels": annotations.num_rows, **consensus_quality(consensus, truth, items)},
+    }
+    run.finish_round(row, samples, items, consensus, truth, verdicts, scores)
+
+
+def experiences(samples: Sequence[Sample], rewards: Sequence[np.ndarray]) -> list[Experience]:
+    """What the learner learns from; a sample that stopped before its first token teaches nothing."""
+    return [
+        Experience(
+            sample_id=sample.sample_id,
+            group=sample.problem_id,
+            prompt_token_ids=sample.prompt_token_ids,
+            token_ids=sample.token_ids,
+            logprobs=sample.logprobs,
+            token_rewards=reward,
+        )
+        for sample, reward in zip(samples, rewards, strict=True)
+        if sample.token_ids
+    ]
+
+
+def evaluate(run: Run) -> None:
+    """Measure held-out pass@1 of the current weights."""
+    settings = run.config.evaluation
+    problems = run.heldout
+    with run.phase(f"evaluate round {run.round}", len(problems) * settings.samples):
+        samples = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
+        verdicts = run.verdicts(samples)
+    passed = dict.fromkeys((problem.problem_id for problem in problems), 0)
+    for sample, verdict in zip(samples, verdicts, strict=True):
+        passed[sample.problem_id] += verdict.passed
+    result = pass_at_k_interval([(settings.samples, count) for count in passed.values()], 1)
+    run.metrics.append_evaluation(
+        {
+            "round": run.round,
+            "split": "heldout",
+            "n": settings.samples,
+            "temperature": settings.temperature,
+            "pass_at_1": result.mean,
+            "low": result.low,
+            "high": result.high,
+            "per_problem": {name: pass_at_k(settings.samples, count, 1) for name, count in passed.items()},
+        }
+    )

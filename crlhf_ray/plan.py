@@ -1,0 +1,113 @@
+"""``crlhf plan``: what a run would do, printed before anything starts."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from crlhf_ray.config import Config
+from crlhf_ray.feedback.simulate import Crowd
+from crlhf_ray.policy.model import resolve
+from crlhf_ray.problems.load import load_problems
+
+GIB = 2**30
+#: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
+PROCESS_GIB = 0.6
+
+
+def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
+    """How many of what, in samples: the one unit of batch sizes."""
+    train = len(load_problems(config.problems.source, "train"))
+    heldout = len(load_problems(config.evaluation.source, "heldout")[: config.evaluation.limit])
+    per_round = config.run.problems_per_round * config.run.samples_per_problem
+    minibatch = min(config.learner.minibatch_samples, per_round)
+    steps = -(-per_round // minibatch) * config.learner.epochs
+    people = len(Crowd(config.feedback.crowd).annotator_ids)
+    judges = config.feedback.labels_per_item or people
+    honeypots = config.feedback.first_honeypots + config.feedback.honeypots_per_round * (config.run.rounds - 1)
+    epochs = config.run.rounds * config.run.problems_per_round / train
+    evaluations = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
+    return [
+        ("training problems", f"{train}, each seen {epochs:.1f} times in {config.run.rounds} rounds"),
+        (
+            "samples a round",
+            f"{config.run.problems_per_round} problems x {config.run.samples_per_problem} samples = {per_round}",
+        ),
+        ("optimizer steps a round", f"{steps}: {config.learner.epochs} epochs of {per_round} in steps of {minibatch}"),
+        ("samples in all", f"{per_round * config.run.rounds:,}"),
+        ("judgements a program", f"{judges} of {people} annotators, each of its lines"),
+        ("honeypots", f"{honeypots} programs for each annotator over the run"),
+        (
+            "held-out evaluation",
+            f"{evaluations} times {heldout} problems x {config.evaluation.samples} samples "
+            f"= {evaluations * heldout * config.evaluation.samples:,} samples",
+        ),
+    ]
+
+
+def memory(config: Config) -> list[tuple[str, float]]:
+    """GiB of each part, estimated from the model's configuration; weights are not loaded."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve(config.model.name)))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    width = 4 if config.model.dtype == "float32" else 2
+    weights = parameters * width / GIB
+    hidden, layers, vocabulary = (
+        getattr(model.config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
+    )
+    trained = parameters if config.model.lora is None else _lora_parameters(model, config.model.lora.r)
+    # gradients and two Adam moments in fp32; with full fine-tuning the frozen reference is one more copy of the weights
+    learning = trained * 12 / GIB + (weights if config.model.lora is None else 0.0)
+    shards = config.learner.ranks if config.learner.zero_stage == 3 else 1
+    tokens = config.learner.micro_batch_tokens
+    activations = tokens * (layers * hidden * 34 + 3 * vocabulary) * width / GIB
+    rollout = weights + config.rollout.kv_cache_gib + PROCESS_GIB
+    return [
+        (f"{config.rollout.replicas} rollout replica(s): weights {weights:.2f}, KV cache, process", config.rollout.replicas * rollout),
+        (
+            f"{config.learner.ranks} learner rank(s): weights, gradients, optimizer",
+            config.learner.ranks * ((weights + learning) / shards + PROCESS_GIB),
+        ),
+        (f"activations of {tokens} tokens", config.learner.ranks * activations),
+        ("driver, aggregation actor, Ray", 3 * PROCESS_GIB),
+    ]
+
+
+def _lora_parameters(model: torch.nn.Module, rank: int) -> int:
+    linear = [
+        module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    ]
+    return sum(rank * (module.in_features + module.out_features) for module in linear)
+
+
+def print_plan(config: Config, console: Console) -> None:
+    """Print settings, batch arithmetic, resources and memory."""
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    console.print(Syntax(settings, "yaml", background_color="default"))
+    batches = Table(title="Batches (unit: samples)", title_justify="left", show_header=False)
+    for name, value in batch_arithmetic(config):
+        batches.add_row(name, value)
+    console.print(batches)
+    parts = memory(config)
+    total = sum(size for _, size in parts)
+    table = Table(title="Memory, estimated", title_justify="left", show_header=False)
+    for name, size in [*parts, ("all on one machine", total)]:
+        table.add_row(name, f"{size:.1f} GiB")
+    console.print(table)
+    have = psutil.virtual_memory().available / GIB
+    verdict = "fits" if total < have else "does NOT fit: lower rollout.kv_cache_gib or learner.micro_batch_tokens"
+    console.print(f"This machine: {os.cpu_count()} cores, {have:.1f} GiB free. On it alone the run [bold]{verdict}[/bold].")
+    rollout_cpus = config.rollout.replicas * config.rollout.cpus_per_replica
+    learner_cpus = config.learner.ranks * config.learner.cpus_per_rank
+    console.print(
+        f"Ray bundles: {config.rollout.replicas} x {config.rollout.cpus_per_replica:g} CPU for rollouts, "
+        f"{config.learner.ranks} x {config.learner.cpus_per_rank:g} CPU and {config.learner.gpus_per_rank:g} GPU for "
+        f"learning: {rollout_cpus + learner_cpus:g} CPU reserved in all; Ray Data needs at least one more."
+    )

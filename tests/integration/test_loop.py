@@ -1,0 +1,123 @@
+"""The whole loop on real engines and a tiny random model: what a run leaves behind, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crlhf_ray.config import load_config
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.report.run_files import read_run
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+SMALL = {
+    "run": {"rounds": 2, "problems_per_round": 2, "samples_per_problem": 2},
+    "model": {"name": "tiny", "lora": {"r": 4}},
+    "rollout": {"max_tokens": 24},
+    "feedback": {"first_honeypots": 2, "honeypots_per_round": 1},
+    "learner": {"epochs": 1, "lr": 1e-3},
+    "evaluation": {"samples": 1, "limit": 3},
+}
+
+
+def start(run_dir: Path, *changes: str, resume: bool = False) -> subprocess.Popen[str]:
+    settings = run_dir.with_suffix(".yaml")
+    settings.write_text(yaml.safe_dump(SMALL))
+    command = [sys.executable, "-m", "crlhf_ray.cli", "train", "--config", str(settings), "--set", f"run.dir={run_dir}"]
+    for change in changes:
+        command += ["--set", change]
+    return subprocess.Popen(
+        command + ["--resume"] * resume,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def descendants(session: int) -> list[str]:
+    """Command lines of the processes that still belong to a session."""
+    listing = subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listing.splitlines() if line.split(None, 1)[0] == str(session)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
+    """An uninterrupted run: its folder, its output and its session id."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    process = start(run_dir)
+    return run_dir, finish(process), process.pid
+
+
+def test_a_run_measures_before_and_after_and_says_where_the_report_lies(whole):
+    run_dir, output, _ = whole
+    assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 2]
+    assert "report.html" in output
+    assert (run_dir / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_every_round_logs_the_gap_between_rollout_and_learner_log_probs(whole):
+    for row in read_run(whole[0]).metrics:
+        assert row["learner"]["logprob_gap_max"] < 1e-3
+
+
+def test_every_round_hears_the_whole_crowd_on_every_line(whole):
+    run = read_run(whole[0])
+    for row in run.metrics:
+        lines = sum(
+            line["judged"] for sample in run.samples if sample["round"] == row["round"] for line in sample["lines"]
+        )
+        assert row["aggregation"]["labels"] == 10 * lines
+
+
+def test_engine_noise_stays_out_of_the_terminal(whole):
+    assert not any(word in whole[1] for word in ("WARNING", "INFO", "[deepspeed]", "raylet"))
+
+
+def test_no_process_is_left_behind(whole):
+    assert descendants(whole[2]) == []
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(whole):
+    from crlhf_ray.loop import train
+
+    with pytest.raises(ConfigError, match="--resume"):
+        train(load_config(changes=[f"run.dir={whole[0]}"]))
+
+
+def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_path: Path):
+    run_dir = tmp_path / "cut"
+    process = start(run_dir)
+    metrics = run_dir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    assert descendants(process.pid) == []
+
+    finish(start(run_dir, resume=True))
+    expected, found = read_run(whole[0]), read_run(run_dir)
+    assert len(found.metrics) == len(expected.metrics)
+    for left, right in zip(expected.metrics, found.metrics, strict=True):
+        for part in ("reward", "train_pass_rate", "aggregation"):
+            assert json.dumps(left[part]) == json.dumps(right[part])
+        assert left["learner"]["loss"] == pytest.approx(right["learner"]["loss"], abs=1e-5)
+    assert [s["sample_id"] for s in expected.samples] == [s["sample_id"] for s in found.samples]
+    assert [s["lines"] for s in expected.samples] == [s["lines"] for s in found.samples]

@@ -1,0 +1,62 @@
+"""Settings: read strictly, changed by path, wrong keys answered with the nearest right one."""
+
+from pathlib import Path
+
+import pytest
+
+from crlhf_ray.config import load_config
+from crlhf_ray.errors import ConfigError
+
+
+def test_defaults_need_no_file():
+    assert load_config().run.rounds > 0
+
+
+def test_a_change_overrides_the_file(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("run: {rounds: 3}\nmodel: {name: tiny}\n")
+    config = load_config(file, ["run.rounds=5"])
+    assert (config.run.rounds, config.model.name) == (5, "tiny")
+
+
+def test_scientific_notation_is_a_number():
+    assert load_config(changes=["learner.lr=1e-5"]).learner.lr == 1e-5
+
+
+def test_an_unknown_key_names_the_nearest_one(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("run: {round: 3}\n")
+    with pytest.raises(ConfigError, match=r"unknown setting run\.round; did you mean run\.rounds\?"):
+        load_config(file)
+
+
+def test_an_unknown_key_without_a_near_one_lists_what_is_known():
+    with pytest.raises(ConfigError, match=r"unknown setting run\.zzz; known: dir, seed"):
+        load_config(changes=["run.zzz=1"])
+
+
+def test_a_value_of_the_wrong_type_is_shown():
+    with pytest.raises(ConfigError, match=r"run\.rounds: .*'many'"):
+        load_config(changes=["run.rounds=many"])
+
+
+def test_a_missing_file_says_where_to_look():
+    with pytest.raises(ConfigError, match="ls jobs"):
+        load_config(Path("no-such.yaml"))
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="holds a list"):
+        load_config(file)
+
+
+def test_a_change_without_a_value_shows_the_form():
+    with pytest.raises(ConfigError, match="write it as"):
+        load_config(changes=["learner.lr"])
+
+
+@pytest.mark.parametrize("file", sorted(Path("jobs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_settings_that_come_with_the_project_are_valid(file: Path):
+    load_config(file)
