@@ -100,7 +100,7 @@ def _token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
             "SentencePiece with byte fallback, so its tokens cannot be mapped to lines exactly; take a model whose "
             "tokenizer is one of these (Llama, Qwen, SmolLM, StarCoder, DeepSeek, Mistral and Gemma families are)"
         )
-    added = {index: token for index, token in tokenizer.added_tokens_decoder.items()}
+    added = dict(tokenizer.added_tokens_decoder.items())
     vocabulary = tokenizer.get_vocab()
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)
     for token, index in vocabulary.items():

@@ -143,38 +143,58 @@ class Sender:
         self._pair = self._store = None
 
 
-def send_weights(senders: Sequence[Sender], weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
-    """Stream all weights to all senders in one pass; returns what went wrong, by replica id.
+class Senders:
+    """The connections of a learner rank: rank 0 holds one a replica, the other ranks none."""
 
-    weights: whole tensors in the announced order; one is read no more once the next is asked for. The iterable is always
-    exhausted, because under ZeRO-3 the other ranks take part in each step of it: a replica that fails is left out from
-    then on, and the others get everything.
-    """
-    failures: dict[str, str] = {}
-    sent = 0
-    for index, (name, weight) in enumerate(weights):
-        started: list[tuple[Sender, Any]] = []
-        tensor = weight.detach().contiguous()
-        for sender in senders:
-            if sender.replica_id not in failures:
-                try:
-                    started.append((sender, sender.start_send(index, name, tensor)))
-                except RuntimeError as error:
-                    failures[sender.replica_id] = f"sending {name}: {_first_line(error)}"
-                except TransferError as error:
-                    failures[sender.replica_id] = str(error)
-        for sender, work in started:
+    def __init__(self) -> None:
+        self._senders: dict[str, Sender] = {}
+
+    def connect(self, specs: Sequence[TransferSpec], meta: WeightMeta) -> dict[str, str]:
+        """Meet the replicas of ``specs``; returns what went wrong, by replica id."""
+        failures: dict[str, str] = {}
+        for spec in specs:
+            self._drop(spec.replica_id)
             try:
-                sender.finish_send(work)
-            except RuntimeError as error:
-                failures[sender.replica_id] = f"sending {name}: {_first_line(error)}"
-        sent += 1
-    for sender in senders:
-        if sent != len(sender.meta) and sender.replica_id not in failures:
-            failures[sender.replica_id] = f"{sent} weights were sent, {len(sender.meta)} announced"
-        if sender.replica_id in failures:
+                self._senders[spec.replica_id] = Sender(spec, meta)
+            except TransferError as error:
+                failures[spec.replica_id] = str(error)
+        return failures
+
+    def send(self, weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+        """Stream all weights to all replicas in one pass; returns what went wrong, by replica id.
+
+        weights: whole tensors in the announced order; one is read no more once the next is asked for. The iterable is
+        always exhausted, because under ZeRO-3 every rank takes part in each step of it: a replica that fails is left out
+        from then on, and the others get everything.
+        """
+        failures: dict[str, str] = {}
+        count = 0
+        for name, weight in weights:
+            tensor = weight.detach().contiguous()
+            started: list[tuple[str, Any]] = []
+            for replica, sender in list(self._senders.items()):
+                try:
+                    started.append((replica, sender.start_send(count, name, tensor)))
+                except (RuntimeError, TransferError) as error:
+                    failures[replica] = f"failed when {name} was sent to it: {_first_line(error)}"
+                    self._drop(replica)
+            for replica, work in started:
+                try:
+                    self._senders[replica].finish_send(work)
+                except RuntimeError as error:
+                    failures[replica] = f"did not take {name}: {_first_line(error)}"
+                    self._drop(replica)
+            count += 1
+        for replica, sender in list(self._senders.items()):
+            if count != len(sender.meta):
+                failures[replica] = f"was sent {count} weights, announced were {len(sender.meta)}"
+                self._drop(replica)
+        return failures
+
+    def _drop(self, replica: str) -> None:
+        sender = self._senders.pop(replica, None)
+        if sender is not None:
             sender.close()
-    return failures
 
 
 class _NcclPair:

@@ -1,0 +1,334 @@
+"""The rollout fleet: vLLM replicas as Ray actors behind one object on the driver.
+
+Who waits for whom. `generate` hands every replica its share and then sleeps until a sample is finished; `sync` lets the
+learner send and the replicas receive at the same time and sleeps until both have ended. Every wait is bounded, and its
+error names the replica. A replica that fails is killed and never used again: what it left undone goes to the others, or,
+where there are none, to a new replica, which first receives the learner's weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from crlhf_ray.errors import ConfigError, CrlhfError, EngineError, ResourceError, TransferError
+from crlhf_ray.policy.model import ModelSettings, resolve
+from crlhf_ray.rollout.health import Health
+from crlhf_ray.rollout.replica import Replica
+from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.rollout.settings import RolloutSettings
+from crlhf_ray.rollout.shares import Request, Task, split, tasks_of
+from crlhf_ray.rollout.weights import TransferSpec
+
+__all__ = ["Fleet", "Request", "RolloutSettings"]
+
+log = logging.getLogger(__name__)
+
+#: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
+ANSWER_SECONDS = 60.0
+
+
+class Learner(Protocol):
+    """What the fleet needs of a learner group: both return object references, one a rank.
+
+    The ranks' answers are mappings from replica id to what went wrong, empty where all went well.
+    """
+
+    def connect(self, specs: list[TransferSpec]) -> Sequence[Any]: ...
+
+    def send_weights(self) -> Sequence[Any]: ...
+
+
+class Fleet:
+    """Start, use and end the replicas.
+
+    Args:
+        log_dir: folder for ``replica-<id>.log``; None leaves the replicas' output to Ray.
+    """
+
+    def __init__(self, settings: RolloutSettings, model: ModelSettings, log_dir: Path | str | None = None):
+        if settings.max_tokens >= settings.context:
+            raise ConfigError(
+                f"rollout.max_tokens={settings.max_tokens} leaves no room for a prompt within "
+                f"rollout.context={settings.context}; lower the first or raise the second"
+            )
+        self.settings, self.model = settings, model
+        self.log_dir = Path(log_dir).absolute() if log_dir is not None else None
+        self.version = 0
+        self._health = Health(settings.replicas)
+        self._actors: dict[str, Any] = {}
+        self._learner: Learner | None = None
+        self._connected: set[str] = set()
+
+    def start(self) -> None:
+        """Load the base model in every replica; it is weight version 0.
+
+        Raises:
+            ResourceError: the cluster lacks CPUs, GPUs or custom resources for the replicas; says how many.
+            EngineError: a replica failed or did not load in time; names it and its log.
+        """
+        resolve(self.model.name)  # unpacked once here rather than by all replicas at once
+        self._check_resources()
+        for replica, why in self._replace_dead().items():
+            raise EngineError(f"replica {replica} did not start: {why}{self._log_hint(replica)}")
+        self._adopt_base()
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int,
+        tag: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Sample]:
+        """Draw ``n`` completions of each request; the result has the order of the requests.
+
+        temperature, max_tokens: None takes the settings'. seed, tag: with a problem's id and the completion's number they
+        fix its random numbers, whatever the number of replicas; sample ids are ``{tag}-{problem_id}-{i}``.
+        progress: called with the number of samples that were finished since the last call.
+
+        Raises:
+            ConfigError: a prompt is too long or a problem requested twice.
+            EngineError: replicas failed more often than ``recoveries`` allows; names each and why.
+        """
+        temperature = self.settings.temperature if temperature is None else temperature
+        max_tokens = self.settings.max_tokens if max_tokens is None else max_tokens
+        tasks = tasks_of(requests, seed=seed, tag=tag, longest_prompt=self.settings.context - max_tokens)
+        sampling = {"temperature": temperature, "top_p": self.settings.top_p, "max_tokens": max_tokens}
+        done: dict[int, Sample] = {}
+        recoveries = 0
+        while pending := [task for task in tasks if task.position not in done]:
+            serving = self._health.serving(self.version)
+            if not serving:
+                if recoveries == self.settings.recoveries:
+                    raise EngineError(f"{len(pending)} of {len(tasks)} samples were not drawn: {self._deaths()}")
+                recoveries += 1
+                self._recover()
+            else:
+                self._collect(split(pending, serving), sampling, done, progress)
+        return [done[task.position] for task in tasks]
+
+    def sync(self, learner: Learner, version: int) -> None:
+        """Bring the learner's present weights to every replica and call them ``version``. Replaces dead replicas first.
+
+        The learner's weights must not change before the next sync: a replica that has to be replaced is given them again.
+
+        Raises TransferError, naming replica and weight, when no replica could be brought up to date.
+        """
+        if learner is not self._learner:
+            self._connected.clear()
+        self._learner, self.version = learner, version
+        for _ in range(2):  # whatever breaks the first time is replaced and gets one more chance
+            self._replace_dead()
+            self._connect(learner)
+            self._transfer(learner, version)
+            if len(self._health.serving(version)) == self.settings.replicas:
+                return
+        if not self._health.serving(version):
+            raise TransferError(f"no replica took weight version {version}: {self._deaths()}")
+        log.warning("going on with fewer replicas: %s", self._deaths())
+
+    def replicas(self) -> list[str]:
+        """Ids of the replicas that hold the current weights."""
+        return self._health.serving(self.version)
+
+    def close(self) -> None:
+        """End all replicas. Harmless when called twice."""
+        for replica in list(self._actors):
+            self._bury(replica, "closed")
+
+    def _collect(
+        self,
+        shares: Mapping[str, list[Task]],
+        sampling: Mapping[str, Any],
+        done: dict[int, Sample],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Run the shares side by side into ``done``; replicas that fail or stall are buried."""
+        streams = {}
+        for replica, tasks in shares.items():
+            method = self._actors[replica].generate.options(num_returns="streaming")
+            streams[method.remote(self.version, tasks, **sampling)] = replica
+        heard = dict.fromkeys(shares, time.monotonic())
+        while streams:
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=5.0)
+            for stream in ready:
+                replica = streams[stream]
+                heard[replica] = time.monotonic()
+                try:
+                    position, sample = ray.get(next(stream), timeout=ANSWER_SECONDS)
+                except StopIteration:
+                    del streams[stream]
+                except RayError as error:
+                    del streams[stream]
+                    self._bury(replica, _why(error))
+                else:
+                    done[position] = sample
+                    if progress is not None:
+                        progress(1)
+            for stream, replica in list(streams.items()):
+                if time.monotonic() - heard[replica] > self.settings.stall_seconds:
+                    del streams[stream]
+                    self._bury(replica, f"finished no sample for {self.settings.stall_seconds:g} s")
+
+    def _recover(self) -> None:
+        if self._learner is not None:
+            self.sync(self._learner, self.version)
+        else:
+            self._replace_dead()
+            self._adopt_base()
+
+    def _adopt_base(self) -> None:
+        refs = {replica: self._actors[replica].adopt_base.remote() for replica in self._health.alive()}
+        for replica, failure in self._answers(refs, ANSWER_SECONDS).items():
+            if failure is None:
+                self._health.synced(replica, 0)
+
+    def _connect(self, learner: Learner) -> None:
+        """Bring the learner together with every replica that it has not met."""
+        new = [replica for replica in self._health.alive() if replica not in self._connected]
+        refs = {replica: self._actors[replica].open_transfer.remote() for replica in new}
+        opened = [replica for replica, failure in self._answers(refs, ANSWER_SECONDS).items() if failure is None]
+        if not opened:
+            return
+        specs = [ray.get(refs[replica]) for replica in opened]
+        joins = {replica: self._actors[replica].join.remote() for replica in opened}
+        self._meet(learner.connect(specs), joins, self.settings.transfer_seconds)
+        self._connected.update(replica for replica in opened if replica in self._actors)
+
+    def _transfer(self, learner: Learner, version: int) -> None:
+        alive = self._health.alive()
+        if not alive:
+            return
+        receives = {replica: self._actors[replica].receive.remote(version) for replica in alive}
+        self._meet(learner.send_weights(), receives, 10 * self.settings.transfer_seconds)
+        for replica in alive:
+            if replica in self._actors:
+                self._health.synced(replica, version)
+
+    def _meet(self, ranks: Sequence[Any], replicas: Mapping[str, Any], seconds: float) -> None:
+        """Wait for both sides of a rendezvous or a transfer; buries replicas that failed on either side.
+
+        Raises TransferError when a learner rank failed: then nothing can be sent to anyone.
+        """
+        failures = self._answers(replicas, seconds)
+        labelled = {f"learner rank {rank}": ref for rank, ref in enumerate(ranks)}
+        late = _late(labelled, ANSWER_SECONDS)
+        if late:
+            raise TransferError(f"{', '.join(late)} did not end the transfer {ANSWER_SECONDS:g} s after the replicas")
+        for label, ref in labelled.items():
+            try:
+                answer = ray.get(ref)
+            except RayError as error:
+                raise TransferError(f"{label} failed in a weight transfer: {_why(error)}") from error
+            for replica, why in (answer or {}).items():
+                if failures.get(replica) is None:
+                    self._bury(replica, why)
+
+    def _answers(self, refs: Mapping[str, Any], seconds: float) -> dict[str, str | None]:
+        """Wait for one answer a replica; what went wrong with each, or None. Replicas that failed are buried."""
+        late = _late(refs, seconds)
+        answers: dict[str, str | None] = {}
+        for replica, ref in refs.items():
+            try:
+                if replica in late:
+                    raise TimeoutError(f"did not answer within {seconds:g} s")
+                ray.get(ref)
+                answers[replica] = None
+            except (RayError, TimeoutError) as error:
+                answers[replica] = _why(error)
+                self._bury(replica, _why(error))
+        return answers
+
+    def _replace_dead(self) -> dict[str, str]:
+        """Start a replica in every empty slot and wait until they are loaded; those that failed, with the reason."""
+        born = self._health.fill()
+        for replica in born:
+            self._actors[replica] = self._actor(replica)
+        loaded = self._answers(
+            {replica: self._actors[replica].pid.remote() for replica in born}, self.settings.start_seconds
+        )
+        return {replica: why for replica, why in loaded.items() if why is not None}
+
+    def _actor(self, replica: str) -> Any:
+        settings = self.settings
+        threads = settings.threads or len(os.sched_getaffinity(0))
+        options = ray.remote(Replica).options(
+            num_cpus=settings.cpus_per_replica,
+            num_gpus=settings.gpus_per_replica,
+            resources=settings.resources,
+            max_restarts=0,  # a restarted actor would be stale; the fleet replaces it and syncs
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        )
+        file = self._log_file(replica)
+        return options.remote(replica, settings, self.model, str(file) if file else None)
+
+    def _bury(self, replica: str, why: str) -> None:
+        """Never use the replica again, and free what it holds."""
+        self._health.died(replica, why)
+        self._connected.discard(replica)
+        actor = self._actors.pop(replica, None)
+        if actor is not None and ray.is_initialized():
+            ray.kill(actor)
+
+    def _check_resources(self) -> None:
+        """Compare what the replicas want with what the cluster has, because an actor without room waits silently."""
+        settings = self.settings
+        want = {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica, **settings.resources}
+        deadline = time.monotonic() + settings.resources_seconds
+        while True:
+            have = ray.cluster_resources()
+            short = {
+                name: (settings.replicas * amount, have.get(name, 0.0))
+                for name, amount in want.items()
+                if settings.replicas * amount > have.get(name, 0.0)
+            }
+            if not short:
+                return
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(1.0)
+        lacks = ", ".join(f"{wanted:g} {name} (the cluster has {has:g})" for name, (wanted, has) in short.items())
+        raise ResourceError(
+            f"{settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a replica, add "
+            "nodes, or set rollout.resources_seconds where an autoscaler adds them"
+        )
+
+    def _log_file(self, replica: str) -> Path | None:
+        return self.log_dir / f"replica-{replica}.log" if self.log_dir is not None else None
+
+    def _log_hint(self, replica: str) -> str:
+        file = self._log_file(replica)
+        return f" (log: {file})" if file else ""
+
+    def _deaths(self) -> str:
+        return "; ".join(f"replica {replica} {why}" for replica, why in self._health.deaths.items()) or "none is alive"
+
+
+def _late(refs: Mapping[str, Any], seconds: float) -> list[str]:
+    """The labels whose references are not ready after so many seconds."""
+    if not refs:
+        return []
+    _, missing = ray.wait(list(refs.values()), num_returns=len(refs), timeout=seconds)
+    return [label for label, ref in refs.items() if ref in missing]
+
+
+def _why(error: BaseException) -> str:
+    """One line that says why, without Ray's traceback."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, (ConfigError,)):
+            raise cause
+        return str(cause) if isinstance(cause, CrlhfError) else f"{type(cause).__name__}: {cause}"
+    if isinstance(error, RayActorError):
+        return "died: its process is gone (killed, or out of memory)"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

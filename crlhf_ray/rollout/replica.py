@@ -1,0 +1,163 @@
+"""`Replica`: one vLLM engine that knows which weights it holds. A plain class; the fleet makes it a Ray actor."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from crlhf_ray.errors import ConfigError, EngineError
+from crlhf_ray.policy.model import ModelSettings, load_tokenizer, resolve
+from crlhf_ray.rollout.lines import cut_at_stop, split_lines
+from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.rollout.settings import RolloutSettings
+from crlhf_ray.rollout.shares import Task
+from crlhf_ray.rollout.weights import TransferSpec, listen
+
+#: Time for the error that tells why to reach the caller before the process ends.
+LAST_WORDS_SECONDS = 2.0
+
+
+def end_process() -> None:
+    """End this process soon, without asking: what is left of a dead engine may hang in any clean-up."""
+    timer = threading.Timer(LAST_WORDS_SECONDS, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+
+
+class Replica:
+    """One engine, its weight version and its connection to the learner.
+
+    A fresh replica is stale (version None) and refuses to draw until `adopt_base` or `receive`. An engine that fails once
+    is never used again: the error names the replica, and the process ends so that nothing dead stays in a live actor.
+
+    Args:
+        log_file: where everything that the engine and its libraries print goes; None leaves it on the terminal.
+        on_death: called when the engine has failed.
+    """
+
+    def __init__(
+        self,
+        replica_id: str,
+        settings: RolloutSettings,
+        model: ModelSettings,
+        log_file: str | None = None,
+        on_death: Callable[[], None] = end_process,
+    ):
+        self.replica_id, self.settings, self.log_file, self._on_death = replica_id, settings, log_file, on_death
+        if log_file is not None:
+            _print_to(Path(log_file))
+        # Imported after the output was turned away, because vllm prints while it is imported.
+        from crlhf_ray.rollout.engine import Engine, EngineOptions
+
+        self.version: int | None = None
+        self.tokenizer = load_tokenizer(model.name)
+        self.engine = Engine(
+            resolve(model.name),
+            EngineOptions(
+                context=settings.context,
+                kv_cache_bytes=int(settings.kv_cache_gib * 2**30),
+                max_num_seqs=settings.max_num_seqs,
+                dtype=settings.dtype,
+                backend=settings.backend,
+            ),
+        )
+
+    def pid(self) -> int:
+        """The process id; answers once the engine is loaded."""
+        return os.getpid()
+
+    def adopt_base(self) -> None:
+        """Declare the weights as loaded from disk to be version 0. Only right while the learner has not learnt yet."""
+        self.version = 0
+
+    def generate(
+        self, version: int, tasks: Sequence[Task], *, temperature: float, top_p: float, max_tokens: int
+    ) -> Iterator[tuple[int, Sample]]:
+        """Draw all tasks with the weights of ``version``; yields (position, sample) as each is finished.
+
+        Raises EngineError when the replica holds other weights, or when its engine fails.
+        """
+        from crlhf_ray.rollout.engine import Draw
+
+        if self.version != version:
+            held = "no synced weights" if self.version is None else f"version {self.version}"
+            raise EngineError(f"replica {self.replica_id} holds {held}, wanted is version {version}: sync it first")
+        draws = [Draw(task.prompt_token_ids, task.stops, task.seed) for task in tasks]
+        with self._fatal("generate"):
+            for index, drawn in self.engine.generate(
+                draws, temperature=temperature, top_p=top_p, max_tokens=max_tokens
+            ):
+                task = tasks[index]
+                kept, stop = cut_at_stop(drawn.token_ids, task.stops, self.tokenizer)
+                text, lines = split_lines(drawn.token_ids[:kept], self.tokenizer)
+                yield (
+                    task.position,
+                    Sample(
+                        sample_id=task.sample_id,
+                        problem_id=task.problem_id,
+                        prompt_token_ids=task.prompt_token_ids,
+                        token_ids=drawn.token_ids[:kept],
+                        logprobs=drawn.logprobs[:kept],
+                        text=text,
+                        lines=lines,
+                        weight_version=version,
+                        finish_reason=drawn.finish_reason if stop is None else "stop",
+                        replica_id=self.replica_id,
+                    ),
+                )
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list:
+        """Log-probs of each token after the first of each sequence, under the weights that the replica holds."""
+        with self._fatal("logprobs"):
+            return self.engine.logprobs(sequences)
+
+    def open_transfer(self) -> TransferSpec:
+        """Open the place at which the learner and this replica's engine meet."""
+        self._store, spec = listen(
+            self.replica_id, self.settings.backend, ray.util.get_node_ip_address(), self.settings.transfer_seconds
+        )
+        self._spec = spec
+        return spec
+
+    def join(self) -> None:
+        """Meet the learner there; it must come within the transfer's time limit."""
+        with self._fatal("join"):
+            self.engine.join(self._spec)
+
+    def receive(self, version: int) -> None:
+        """Take the learner's weights, which are of ``version``. Until that is done the replica is stale."""
+        self.version = None
+        with self._fatal("receive"):
+            self.engine.receive(version)
+        self.version = version
+
+    @contextmanager
+    def _fatal(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (ConfigError, GeneratorExit):
+            raise
+        except Exception as error:
+            self.version = None
+            traceback.print_exc()
+            sys.stderr.flush()
+            self._on_death()
+            log = f"; its log is {self.log_file}" if self.log_file else ""
+            raise EngineError(f"replica {self.replica_id} failed in {doing}: {error}{log}") from error
+
+
+def _print_to(file: Path) -> None:
+    """Send this process's output, that of its C libraries too, to a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with file.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
