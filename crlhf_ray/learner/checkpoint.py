@@ -1,0 +1,49 @@
+"""Which checkpoint is the last whole one. A save that dies half-way leaves ``latest`` on the one before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from crlhf_ray.errors import DataError
+
+LATEST = "latest"
+
+
+def temporary_tag(step: int) -> str:
+    return f"unfinished-{step:08d}"
+
+
+def publish(directory: Path, step: int) -> Path:
+    """Give the whole checkpoint its final name, then flip ``latest`` to it, both atomically. Returns its folder."""
+    final = directory / f"step-{step:08d}"
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(directory / temporary_tag(step), final)
+    pointer = directory / f"{LATEST}.new"
+    with pointer.open("w") as file:
+        file.write(final.name)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(pointer, directory / LATEST)
+    return final
+
+
+def latest_tag(directory: Path) -> str:
+    """The tag that ``latest`` names. Raises DataError when there is no whole checkpoint."""
+    pointer = directory / LATEST
+    if not pointer.is_file():
+        raise DataError("no finished checkpoint here (no file named latest)", file=str(directory))
+    tag = pointer.read_text().strip()
+    if not (directory / tag).is_dir():
+        raise DataError(f"it names {tag!r}, which is not there", file=str(pointer))
+    return tag
+
+
+def prune(directory: Path, kept: int) -> None:
+    """Delete all but the last ``kept`` checkpoints, and unfinished ones. The latest always stays."""
+    latest = latest_tag(directory)
+    finished = sorted(path for path in directory.glob("step-*") if path.name != latest)
+    for path in [*finished[: max(len(finished) - kept + 1, 0)], *directory.glob("unfinished-*")]:
+        shutil.rmtree(path)

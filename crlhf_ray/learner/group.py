@@ -1,0 +1,221 @@
+"""The learner's ranks as Ray actors in one placement group. All ranks are called alike; every wait is bounded.
+
+The driver sleeps in `update` until the last rank answers; ranks wait for each other in DeepSpeed's collectives. A rank
+that dies or stays silent ends the call with an error that names it and its log file.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
+from crlhf_ray.learner.batching import Experience
+from crlhf_ray.learner.checkpoint import latest_tag, prune, publish
+from crlhf_ray.learner.settings import KLSettings, LearnerSettings
+from crlhf_ray.policy.model import ModelSettings
+from crlhf_ray.rollout.weights import TransferSpec
+
+__all__ = ["Experience", "KLSettings", "LearnerGroup", "LearnerSettings"]
+
+#: glibc hands large arrays back to the kernel and faults them in anew on every use; keeping them saves that.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+class RankActor:
+    """What one actor runs. deepspeed is imported in here only, after its environment is set."""
+
+    def __init__(self, settings: LearnerSettings, model: ModelSettings, rank: int, log_file: str | None):
+        from crlhf_ray.learner.worker import LearnerWorker
+
+        self.worker = LearnerWorker(settings, model, rank, log_file)
+
+    def endpoint(self) -> tuple[str, int]:
+        """An address and a free port for the other ranks to meet at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.worker, method)(*arguments)
+
+
+class LearnerGroup:
+    """PPO over one or more DeepSpeed ranks.
+
+    Args:
+        log_dir: folder (it exists) for ``learner-rank<i>.log``; None leaves the ranks' output to Ray.
+    """
+
+    def __init__(self, settings: LearnerSettings, model: ModelSettings, log_dir: Path | str | None = None):
+        self.settings, self.model = settings, model
+        self.log_dir = Path(log_dir).absolute() if log_dir is not None else None
+        self._group: PlacementGroup | None = None
+        self._ranks: list[Any] = []
+
+    def start(self) -> None:
+        """Place the ranks, load the model on each, and check that packed log-probs equal the plain model's.
+
+        Raises:
+            ResourceError: the cluster has fewer CPUs or GPUs than the ranks need, or they were not free in time.
+            EngineError: a rank failed or did not answer in time; names the rank and its log.
+        """
+        settings = self.settings
+        bundle = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank}
+        bundle = {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.001}
+        self._check_resources(bundle)
+        self._group = placement_group([dict(bundle) for _ in range(settings.ranks)], strategy="PACK")
+        if not self._group.wait(settings.start_seconds):
+            free = ray.available_resources()
+            self.close()
+            raise ResourceError(
+                f"no room for {settings.ranks} learner rank(s) of {_amounts(bundle)} in {settings.start_seconds:g} s: "
+                f"free now are {_amounts({name: free.get(name, 0.0) for name in bundle})}; other actors hold the rest. "
+                "Lower learner.cpus_per_rank or rollout.replicas, or end the other job"
+            )
+        self._ranks = [
+            ray.remote(RankActor)
+            .options(
+                num_cpus=bundle.get("CPU", 0),
+                num_gpus=settings.gpus_per_rank,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, rank),
+                runtime_env={"env_vars": self._environment()},
+                max_restarts=0,  # a rank alone cannot rejoin its group; the run resumes from its checkpoint
+            )
+            .remote(settings, self.model, rank, self._log(rank))
+            for rank in range(settings.ranks)
+        ]
+        address, port = self._wait([self._ranks[0].endpoint.remote()], "give an address", settings.start_seconds)[0]
+        self._all("start", address, port, seconds=settings.start_seconds)
+
+    def update(self, batch: Sequence[Experience]) -> dict[str, float]:
+        """One PPO update: ``epochs`` passes over the batch in minibatches. Blocks until all ranks are done.
+
+        Returns, among others: loss, policy_loss, value_loss (means over the tokens of all steps taken); kl (nats a
+        token against the reference) and kl_per_sample; kl_coef; approx_kl (of the policy against the one that
+        sampled); clip_fraction; entropy; explained_variance; logprob_gap_mean and logprob_gap_max (|learner -
+        rollout| a token before the first step, free of charge from its forward pass); grad_norm; tokens;
+        optimizer_steps; stopped_early; seconds_reference, seconds_policy, seconds_step.
+        """
+        if not batch:
+            raise ValueError("nothing to learn from: the batch is empty")
+        return self._all("update", list(batch))[0]
+
+    def logprobs(self, batch: Sequence[Experience]) -> list[np.ndarray]:
+        """Per sample, [T] log-probs in nats of its tokens under the current weights."""
+        return self._all("logprobs", list(batch))[0]
+
+    def save(self, directory: Path | str, client_state: dict[str, Any], *, kept: int | None = None) -> Path:
+        """Write weights, optimizer, value head, KL coefficient, step and ``client_state``; returns the new folder.
+
+        Parts go to a temporary tag; ``latest`` is flipped last, so a crash leaves the checkpoint before. The folder
+        must be visible to all ranks. With ``kept`` older checkpoints beyond that number are deleted.
+        """
+        directory = Path(directory).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        step = self._all("save", str(directory), client_state)[0]
+        folder = publish(directory, step)
+        if kept is not None:
+            prune(directory, kept)
+        return folder
+
+    def load(self, directory: Path | str) -> dict[str, Any]:
+        """Go back to the latest checkpoint in the folder; returns its client state.
+
+        Raises DataError when there is none, EngineError when ranks or ZeRO stage differ from those that wrote it.
+        """
+        directory = Path(directory).absolute()
+        return self._all("load", str(directory), latest_tag(directory))[0]
+
+    def weight_meta(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(Hugging Face name, dtype, shape) of each weight, in the order in which they are sent."""
+        return self._all("weight_meta")[0]
+
+    def connect(self, specs: Sequence[TransferSpec]) -> list[Any]:
+        """Begin to connect to replicas, which must join meanwhile. Returns object refs, one a rank; the first resolves
+        to what went wrong, by replica id."""
+        return self._begin("connect", list(specs))
+
+    def send_weights(self) -> list[Any]:
+        """Begin to stream the weights to all connected replicas; object refs as from `connect`."""
+        return self._begin("send_weights")
+
+    def close(self) -> None:
+        """End the ranks and give back what they held. Safe to call twice."""
+        for actor in self._ranks:
+            ray.kill(actor)
+        self._ranks = []
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+
+    def _environment(self) -> dict[str, str]:
+        variables = dict(KEEP_MEMORY)
+        if not self.settings.gpus_per_rank:
+            variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        if self.settings.threads_per_rank is not None:
+            variables["OMP_NUM_THREADS"] = str(self.settings.threads_per_rank)
+        return variables
+
+    def _log(self, rank: int) -> str | None:
+        return str(self.log_dir / f"learner-rank{rank}.log") if self.log_dir is not None else None
+
+    def _check_resources(self, bundle: dict[str, float]) -> None:
+        whole = ray.cluster_resources()
+        short = [
+            f"{name}: {amount * self.settings.ranks:g} wanted, the cluster has {whole.get(name, 0.0):g}"
+            for name, amount in bundle.items()
+            if amount * self.settings.ranks > whole.get(name, 0.0)
+        ]
+        if short:
+            raise ResourceError(
+                f"the cluster cannot hold {self.settings.ranks} learner rank(s) of {_amounts(bundle)}: "
+                f"{'; '.join(short)}. Add nodes, or lower learner.ranks or learner.cpus_per_rank"
+            )
+
+    def _all(self, method: str, *arguments: Any, seconds: float | None = None) -> list[Any]:
+        return self._wait(self._begin(method, *arguments), method, seconds or self.settings.timeout_seconds)
+
+    def _begin(self, method: str, *arguments: Any) -> list[Any]:
+        if not self._ranks:
+            raise EngineError("the learner is not running: call start() first")
+        shared = [ray.put(argument) for argument in arguments]
+        return [actor.call.remote(method, *shared) for actor in self._ranks]
+
+    def _wait(self, references: list[Any], doing: str, seconds: float) -> list[Any]:
+        """All answers, or an error for the first rank that fails; the others may then hang in a collective."""
+        pending = list(references)
+        while pending:
+            done, pending = ray.wait(pending, timeout=seconds)
+            if not done:
+                silent = [references.index(reference) for reference in pending]
+                raise EngineError(
+                    f"learner rank(s) {silent} did not {doing} within {seconds:g} s; {self._where(silent[0])}"
+                )
+            rank = references.index(done[0])
+            try:
+                ray.get(done[0], timeout=seconds)
+            except RayTaskError as error:
+                if isinstance(error.cause, CrlhfError):
+                    raise error.cause from error
+                raise EngineError(
+                    f"learner rank {rank} failed to {doing}: {error.cause!r}; {self._where(rank)}"
+                ) from error
+            except (RayActorError, GetTimeoutError) as error:
+                raise EngineError(f"learner rank {rank} died during {doing}: {error}; {self._where(rank)}") from error
+        return ray.get(references)
+
+    def _where(self, rank: int) -> str:
+        return f"see {self._log(rank)}" if self.log_dir is not None else "see the Ray worker's log"
+
+
+def _amounts(bundle: dict[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())

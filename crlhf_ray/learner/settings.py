@@ -1,0 +1,90 @@
+"""Settings of the learner. "[paper]" marks what the authors' pinned PPO library used by default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from crlhf_ray.settings import Settings
+
+
+class KLSettings(Settings):
+    """Penalty against the SFT model: ``r_t = token_reward_t - coef (log pi_old - log pi_ref)_t``."""
+
+    controller: Literal["fixed", "adaptive"] = "adaptive"
+    """adaptive: proportional controller of Ziegler et al. 2019 (arXiv 1909.08593, section 2.2) [paper]."""
+    coef: float = Field(default=0.2, ge=0)
+    """Reward per nat: the coefficient, or the one that an adaptive controller starts from. 0.2 [paper]."""
+    target: float = Field(default=6.0, gt=0)
+    """Nats a sample that the adaptive controller steers to. 6 [paper]."""
+    horizon: float = Field(default=10_000.0, gt=0)
+    """Samples over which the adaptive controller corrects its error; smaller is faster. 10000 [paper]."""
+
+
+class LearnerSettings(Settings):
+    """PPO (Schulman et al. 2017, arXiv 1707.06347) and the DeepSpeed ranks that run it."""
+
+    algorithm: Literal["gae", "group"] = "gae"
+    """Advantages. gae: a value function and GAE [paper]. group: return minus the mean return of the other samples of
+    the same problem (leave-one-out, Kool et al. 2019; RLOO, arXiv 2402.14740), no value function; an extension."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount a token. 1 [paper]: a program's last line counts as much as its first."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """GAE's trade of bias (0) for variance (1). 0.95 [paper]."""
+    whiten: bool = True
+    """Shift and scale a batch's advantages to mean 0 and standard deviation 1 (Ziegler et al. 2019) [paper]."""
+    clip: float = Field(default=0.2, gt=0)
+    """PPO's bound on the probability ratio: [1 - clip, 1 + clip]. 0.2 [paper]."""
+    value_clip: float = Field(default=0.2, gt=0)
+    """How far one update may move a value prediction before its loss is clipped, in rewards. 0.2 [paper]."""
+    value_coef: float = Field(default=0.1, ge=0)
+    """Weight of the value loss. 0.1 [paper]."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus. 0 [paper]; the KL penalty already keeps the policy from collapsing."""
+    value_trunk: Literal["separate", "shared"] = "separate"
+    """What the value head reads. separate: hidden states of the frozen reference, which are computed anyway, so that
+    values cost nothing more. shared: the policy's own trunk [paper], which costs one more forward pass a batch."""
+    kl: KLSettings = KLSettings()
+    """Penalty against the reference model."""
+
+    epochs: int = Field(default=4, ge=1)
+    """Passes over a batch. 4 [paper]; time is proportional to it."""
+    minibatch_samples: int = Field(default=16, ge=1)
+    """Samples an optimizer step, over all ranks. Samples of one problem stay together as far as they fit."""
+    stop_kl: float | None = Field(default=0.05, gt=0)
+    """Nats a token between the policy and the one that sampled; once a step started beyond it, the update ends."""
+    lr: float = Field(default=1e-4, gt=0)
+    """AdamW step size, for LoRA. [paper]'s library default is 1.41e-5, for batches of 256; full fine-tuning: 1e-5."""
+    value_lr: float = Field(default=1e-3, gt=0)
+    """AdamW step size of the value head, which starts from nothing."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's. 0: the KL penalty is the regulariser."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients of a larger global norm are scaled down to it."""
+
+    ranks: int = Field(default=1, ge=1)
+    """DeepSpeed processes, each a Ray actor in one placement group."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients as well, 3 weights as well. With one rank
+    there is nothing to shard, and 0 is fastest."""
+    cpus_per_rank: float = Field(default=1.0, ge=0)
+    """Ray CPUs reserved a rank. Rollouts and learning take turns, so on one machine both may count on all cores."""
+    gpus_per_rank: float = Field(default=0.0, ge=0)
+    """Ray GPUs reserved a rank; above 0 means NCCL and the GPU. Never run on a GPU by us."""
+    threads_per_rank: int | None = Field(default=None, ge=1)
+    """Compute threads a rank. None: the machine's cores divided by the ranks."""
+    micro_batch_tokens: int = Field(default=1024, ge=16)
+    """Tokens a forward pass, prompts counted once: bounds the memory. A single sample may exceed it."""
+    seed: int = 0
+    """Order of minibatches, the only random choice here: derived from seed and step, so a resumed run repeats it."""
+    start_seconds: float = Field(default=300.0, gt=0)
+    """Longest wait for the ranks to be placed, and then to load the model."""
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """Longest wait for one update, load or save before an error names the rank that did not answer."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> LearnerSettings:
+        if self.algorithm == "group" and self.value_trunk == "shared":
+            raise ValueError("algorithm 'group' has no value function: leave value_trunk at 'separate'")
+        return self

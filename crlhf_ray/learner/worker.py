@@ -1,0 +1,453 @@
+"""One DeepSpeed rank. The only file that imports deepspeed; it knows nothing of Ray.
+
+All public methods are collective: every rank is called with the same arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from crlhf_ray.errors import EngineError, TransferError
+from crlhf_ray.learner.advantage import explained_variance, gae, leave_one_out, penalised, whiten
+from crlhf_ray.learner.batching import Experience, Packed, plan
+from crlhf_ray.learner.checkpoint import temporary_tag
+from crlhf_ray.learner.forward import ActorCritic, Frozen
+from crlhf_ray.learner.kl import KLController
+from crlhf_ray.learner.loss import policy_loss, value_loss
+from crlhf_ray.learner.settings import LearnerSettings
+from crlhf_ray.policy.model import ModelSettings, load_model
+from crlhf_ray.rollout.weights import Sender, TransferSpec, send_weights
+
+#: Largest difference between packed log-probs and those of the plain model that the check at the start accepts, nats.
+EXACT = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+
+
+class LearnerWorker:
+    """Rank ``rank`` of ``settings.ranks``; `start` joins the group and loads the model.
+
+    Args:
+        rank, address, port: of this process, and where rank 0 listens.
+        log_file: everything that is printed here (DeepSpeed, torch) goes to it, from the first moment on.
+    """
+
+    def __init__(self, settings: LearnerSettings, model: ModelSettings, rank: int, log_file: str | None = None):
+        if log_file is not None:
+            _send_output_to(log_file)
+        self.settings, self.model_settings, self.rank = settings, model, rank
+        self.kl = KLController(settings.kl)
+        self.step = 0
+        self.senders: dict[str, Sender] = {}
+
+    def start(self, address: str, port: int) -> None:
+        """Join the process group, load the model and build the DeepSpeed engine.
+
+        Raises EngineError when packed log-probs differ from the plain model's (an architecture that treats positions
+        or attention in its own way).
+        """
+        cuda = self.settings.gpus_per_rank > 0  # the CUDA branch was never run
+        os.environ.update(
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.settings.ranks),
+            LOCAL_RANK="0",
+            MASTER_ADDR=address,
+            MASTER_PORT=str(port),
+        )
+        if not cuda:
+            os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is first imported
+            torch.set_num_threads(
+                self.settings.threads_per_rank or max(1, (os.cpu_count() or 1) // self.settings.ranks)
+            )
+        import deepspeed
+
+        deepspeed.init_distributed(
+            dist_backend="nccl" if cuda else "gloo",
+            auto_mpi_discovery=False,
+            timeout=timedelta(seconds=self.settings.timeout_seconds),
+        )
+        self._gathered = deepspeed.zero.GatheredParameters
+        policy = load_model(self.model_settings)
+        adapted = self.model_settings.lora is not None
+        expected = self._plain_logprobs(policy)
+        reference = None if adapted else deepcopy(policy).requires_grad_(False)
+        module = ActorCritic(policy, reference, self.settings.value_trunk)
+        if self.settings.algorithm == "group":
+            module.value_head.requires_grad_(False)
+        if cuda:
+            module.to("cuda")
+        heads = {id(parameter) for parameter in module.value_head.parameters()}
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) not in heads], "lr": self.settings.lr},
+            {"params": [p for p in trained if id(p) in heads], "lr": self.settings.value_lr},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], weight_decay=self.settings.weight_decay
+        )
+        if self._clips_here:
+            optimizer.register_step_pre_hook(self._clip)
+        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
+        self.module = module
+        self._check_exact(expected)
+
+    def _deepspeed_config(self) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "managed_gradient_accumulation": False,  # minibatches have as many rows as they need; step() ends one
+            "gradient_clipping": 0.0 if self._clips_here else self.settings.max_grad_norm,
+            "bf16": {"enabled": self.model_settings.dtype == "bfloat16"},
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {"stage": self.settings.zero_stage, "overlap_comm": False},
+            "steps_per_print": 10**9,
+        }
+
+    def update(self, batch: Sequence[Experience]) -> dict[str, float]:
+        """One PPO update from a batch: see `LearnerGroup.update`."""
+        settings, clock = self.settings, _Clock()
+        rows = [
+            minibatch[self.rank]
+            for minibatch in plan(
+                batch,
+                minibatch_samples=settings.minibatch_samples,
+                ranks=settings.ranks,
+                micro_batch_tokens=settings.micro_batch_tokens,
+                seed=[settings.seed, self.step],
+            )
+        ]
+        with clock("reference"):
+            frozen, reference, values = self._score_frozen(batch, rows)
+        old = [np.asarray(experience.logprobs, dtype=np.float64) for experience in batch]
+        rewards = penalised(
+            [np.asarray(experience.token_rewards, dtype=np.float64) for experience in batch],
+            old,
+            reference,
+            self.kl.coef,
+        )
+        returns = [reward * 0 for reward in rewards]
+        if settings.algorithm == "gae":
+            pairs = [
+                gae(reward, value, gamma=settings.gamma, lambda_=settings.gae_lambda)
+                for reward, value in zip(rewards, values, strict=True)
+            ]
+            advantages, returns = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        else:
+            advantages = leave_one_out(rewards, [experience.group for experience in batch])
+        if settings.whiten:
+            advantages = whiten(advantages)
+        columns = list(zip(old, advantages, returns, values, strict=True))
+
+        sums: Counter[str] = Counter()
+        first: Counter[str] = Counter()
+        gap_max, norms, stopped = 0.0, [], False
+        for epoch in range(settings.epochs):
+            order = np.random.default_rng([settings.seed, self.step, epoch]).permutation(len(rows))
+            for index in order:
+                with clock("policy"):
+                    part, worst = self._minibatch(rows[index], frozen[index], columns)
+                if not first:
+                    first, gap_max = part, worst
+                with clock("step"):
+                    self.engine.step()
+                norms.append(self._grad_norm())
+                sums.update(part)
+                stopped = settings.stop_kl is not None and part["divergence"] / part["tokens"] > settings.stop_kl
+                if stopped:
+                    break
+            if stopped:
+                break
+        coefficient = self.kl.coef
+        kl_sums = np.array([(own - ref).sum() for own, ref in zip(old, reference, strict=True)])
+        self.kl.update(float(kl_sums.mean()), len(batch))
+        self.step += 1
+        tokens = sum(len(own) for own in old)
+        seen = max(sums["tokens"], 1)
+        metrics = {
+            "loss": (sums["policy"] + settings.value_coef * sums["value"] - settings.entropy_coef * sums["entropy"])
+            / seen,
+            "policy_loss": sums["policy"] / seen,
+            "value_loss": sums["value"] / seen,
+            "entropy": first["entropy"] / first["tokens"],
+            "kl": float(kl_sums.sum() / tokens),
+            "kl_per_sample": float(kl_sums.mean()),
+            "kl_coef": coefficient,
+            "approx_kl": sums["divergence"] / seen,
+            "clip_fraction": sums["clipped"] / seen,
+            "logprob_gap_mean": first["gap"] / first["tokens"],
+            "logprob_gap_max": gap_max,
+            "grad_norm": float(np.mean(norms)) if norms else 0.0,
+            "optimizer_steps": float(len(norms)),
+            "stopped_early": float(stopped),
+            "tokens": float(tokens),
+            "step": float(self.step),
+            **{f"seconds_{name}": seconds for name, seconds in clock.seconds.items()},
+        }
+        if settings.algorithm == "gae":
+            metrics["explained_variance"] = explained_variance(values, returns)
+            metrics["value_mean"] = float(np.concatenate(values).mean())
+        return metrics
+
+    def _minibatch(
+        self, rows: Sequence[Packed], frozen: Sequence[Frozen], columns: Sequence[tuple[np.ndarray, ...]]
+    ) -> tuple[Counter[str], float]:
+        """Forward and backward of one minibatch. Returns sums over its tokens on all ranks and the largest gap."""
+        settings = self.settings
+        own = sum(len(row.targets) for row in rows)
+        tokens = float(self._sum(np.array([own]))[0])
+        totals, gap_max = torch.zeros(6, dtype=torch.float64), 0.0
+        for row, known in zip(rows, frozen, strict=True):
+            scored = self.engine(row, "policy", known)
+            if row.samples:
+                data = [np.concatenate([columns[i][c] for i in row.samples]) for c in range(4)]
+            else:
+                data = [np.zeros(0)] * 4
+            old, advantages, returns, values = (torch.from_numpy(array).to(scored.logprobs) for array in data)
+            surrogate, clipped, divergence = policy_loss(scored.logprobs, old, advantages, settings.clip)
+            squared = value_loss(scored.values, values, returns, settings.value_clip)
+            entropy = scored.entropies.sum()
+            loss = surrogate - settings.entropy_coef * entropy
+            if settings.algorithm == "gae":
+                loss = loss + settings.value_coef * squared
+            self.engine.backward(loss * (settings.ranks / tokens))  # DeepSpeed averages gradients over the ranks
+            with torch.no_grad():
+                gaps = (scored.logprobs - old).abs()
+                totals += torch.stack([surrogate, squared, entropy, clipped, divergence, gaps.sum()]).double().cpu()
+                gap_max = max(gap_max, float(gaps.max())) if len(gaps) else gap_max
+        names = ("policy", "value", "entropy", "clipped", "divergence", "gap")
+        sums = Counter(dict(zip(names, self._sum(totals.numpy()).tolist(), strict=True)))
+        sums["tokens"] = tokens  # type: ignore[assignment]
+        return sums, max(self._gather(gap_max))
+
+    @torch.no_grad()
+    def _score_frozen(
+        self, batch: Sequence[Experience], rows: Sequence[Sequence[Packed]]
+    ) -> tuple[list[list[Frozen]], list[np.ndarray], list[np.ndarray]]:
+        """What stays fixed within the update, and per sample the reference's log-probs and the values before it."""
+        frozen = [[self.engine(row, "frozen") for row in minibatch] for minibatch in rows]
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for minibatch, states in zip(rows, frozen, strict=True):
+            for row, state in zip(minibatch, states, strict=True):
+                values = self.engine(row, "values", state)
+                ends = np.cumsum([len(batch[i].token_ids) for i in row.samples])[:-1]
+                logprobs = np.split(state.logprobs.double().cpu().numpy(), ends)
+                for i, ref, value in zip(
+                    row.samples, logprobs, np.split(values.double().cpu().numpy(), ends), strict=False
+                ):
+                    found[i] = (ref, value)
+        everything: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for part in self._gather(found):
+            everything.update(part)
+        return frozen, [everything[i][0] for i in range(len(batch))], [everything[i][1] for i in range(len(batch))]
+
+    @torch.no_grad()
+    def logprobs(self, batch: Sequence[Experience]) -> list[np.ndarray]:
+        """Log-probs of each sample's tokens under the current policy."""
+        found: dict[int, np.ndarray] = {}
+        cut = plan(
+            batch,
+            minibatch_samples=len(batch),
+            ranks=self.settings.ranks,
+            micro_batch_tokens=self.settings.micro_batch_tokens,
+            seed=[0],
+        )
+        for minibatch in cut:
+            for row in minibatch[self.rank]:
+                scored = self.engine(row, "policy", None, False)
+                ends = np.cumsum([len(batch[i].token_ids) for i in row.samples])[:-1]
+                found.update(zip(row.samples, np.split(scored.logprobs.float().cpu().numpy(), ends), strict=False))
+        everything: dict[int, np.ndarray] = {}
+        for part in self._gather(found):
+            everything.update(part)
+        return [everything[i] for i in range(len(batch))]
+
+    def save(self, directory: str, client_state: dict[str, Any]) -> int:
+        """Write this rank's part of a checkpoint under a temporary tag; `checkpoint.publish` makes it count.
+
+        Frozen weights (the base under LoRA, the reference copy) are not written: they are the model's own.
+        """
+        state = {
+            "learner": {
+                "step": self.step,
+                "kl_coef": self.kl.coef,
+                "torch_rng": torch.get_rng_state(),
+                "ranks": self.settings.ranks,
+                "zero_stage": self.settings.zero_stage,
+            },
+            "client": client_state,
+        }
+        self.engine.save_checkpoint(
+            directory,
+            tag=temporary_tag(self.step),
+            client_state=state,
+            save_latest=False,
+            exclude_frozen_parameters=True,
+        )
+        return self.step
+
+    def load(self, directory: str, tag: str) -> dict[str, Any]:
+        """Read a checkpoint back; returns the client state.
+
+        Raises EngineError when it was written by another number of ranks or ZeRO stage.
+        """
+        path, state = self.engine.load_checkpoint(directory, tag=tag, load_module_strict=False)
+        if path is None:
+            raise EngineError(f"rank {self.rank}: DeepSpeed found no checkpoint {Path(directory) / tag}")
+        own = state["learner"]
+        for name in ("ranks", "zero_stage"):
+            if own[name] != getattr(self.settings, name):
+                raise EngineError(
+                    f"checkpoint {Path(directory) / tag} was written with learner.{name}={own[name]}, this run has "
+                    f"{getattr(self.settings, name)}: set it back, or convert with DeepSpeed's universal checkpoint"
+                )
+        self.step, self.kl.coef = own["step"], own["kl_coef"]
+        torch.set_rng_state(own["torch_rng"])
+        return state["client"]
+
+    def weight_meta(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(name, dtype, shape) of each weight, in `iter_weights`' order, without computing any."""
+        return [
+            (name, str(weight.dtype).removeprefix("torch."), tuple(getattr(weight, "ds_shape", weight.shape)))
+            for name, weight, _ in self._weights()
+        ]
+
+    @torch.no_grad()
+    def iter_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The policy's weights under their Hugging Face names, LoRA merged in, whole, one at a time.
+
+        Collective under ZeRO-3: all ranks iterate together. A tensor is valid until the next one is asked for.
+        Tied weights come once, under the embedding's name.
+        """
+        for name, weight, layer in self._weights():
+            parameters = [weight, *(layer.parameters() if layer is not None else [])]
+            with self._whole(parameters):
+                whole = weight.detach()
+                if layer is not None:
+                    for adapter in layer.active_adapters:
+                        whole = whole + layer.get_delta_weight(adapter)
+                yield name, whole
+
+    def connect(self, specs: Sequence[TransferSpec]) -> dict[str, str]:
+        """Open connections to replicas, in place of older ones to the same. Returns what went wrong, by replica id."""
+        meta, failures = self.weight_meta(), {}
+        for spec in specs if self.rank == 0 else ():
+            self._drop(spec.replica_id)
+            try:
+                self.senders[spec.replica_id] = Sender(spec, meta)
+            except TransferError as error:
+                failures[spec.replica_id] = str(error)
+        return failures
+
+    def send_weights(self) -> dict[str, str]:
+        """Stream all weights to the connected replicas. Returns what went wrong, by replica id; those are dropped."""
+        failures = send_weights(list(self.senders.values()), self.iter_weights())
+        for replica_id in failures:
+            self._drop(replica_id)
+        return failures
+
+    def _drop(self, replica_id: str) -> None:
+        if replica_id in self.senders:
+            self.senders.pop(replica_id).close()
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor, Any]]:
+        """(Hugging Face name, base weight, peft layer around it or None)."""
+        policy: Any = self.module.policy
+        base = policy.get_base_model() if self.module.adapted else policy
+        layers = {name: module for name, module in base.named_modules() if hasattr(module, "base_layer")}
+        for name, parameter in base.named_parameters():
+            owner, _, rest = name.partition(".base_layer.")
+            if rest:
+                yield f"{owner}.{rest}", parameter, layers[owner] if rest == "weight" else None
+            elif not any(name.startswith(f"{adapted}.") for adapted in layers):
+                yield name, parameter, None
+
+    @contextmanager
+    def _whole(self, parameters: list[torch.Tensor]) -> Iterator[None]:
+        if self.settings.zero_stage == 3:
+            with self._gathered(list({id(p): p for p in parameters}.values())):
+                yield
+        else:
+            yield
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _plain_logprobs(self, policy: Any) -> torch.Tensor:
+        probe = _probe(policy.config.vocab_size)
+        ids = torch.tensor([probe[0].prompt_token_ids + probe[0].token_ids])
+        with torch.no_grad():
+            logits = policy(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+        start = len(probe[0].prompt_token_ids)
+        return logits[range(start - 1, ids.shape[1] - 1), ids[0, start:]]
+
+    def _check_exact(self, expected: torch.Tensor) -> None:
+        config: Any = self.module.policy.config
+        scored = self.logprobs(_probe(config.vocab_size))
+        gap = max(float(np.abs(found - expected.numpy()).max()) for found in scored)
+        allowed = EXACT[getattr(torch, self.model_settings.dtype)]
+        if not gap <= allowed:
+            raise EngineError(
+                f"{self.model_settings.name} ({config.model_type}): packed log-probs differ from the model's own by "
+                f"{gap:.3g} nats (at most {allowed:g}); this architecture is not supported by the learner"
+            )
+
+    @property
+    def _clips_here(self) -> bool:
+        """DeepSpeed's plain fp32 path clips but keeps no norm to report."""
+        return self.settings.zero_stage == 0 and self.model_settings.dtype == "float32"
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *unused: Any) -> None:
+        """Runs between DeepSpeed's all-reduce and the step."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
+
+    def _grad_norm(self) -> float:
+        return self._norm if self._clips_here else float(self.engine.get_global_grad_norm())
+
+    def _gather(self, item: Any) -> list[Any]:
+        if self.settings.ranks == 1:
+            return [item]
+        items: list[Any] = [None] * self.settings.ranks
+        dist.all_gather_object(items, item)
+        return items
+
+    def _sum(self, array: np.ndarray) -> np.ndarray:
+        return np.sum(self._gather(array), axis=0)
+
+
+class _Clock:
+    """Seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - begun  # type: ignore[assignment]
+
+
+def _probe(vocabulary: int) -> list[Experience]:
+    """Two equal answers to one prompt: the second must not see the first."""
+    tokens = tuple(int(t) for t in np.random.default_rng(0).integers(vocabulary // 8, vocabulary, 12))
+    nothing = np.zeros(8)
+    return [Experience(str(i), "probe", tokens[:4], tokens[4:], nothing, nothing) for i in range(2)]
+
+
+def _send_output_to(log_file: str) -> None:
+    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
