@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,8 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
     failed = [] if options.report_only else run_all(options, console)
     report(options, console)
     for name in failed:
@@ -157,13 +160,15 @@ def settings_of(options: argparse.Namespace, arm: str, seed: int) -> list[str]:
 
 
 def train(options: argparse.Namespace, arm: str, seed: int) -> int:
-    """Train in a process of its own; returns its exit status. An interrupt reaches it too, and it is waited for."""
+    """Train in a process of its own; returns its exit status. When this one is stopped, that one is, and waited for."""
     command = [sys.executable, "-c", "from crlhf_ray.cli import main; main()", "train", "--resume"]
     command += ["--config", str(options.config)]
     for change in settings_of(options, arm, seed):
         command += ["--set", change]
     with (options.out / f"{arm}-{seed}.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             return process.wait()
         except BaseException:
@@ -187,7 +192,7 @@ def report(options: argparse.Namespace, console: Console) -> None:
     cells = [as_text(row, top) for row in rows]
     table = Table(title=f"Held-out pass@1 after {options.rounds} rounds", title_justify="left")
     for title in HEADER:
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for row_cells in cells:
         table.add_row(*row_cells)
     console.print(table if rows else "No run is finished yet.")
@@ -307,7 +312,12 @@ def plot(trials: Sequence[Trial]) -> Figure:
     return figure
 
 
+def interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         sys.exit(main())
     except CrlhfError as error:
