@@ -104,13 +104,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all, in this order")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="default: 0 1; all arms of a seed in turn")
     parser.add_argument("--rounds", type=int, default=40, help="training rounds of each run (default: 40)")
-    parser.add_argument("--config", type=Path, default=ROOT / "jobs/learning.yaml", help="default: jobs/learning.yaml")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/learning", help="default: runs/learning")
+    parser.add_argument(
+        "--config", type=absolute, default=ROOT / "jobs/learning.yaml", help="default: jobs/learning.yaml"
+    )
+    parser.add_argument("--out", type=absolute, default=ROOT / "runs/learning", help="default: runs/learning")
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="for every run; repeatable"
     )
     parser.add_argument("--report-only", action="store_true", help="start nothing; print the table from what is done")
     return parser.parse_args(argv)
+
+
+def absolute(text: str) -> Path:
+    return Path(text).resolve()
 
 
 def run_all(options: argparse.Namespace, console: Console) -> list[str]:
