@@ -1,0 +1,126 @@
+"""The documented way to run on a cluster: a head node with a token, and `ray job submit` of jobs/train.py."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from crlhf_ray.report.run_files import read_run
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SMALL = {
+    "run": {"rounds": 1, "problems_per_round": 2, "samples_per_problem": 2},
+    "model": {"name": "tiny", "lora": {"r": 4}},
+    "rollout": {"max_tokens": 24},
+    "feedback": {"first_honeypots": 2, "honeypots_per_round": 1},
+    "learner": {"epochs": 1},
+    "evaluation": {"samples": 1, "limit": 2},
+}
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes_naming(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A head node of its own, with its own ports, folder and token; gives the environment of its clients.
+
+    It is ended by process id: `ray stop` would end every Ray on the machine.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: sockets live in it
+    dashboard = free_port()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    ports = {"port": free_port(), "dashboard-port": dashboard, "ray-client-server-port": free_port()}
+    ports |= {"dashboard-agent-listen-port": free_port(), "metrics-export-port": free_port()}
+    command = [
+        BIN / "ray",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        f"--temp-dir={folder}",
+        "--disable-usage-stats",
+    ]
+    command += [f"--{name}={number}" for name, number in ports.items()]
+    with (folder / "head.log").open("w") as log:
+        node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with closing(socket.socket()) as probe:
+                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                    break
+            assert node.poll() is None, (folder / "head.log").read_text()
+            assert time.monotonic() < deadline, f"no dashboard within 120 s\n{(folder / 'head.log').read_text()}"
+            time.sleep(0.2)
+        yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    finally:
+        node.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            node.wait(30)
+        for process in [*processes_naming(folder), *([psutil.Process(node.pid)] if node.poll() is None else [])]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(environment: dict[str, str], *command: str, working_dir: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "ray", "job", "submit", "--working-dir", working_dir, "--", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        cwd=working_dir,
+    )
+
+
+def test_a_client_without_the_token_is_refused(head, tmp_path):
+    stranger = head | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    refused = submit(stranger, "true", working_dir=tmp_path)
+    assert refused.returncode != 0
+    assert "authentication" in (refused.stdout + refused.stderr).lower()
+
+
+def test_a_submitted_job_trains_and_leaves_its_report(head, tmp_path):
+    settings = tmp_path / "small.yaml"
+    settings.write_text(yaml.safe_dump(SMALL))
+    run_dir = tmp_path / "run"
+    done = submit(head, "python", "jobs/train.py", "--config", str(settings), "--set", f"run.dir={run_dir}")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "succeeded" in done.stdout
+    assert (run_dir / "report.html").is_file()
+    assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 1]
