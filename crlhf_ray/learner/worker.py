@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from crlhf_ray.errors import EngineError, TransferError
+from crlhf_ray.errors import EngineError
 from crlhf_ray.learner.advantage import explained_variance, gae, leave_one_out, penalised, whiten
 from crlhf_ray.learner.batching import Experience, Packed, plan
 from crlhf_ray.learner.checkpoint import temporary_tag
@@ -28,7 +28,7 @@ from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.loss import policy_loss, value_loss
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings, load_model
-from crlhf_ray.rollout.weights import Sender, TransferSpec, send_weights
+from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
 
 #: Largest difference between packed log-probs and those of the plain model that the check at the start accepts, nats.
 EXACT = {torch.float32: 1e-3, torch.bfloat16: 0.5}
@@ -48,7 +48,7 @@ class LearnerWorker:
         self.settings, self.model_settings, self.rank = settings, model, rank
         self.kl = KLController(settings.kl)
         self.step = 0
-        self.senders: dict[str, Sender] = {}
+        self.senders = Senders()
 
     def start(self, address: str, port: int) -> None:
         """Join the process group, load the model and build the DeepSpeed engine.
@@ -314,7 +314,7 @@ class LearnerWorker:
         torch.set_rng_state(own["torch_rng"])
         return state["client"]
 
-    def weight_meta(self) -> list[tuple[str, str, tuple[int, ...]]]:
+    def weight_meta(self) -> WeightMeta:
         """(name, dtype, shape) of each weight, in `iter_weights`' order, without computing any."""
         return [
             (name, str(weight.dtype).removeprefix("torch."), tuple(getattr(weight, "ds_shape", weight.shape)))
@@ -338,26 +338,12 @@ class LearnerWorker:
                 yield name, whole
 
     def connect(self, specs: Sequence[TransferSpec]) -> dict[str, str]:
-        """Open connections to replicas, in place of older ones to the same. Returns what went wrong, by replica id."""
-        meta, failures = self.weight_meta(), {}
-        for spec in specs if self.rank == 0 else ():
-            self._drop(spec.replica_id)
-            try:
-                self.senders[spec.replica_id] = Sender(spec, meta)
-            except TransferError as error:
-                failures[spec.replica_id] = str(error)
-        return failures
+        """Meet replicas, in place of older connections to the same. Returns what went wrong, by replica id."""
+        return self.senders.connect(specs if self.rank == 0 else (), self.weight_meta())
 
     def send_weights(self) -> dict[str, str]:
-        """Stream all weights to the connected replicas. Returns what went wrong, by replica id; those are dropped."""
-        failures = send_weights(list(self.senders.values()), self.iter_weights())
-        for replica_id in failures:
-            self._drop(replica_id)
-        return failures
-
-    def _drop(self, replica_id: str) -> None:
-        if replica_id in self.senders:
-            self.senders.pop(replica_id).close()
+        """Stream all weights to the connected replicas. Returns what went wrong, by replica id."""
+        return self.senders.send(self.iter_weights())
 
     def _weights(self) -> Iterator[tuple[str, torch.Tensor, Any]]:
         """(Hugging Face name, base weight, peft layer around it or None)."""
