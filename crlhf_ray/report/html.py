@@ -86,7 +86,7 @@ def visible(text: str) -> str:
 def _plots(run: Run) -> list[dict[str, Any]]:
     metrics = run.metrics
     plots = [
-        ("pass@1", "Share of programs that pass their tests. Held-out problems are from families never trained on.",
+        ("pass@1", "Share of programs that pass their tests. Held-out problems were never trained on.",
          figures.pass_at_1(metrics, run.heldout()), False),
         ("Reward", "Correction rate of the round's programs, from the posteriors of their lines.",
          figures.reward(metrics), False),
