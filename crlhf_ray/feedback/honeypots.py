@@ -92,7 +92,7 @@ def build_honeypots(
         _FORMAT,
         seed,
         per_problem,
-        [(p.problem_id, p.prompt, asdict(p.checker), sources[p.problem_id]) for p in problems],
+        [(p.problem_id, p.prompt, repr(p.checker), sources[p.problem_id]) for p in problems],
     ]
     fingerprint = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
     file = Path(cache) / f"honeypots-{fingerprint}.json" if cache is not None else None

@@ -70,6 +70,14 @@ class AnnotationLog:
         tables = [pq.read_table(self._path(n), schema=ANNOTATION_SCHEMA) for n in range(cursor, end)]
         return (pa.concat_tables(tables) if tables else ANNOTATION_SCHEMA.empty_table()), end
 
+    def end(self) -> int:
+        """The cursor behind the newest event."""
+        return self._end(self._files)
+
+    def files(self, cursor: int = 0) -> list[Path]:
+        """The Parquet files appended after `cursor`, in order; what `read_annotations` takes."""
+        return [self._path(number) for number in range(cursor, self._end(cursor))]
+
     def __len__(self) -> int:
         """How many events the log holds."""
         self._refresh()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,31 +40,35 @@ _REMEDY = {
 }
 
 
-def validate(
-    table: pa.Table, file: str = "table", rows: Sequence[int] | np.ndarray | None = None
-) -> tuple[pa.Table, pa.Table]:
+def validate(table: pa.Table, file: str = "table", rows: np.ndarray | None = None) -> tuple[pa.Table, pa.Table]:
     """Split `table` into annotations and rejections.
 
     table: any column types; a missing optional column (confidence, milliseconds) counts as empty.
-    rows: the number of each row in its file; 0, 1, 2, ... if None.
+    rows: the number of each row in its file, shape (rows,); 0, 1, 2, ... if None.
     Returns (the rows that are right, in order, as ANNOTATION_SCHEMA; what is wrong with the others, REJECTION_SCHEMA).
     Event ids that repeat are left to whoever has the whole data (`AnnotationLog`, `read_annotations`).
     Raises DataError for a missing required column or one that the schema does not have.
     """
     check_columns(table.column_names, file)
-    numbers = np.arange(table.num_rows) if rows is None else np.asarray(rows, dtype=np.int64)
-    columns, bad = {}, {}
+    numbers = np.arange(table.num_rows) if rows is None else rows
+    good, rejected, _ = validate_columns(
+        {name: table[name].combine_chunks() for name in table.column_names}, file, numbers
+    )
+    return good, rejected
+
+
+def validate_columns(
+    columns: Mapping[str, pa.Array | list[Any]], file: str, rows: np.ndarray
+) -> tuple[pa.Table, pa.Table, np.ndarray]:
+    """As `validate`, for columns that may be Python lists of mixed types; also returns which rows are right."""
+    values, bad = {}, {}
     for field in ANNOTATION_SCHEMA:
-        if field.name in table.column_names:
-            values = table[field.name].combine_chunks()
-            columns[field.name], unreadable = _coerce(values, field.type)
-            bad[field.name] = unreadable | _out_of_range(columns[field.name], field)
-        else:
-            columns[field.name] = pa.nulls(table.num_rows, field.type)
-            bad[field.name] = np.zeros(table.num_rows, dtype=bool)
-    any_bad = np.logical_or.reduce(list(bad.values()))
-    good = pa.table(columns).filter(pa.array(~any_bad)).cast(ANNOTATION_SCHEMA)
-    return good, _rejections(table, columns["event_id"], bad, file, numbers)
+        given = columns.get(field.name, pa.nulls(len(rows)))
+        values[field.name], unreadable = _coerce(given, field.type)
+        bad[field.name] = unreadable | (_out_of_range(values[field.name], field) & ~unreadable)
+    right = ~np.logical_or.reduce(list(bad.values()))
+    good = pa.table(values).filter(pa.array(right)).cast(ANNOTATION_SCHEMA)
+    return good, _rejections(columns, values["event_id"], bad, file, rows), right
 
 
 def check_columns(names: Sequence[str], file: str) -> None:
@@ -78,16 +83,18 @@ def check_columns(names: Sequence[str], file: str) -> None:
             raise DataError(f"this column is missing: {_REMEDY[field.name]}", file=file, field=field.name)
 
 
-def _coerce(values: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+def _coerce(values: pa.Array | list[Any], wanted: pa.DataType) -> tuple[pa.Array, np.ndarray]:
     """`values` as the wanted type, and where that was impossible (those become null)."""
-    if _fits(values.type, wanted):
-        try:
-            return values.cast(wanted), np.zeros(len(values), dtype=bool)
-        except pa.ArrowInvalid:
-            pass  # some value does not fit; the rows are looked at one by one below
+    try:
+        array = pa.array(values) if isinstance(values, list) else values
+        if _fits(array.type, wanted):
+            return array.cast(wanted), np.zeros(len(array), dtype=bool)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        pass  # some value does not fit: below, each is looked at by itself
+    listed = values if isinstance(values, list) else values.to_pylist()
     out = []
-    bad = np.zeros(len(values), dtype=bool)
-    for row, value in enumerate(values.to_pylist()):
+    bad = np.zeros(len(listed), dtype=bool)
+    for row, value in enumerate(listed):
         try:
             out.append(None if value is None else _coerce_one(value, wanted))
         except (ValueError, TypeError, OverflowError):
@@ -106,7 +113,7 @@ def _fits(have: pa.DataType, wanted: pa.DataType) -> bool:
     if t.is_floating(wanted):
         return t.is_integer(have) or t.is_floating(have)
     if t.is_timestamp(wanted):
-        return t.is_timestamp(have) and have.tz is not None
+        return t.is_string(have) or (t.is_timestamp(have) and have.tz is not None)
     return t.is_string(have) or t.is_large_string(have)
 
 
@@ -149,25 +156,42 @@ def _out_of_range(values: pa.Array, field: pa.Field) -> np.ndarray:
 
 
 def _rejections(
-    table: pa.Table, event_ids: pa.Array, bad: dict[str, np.ndarray], file: str, numbers: np.ndarray
+    columns: Mapping[str, pa.Array | list[Any]],
+    event_ids: pa.Array,
+    bad: Mapping[str, np.ndarray],
+    file: str,
+    rows: np.ndarray,
 ) -> pa.Table:
+    places = sorted((int(row), at) for at, name in enumerate(bad) for row in np.flatnonzero(bad[name]))
     records = []
-    seen: set[int] = set()
-    order = sorted((int(row), at) for at, name in enumerate(bad) for row in np.flatnonzero(bad[name]))
-    names = list(bad)
-    for row, at in order:
-        name = names[at]
-        value = repr(table[name][row].as_py())
+    for number, (row, at) in enumerate(places):
+        name = ANNOTATION_SCHEMA.names[at]
+        value = columns[name][row] if name in columns else None
         records.append(
-            {
-                "file": file,
-                "row": int(numbers[row]),
-                "event_id": event_ids[row].as_py(),
-                "field": name,
-                "value": value if len(value) <= 200 else value[:197] + "...",
-                "remedy": _REMEDY[name],
-                "first": row not in seen,
-            }
+            rejection(
+                file,
+                int(rows[row]),
+                name,
+                value.as_py() if isinstance(value, pa.Scalar) else value,
+                _REMEDY[name],
+                event_id=event_ids[row].as_py(),
+                first=number == 0 or places[number - 1][0] != row,
+            )
         )
-        seen.add(row)
     return pa.Table.from_pylist(records, schema=REJECTION_SCHEMA)
+
+
+def rejection(
+    file: str, row: int, field: str, value: object, remedy: str, *, event_id: str | None = None, first: bool = True
+) -> dict[str, Any]:
+    """One row of REJECTION_SCHEMA; a long value is cut."""
+    shown = value if isinstance(value, str) else repr(value)
+    return {
+        "file": file,
+        "row": row,
+        "event_id": event_id,
+        "field": field,
+        "value": shown if len(shown) <= 200 else shown[:197] + "...",
+        "remedy": remedy,
+        "first": first,
+    }
