@@ -139,3 +139,24 @@ def test_resuming_with_other_settings_names_the_setting(tmp_path, pairs):
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, pairs):
     with pytest.raises(ValidationError, match="multiple of ranks x micro_batch_samples = 3 x 2 = 6"):
         settings(pairs, tmp_path, ranks=3)
+
+
+@pytest.mark.engine
+def test_a_machine_without_a_compiler_can_train(tmp_path):
+    code = (
+        "from crlhf_ray.policy.model import ModelSettings\n"
+        "from crlhf_ray.policy.sft import SftSettings, _engine\n"
+        "_engine(SftSettings(model=ModelSettings(name='tiny')), steps=1)"
+    )
+    environment = os.environ | {
+        "PATH": str(tmp_path),
+        "TORCH_EXTENSIONS_DIR": str(tmp_path),
+        "DS_ACCELERATOR": "cpu",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
