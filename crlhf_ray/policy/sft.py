@@ -325,7 +325,7 @@ def train_worker(config: dict[str, Any]) -> None:
 def _engine(settings: SftSettings, steps: int) -> Any:
     import deepspeed
 
-    # On CPU DeepSpeed compiles a shared-memory collective when it joins a group: it takes a minute and fails where there
+    # On CPU DeepSpeed compiles a shared-memory collective when it joins a group: a minute, and an error where there
     # is no compiler or ninja. gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if settings.gpus_per_rank else "gloo", auto_mpi_discovery=False)
