@@ -1,9 +1,9 @@
 """The rollout fleet: vLLM replicas as Ray actors behind one object on the driver.
 
 Who waits for whom. `generate` hands every replica its share and then sleeps until a sample is finished; `sync` lets the
-learner send and the replicas receive at the same time and sleeps until both have ended. Every wait is bounded, and its
-error names the replica. A replica that fails is killed and never used again: what it left undone goes to the others, or,
-where there are none, to a new replica, which first receives the learner's weights.
+learner send and the replicas receive at the same time and sleeps until both have ended. Every wait is bounded, and
+its error names the replica. A replica that fails is killed and never used again: what it left undone goes to the
+others, or, where there are none, to a new replica, which first receives the learner's weights.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Fleet:
     ) -> list[Sample]:
         """Draw ``n`` completions of each request; the result has the order of the requests.
 
-        temperature, max_tokens: None takes the settings'. seed, tag: with a problem's id and the completion's number they
-        fix its random numbers, whatever the number of replicas; sample ids are ``{tag}-{problem_id}-{i}``.
+        temperature, max_tokens: None takes the settings'. seed, tag: with a problem's id and the completion's number
+        they fix its random numbers, whatever the number of replicas; sample ids are ``{tag}-{problem_id}-{i}``.
         progress: called with the number of samples that were finished since the last call.
 
         Raises:
@@ -118,9 +118,9 @@ class Fleet:
         return [done[task.position] for task in tasks]
 
     def sync(self, learner: Learner, version: int) -> None:
-        """Bring the learner's present weights to every replica and call them ``version``. Replaces dead replicas first.
+        """Bring the learner's present weights to every replica and call them ``version``. Dead replicas are replaced.
 
-        The learner's weights must not change before the next sync: a replica that has to be replaced is given them again.
+        The learner's weights must not change while samples are drawn: a replica that is replaced then takes them anew.
 
         Raises TransferError, naming replica and weight, when no replica could be brought up to date.
         """
@@ -154,13 +154,13 @@ class Fleet:
         progress: Callable[[int], None] | None,
     ) -> None:
         """Run the shares side by side into ``done``; replicas that fail or stall are buried."""
-        streams = {}
+        streams: dict[Any, str] = {}
         for replica, tasks in shares.items():
             method = self._actors[replica].generate.options(num_returns="streaming")
             streams[method.remote(self.version, tasks, **sampling)] = replica
         heard = dict.fromkeys(shares, time.monotonic())
         while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1, timeout=5.0)
+            ready: list[Any] = ray.wait(list(streams), num_returns=1, timeout=5.0)[0]
             for stream in ready:
                 replica = streams[stream]
                 heard[replica] = time.monotonic()
@@ -299,8 +299,8 @@ class Fleet:
             time.sleep(1.0)
         lacks = ", ".join(f"{wanted:g} {name} (the cluster has {has:g})" for name, (wanted, has) in short.items())
         raise ResourceError(
-            f"{settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a replica, add "
-            "nodes, or set rollout.resources_seconds where an autoscaler adds them"
+            f"{settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a replica, "
+            "add nodes, or set rollout.resources_seconds where an autoscaler adds them"
         )
 
     def _log_file(self, replica: str) -> Path | None:

@@ -1,7 +1,7 @@
 """Which replicas may serve. Pure: no Ray, no clock.
 
-A replica is *stale* from its birth until it holds the wanted weights, *serving* from then on, and *dead* for ever once it
-fails: nothing that was dead serves again; its slot is filled by a new replica, which is stale.
+A replica is *stale* from its birth until it holds the wanted weights, *serving* from then on, and *dead* for ever once
+it fails: nothing that was dead serves again; its slot is filled by a new replica, which is stale.
 """
 
 from __future__ import annotations

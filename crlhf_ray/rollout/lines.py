@@ -28,8 +28,8 @@ def split_lines(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) ->
 
     token_ids: generated tokens, shape [T]; special tokens carry no text.
 
-    ``"\\n".join(line.text for line in lines) == text``, and the lines' token ranges partition ``[0, T)`` in order. There
-    is always at least one line. Bytes that are no UTF-8 become U+FFFD, as in the tokenizer's own decoding.
+    ``"\\n".join(line.text for line in lines) == text``, and the lines' token ranges partition ``[0, T)`` in order.
+    There is always at least one line. Bytes that are no UTF-8 become U+FFFD, as in the tokenizer's own decoding.
     """
     pieces = _pieces(token_ids, tokenizer)
     text = b"".join(pieces)
@@ -48,7 +48,7 @@ def split_lines(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def carries_code(text: str) -> bool:
-    """False for a blank line and for one that holds only a comment. The lines of a string, a docstring too, are code."""
+    """False for a blank line and for one that holds only a comment. Lines of a string, a docstring too, are code."""
     stripped = text.strip()
     return bool(stripped) and not stripped.startswith("#")
 
@@ -58,8 +58,8 @@ def cut_at_stop(
 ) -> tuple[int, str | None]:
     """How many tokens to keep so that the text ends at the first stop string, and which string that was.
 
-    Kept is every token that starts before the stop string does, so that ids, log-probs and text stay consistent; a token
-    that straddles the cut stays whole. Without a stop string all tokens are kept and the string is None.
+    Kept is every token that starts before the stop string does, so that ids, log-probs and text stay consistent; a
+    token that straddles the cut stays whole. Without a stop string all tokens are kept and the string is None.
     """
     pieces = _pieces(token_ids, tokenizer)
     text = b"".join(pieces)

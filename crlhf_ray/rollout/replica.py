@@ -34,8 +34,8 @@ def end_process() -> None:
 class Replica:
     """One engine, its weight version and its connection to the learner.
 
-    A fresh replica is stale (version None) and refuses to draw until `adopt_base` or `receive`. An engine that fails once
-    is never used again: the error names the replica, and the process ends so that nothing dead stays in a live actor.
+    A fresh replica is stale (version None) and refuses to draw until `adopt_base` or `receive`. An engine that fails
+    once is never used again: the error names the replica, and the process ends, so that no live actor holds a dead one.
 
     Args:
         log_file: where everything that the engine and its libraries print goes; None leaves it on the terminal.

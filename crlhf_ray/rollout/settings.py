@@ -17,7 +17,7 @@ class RolloutSettings(Settings):
     temperature: float = Field(1.0, ge=0)
     """Of training rollouts. 1: the policy that is trained is the one that is sampled. 0: greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus of sampling. Below 1 the behaviour log-probs are those of the cut distribution, which PPO does not know."""
+    """Nucleus of sampling. Below 1 behaviour log-probs are those of the cut distribution, which PPO does not know."""
     max_tokens: int = Field(96, ge=1)
     """Tokens a completion at most; a function body of the starter set needs fewer."""
     context: int = Field(1024, ge=16)
@@ -27,21 +27,21 @@ class RolloutSettings(Settings):
     kv_cache_gib: float = Field(1.5, gt=0)
     """GiB of KV cache a replica. SmolLM2-135M in fp32 takes 45 KiB a token, so 1.5 hold 35,000 tokens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The engine's type. In fp32 on CPU its log-probs equal the learner's within 1e-4; in bf16 they differ by up to 0.2."""
+    """The engine's type. On CPU its log-probs equal the learner's within 1e-4 in fp32; in bf16 they differ by 0.2."""
     backend: Literal["gloo", "nccl"] = "gloo"
     """Weight transfer: gloo for CPU replicas, nccl for GPU replicas (never run by us)."""
-    cpus_per_replica: float = Field(1.0, ge=0)
+    cpus_per_replica: float = Field(0.5, ge=0)
     """Ray CPUs reserved a replica. Rollouts and learning take turns, so on one machine both may count on all cores."""
     gpus_per_replica: float = Field(0.0, ge=0)
     """Ray GPUs reserved a replica."""
-    resources: dict[str, float] = {}
+    resources: dict[str, float] = Field({})
     """Custom Ray resources reserved a replica, to keep replicas on an elastic worker group of their own."""
     threads: int | None = Field(None, ge=1)
     """OpenMP threads a replica. None: every core of the machine that starts the run."""
     start_seconds: float = Field(600.0, gt=0)
     """Longest wait for replicas to load; a first start on a slow machine unpacks the model as well."""
     resources_seconds: float = Field(0.0, ge=0)
-    """How long to wait for the cluster to have what the replicas need. More than 0 only where an autoscaler adds nodes."""
+    """How long to wait for the cluster to have what the replicas need. Above 0 only where an autoscaler adds nodes."""
     stall_seconds: float = Field(300.0, gt=0)
     """A replica that finishes no sample for so long is taken for hung, and replaced."""
     transfer_seconds: float = Field(120.0, gt=0)

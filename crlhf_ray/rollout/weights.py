@@ -87,10 +87,11 @@ class GlooPair:
     def __init__(self, spec: TransferSpec, store: dist.TCPStore, rank: int):
         self.timeout = timedelta(seconds=spec.timeout_seconds)
         # Without a named interface gloo takes whatever the host name resolves to, which may be the loopback device.
-        options = dist.ProcessGroupGloo._Options()
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=_address_towards(spec.host))]
+        gloo: Any = dist.ProcessGroupGloo
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=_address_towards(spec.host))]
         options._timeout = self.timeout
-        self.group = dist.ProcessGroupGloo(dist.PrefixStore("gloo", store), rank, 2, options)
+        self.group: Any = gloo(dist.PrefixStore("gloo", store), rank, 2, options)
 
     def start_send(self, tensor: torch.Tensor) -> Any:
         """Send to the replica; the returned work is waited for with ``wait(self.timeout)``."""
@@ -111,7 +112,7 @@ class Sender:
 
     def __init__(self, spec: TransferSpec, meta: WeightMeta):
         self.replica_id, self.meta = spec.replica_id, meta
-        self._store = connect_store(spec)
+        self._store: Any = connect_store(spec)
         self._store.set("weights", json.dumps(meta))
         self._pair: Any
         try:
@@ -164,8 +165,8 @@ class Senders:
         """Stream all weights to all replicas in one pass; returns what went wrong, by replica id.
 
         weights: whole tensors in the announced order; one is read no more once the next is asked for. The iterable is
-        always exhausted, because under ZeRO-3 every rank takes part in each step of it: a replica that fails is left out
-        from then on, and the others get everything.
+        always exhausted, because under ZeRO-3 every rank takes part in each step of it: a replica that fails is left
+        out from then on, and the others get everything.
         """
         failures: dict[str, str] = {}
         count = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ def check_map(tokenizer, token_ids):
     assert [line.number for line in lines] == list(range(len(lines)))
     assert lines[0].token_start == 0
     assert lines[-1].token_end == len(token_ids)
-    assert all(before.token_end == after.token_start for before, after in zip(lines, lines[1:], strict=False))
+    assert all(before.token_end == after.token_start for before, after in itertools.pairwise(lines))
     assert all(line.token_start <= line.token_end for line in lines)
     return text, lines
 
