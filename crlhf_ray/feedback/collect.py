@@ -1,7 +1,7 @@
-"""One round of feedback from the simulated crowd: honeypots mixed in, answers into the log, the log into the aggregator.
+"""One round of feedback from the simulated crowd: honeypots mixed in, answers to the log, the log to the aggregator.
 
-The path is the one that people's answers take: an append-only log, read as a Ray Dataset, validated, and handed in Arrow
-batches to the aggregation actor.
+The path is the one that people's answers take: an append-only log, read as a Ray Dataset, validated, and handed in
+Arrow batches to the aggregation actor.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SimulatedFeedback:
         now = _START + timedelta(hours=round)
         progress = self._progress(round)
         count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
-        tables = []
+        tables: list[pa.Table] = []
         for annotator in self.crowd.annotator_ids:
             shown = self.pool.next_for(annotator, count)
             ray.get(self._aggregator.add_gold.remote(self.pool.gold(shown)), timeout=self._wait)

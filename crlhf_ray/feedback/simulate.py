@@ -6,8 +6,8 @@ to faults is our specificity. The default ten have, on average over answers that
 specificity .51, as programmers had on real code lines (faultloc data, arXiv 1612.03015), where 12% answered "I do not
 know", confidence hardly told right from wrong (3.9 against 3.7 of 5), and errors on one line were correlated by .1.
 
-Every answer is a function of (seed, annotator, item, line) alone: the order of the calls, a retry or a resumed run
-change nothing, so events that were already stored come back with the same event_id.
+Every answer is a function of (seed, annotator, item, line), its truth and the progress of the run alone: the order of
+the calls, a retry or a resumed run change nothing, so events that were already stored come back with the same event_id.
 """
 
 from __future__ import annotations
@@ -99,10 +99,9 @@ class Crowd:
         self.annotator_ids = tuple(f"sim-{i:0{width}d}" for i in range(len(self.settings.annotators)))
         who = self.settings.annotators
         base = np.array([_KINDS[a.kind] for a in who])
-        pick = lambda values, fallback: np.array([f if v is None else v for v, f in zip(values, fallback, strict=True)])  # noqa: E731
-        self._sensitivity = pick([a.sensitivity for a in who], base[:, 0])
-        self._specificity = pick([a.specificity for a in who], base[:, 1])
-        self._unsure = pick([a.unsure for a in who], base[:, 2])
+        self._sensitivity = _given([a.sensitivity for a in who], base[:, 0])
+        self._specificity = _given([a.specificity for a in who], base[:, 1])
+        self._unsure = _given([a.unsure for a in who], base[:, 2])
         self._median_ms, self._sure_right, self._sure_wrong = base[:, 3], base[:, 4], base[:, 5]
         self._drifts = np.array([a.kind == "drifting" for a in who])
 
@@ -215,6 +214,10 @@ class Crowd:
 
     def _key(self, text: str) -> int:
         return int.from_bytes(hashlib.blake2b(f"{self.seed}\0{text}".encode(), digest_size=8).digest(), "little")
+
+
+def _given(values: Sequence[float | None], fallback: np.ndarray) -> np.ndarray:
+    return np.array([f if value is None else value for value, f in zip(values, fallback, strict=True)])
 
 
 def _truth_of(item: Item, truth: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -30,6 +30,9 @@ Credit = Literal["sequence", "line"]
 class RewardSettings(Settings):
     """What a judged program is worth, and which tokens get it."""
 
+    source: Literal["crowd", "tests"] = "crowd"
+    """`crowd`: the consensus of the annotators (the method). `tests`: 1 for each line of a program that passes its
+    tests and else 0, to compare with; the crowd is still asked, and its reliabilities still learnt."""
     form: Form = "soft"
     """Eq. 9: `soft` averages the lines' posteriors, `hard` their rounded ones. Soft has fewer ties, so groups of
     programs whose rewards are all equal, from which nothing can be learnt, are rarer."""
