@@ -107,8 +107,8 @@ class Check:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         if self._program is not None and self._program.stopped is not None and status != "infra_error":
             # A test may have swallowed the exception; the program's end stands all the same.
-            stopped = self._program.stopped
-            status, detail = self._how_it_ended() if isinstance(stopped, Ended) else (stopped.status, stopped.detail)
+            last = self._program.stopped
+            status, detail = self._how_it_ended() if isinstance(last, Ended) else (last.status, last.detail)
         self._finish()
         limit = self._limits.output_kb << 10
         output = self._jail.read(self._jail.stdout, limit)

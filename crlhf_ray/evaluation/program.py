@@ -33,8 +33,8 @@ class RemoteError(Exception):
 
 
 @lru_cache
-def _remote_kind(kind: type[Exception]) -> type[RemoteError]:
-    return type(f"Remote{kind.__name__}", (RemoteError, kind), {})
+def _remote_kind(name: str) -> type[RemoteError]:
+    return type(f"Remote{name}", (RemoteError, getattr(builtins, name)), {})
 
 
 class RemoteObject:
@@ -179,7 +179,7 @@ class Program:
         if issubclass(kind, StopIteration | StopAsyncIteration):
             kind = RuntimeError  # in a test's `all(map(f, ...))` it would end the loop as if all had been right
         try:
-            error = _remote_kind(kind)(f"{name}: {text}" if name != builtin else text)
+            error = _remote_kind(kind.__name__)(f"{name}: {text}" if name != builtin else text)
         except TypeError:
             error = RemoteError(f"{name}: {text}")
         raise error

@@ -44,6 +44,10 @@ _BY_TEXT: dict[type, tuple[str, Callable[[Any], Any]]] = {
     datetime.time: ("time", datetime.time.isoformat),
     datetime.timedelta: ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
 }
+_TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in [bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict]
+}
 # Subclasses are sent as the content of their plain base, read by the base's own methods.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
@@ -83,6 +87,8 @@ def encode(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int = 0) ->
     if kind in _BY_TEXT:
         tag, content = _BY_TEXT[kind]
         return {"t": tag, "v": content(value)}
+    if kind is type and value in _TYPES.values():
+        return {"t": "type", "v": value.__name__}
     if kind.__module__ == "numpy":
         return _encode_numpy(value, keep, depth)
     for base, plain in _BASES:
@@ -186,6 +192,7 @@ _BUILDERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     "datetime": lambda content, item: datetime.datetime.fromisoformat(_text(content)),
     "time": lambda content, item: datetime.time.fromisoformat(_text(content)),
     "timedelta": lambda content, item: datetime.timedelta(*map(int, _plain_list(content))),
+    "type": lambda content, item: _TYPES[_text(content)],
     "ndarray": _array,
 }
 

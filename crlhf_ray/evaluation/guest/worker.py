@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import wire
@@ -34,7 +33,7 @@ class Worker:
         self.channel = channel
         self.handles: list[Any] = []
         self.numbers: dict[int, int] = {}
-        self.operations = {
+        self.operations: dict[str, Callable[..., list[Any]]] = {
             "load": self.load,
             "call": self.call,
             "calls": self.calls,
@@ -118,11 +117,9 @@ class Worker:
 
 
 def open_streams() -> None:
-    """Fresh standard streams over descriptors 0, 1 and 2, written through so that nothing is lost at a kill."""
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        raw = io.FileIO(descriptor, "w", closefd=False)
-        stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
+    """Fresh standard streams over descriptors 0, 1 and 2, each line written at once so that a kill loses little."""
+    for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        stream = open(descriptor, mode, buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

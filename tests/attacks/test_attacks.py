@@ -1,0 +1,163 @@
+"""Hostile programs: none passes, none escapes, each ends within its limits, and the slot is healthy afterwards."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
+from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
+from crlhf_ray.problems.problem import Problem
+
+from .programs import CHEATS, ESCAPES, HOGS
+
+PROMPT = '"""Write largest_gap(xs): the largest difference between neighbours of the sorted list."""'
+SOLUTION = "\ndef largest_gap(xs):\n    ys = sorted(xs)\n    return max(b - a for a, b in zip(ys, ys[1:]))\n"
+INPUTS = ([1, 4], [9, 2, 4], [5, 5, 5], [1.5, 4.0, 2.0], [10, -7, 3, 20], [100, 1, 50, 51, 99])
+EXPECTED = (3, 5, 0, 2.0, 10, 49)
+
+ASSERTS = Problem(
+    problem_id="attacked/asserts",
+    prompt=PROMPT,
+    entry_point="largest_gap",
+    checker=AssertChecker(
+        setup="def equal(a, b):\n    return a == b\n",
+        tests=(
+            *(f"assert largest_gap({x}) == {y}" for x, y in zip(INPUTS[:3], EXPECTED, strict=False)),
+            "assert abs(largest_gap([1.5, 4.0, 2.0]) - 2.0) < 1e-6",
+            "assert equal(largest_gap([10, -7, 3, 20]), 10)",
+            "assert not largest_gap([100, 1, 50, 51, 99]) != 49",
+            "assert list(map(largest_gap, [[0, 1], [7, 0]])) == [1, 7]",
+            "assert all(gap > 0 for gap in map(largest_gap, [[0, 1], [7, 0]]))",
+        ),
+    ),
+    references=(SOLUTION,),
+)
+CALLS = Problem(
+    problem_id="attacked/calls",
+    prompt=PROMPT,
+    entry_point="largest_gap",
+    checker=CallChecker(tuple(Case((x,), y) for x, y in zip(INPUTS, EXPECTED, strict=True)), tolerance=1e-6),
+    references=(SOLUTION,),
+)
+TELLS = Problem(
+    problem_id="attacked/tells",
+    prompt=PROMPT,
+    entry_point="tell",
+    checker=AssertChecker(tests=("assert tell() == []",)),
+    references=("\ndef tell(): return []\n",),
+)
+LIMITS = Limits(cpu_seconds=1, wall_seconds=3, memory_mb=128)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with Judge(JudgeSettings(limits=LIMITS, slots=2)) as judge:
+        yield judge
+
+
+def processes_below(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(below for child in children for below in processes_below(int(child)))]
+
+
+def namespaces(pids: list[int]) -> set[str]:
+    return {os.readlink(f"/proc/{pid}/ns/{kind}") for pid in pids for kind in ("pid", "ipc", "mnt", "user", "net")}
+
+
+@pytest.fixture(autouse=True)
+def slots_stay_healthy(judge):
+    """After each attack: the same processes and namespaces as before, and right programs still pass."""
+    pids = [pid for slot in judge._slots for pid in processes_below(slot.process.pid)]
+    before = namespaces(pids)
+    yield
+    verdicts = judge.check([(ASSERTS, SOLUTION), (CALLS, SOLUTION), (TELLS, TELLS.references[0])])
+    assert [verdict.status for verdict in verdicts] == ["passed"] * 3, verdicts
+    after = [pid for slot in judge._slots for pid in processes_below(slot.process.pid)]
+    assert after == pids
+    assert namespaces(after) == before
+
+
+def test_there_are_enough_attacks():
+    assert len(CHEATS) + len(HOGS) + len(ESCAPES) >= 45
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheat_does_not_pass(judge, name):
+    for verdict in judge.check([(ASSERTS, CHEATS[name]), (CALLS, CHEATS[name])]):
+        assert verdict.status in ("wrong", "error", "killed", "timeout"), verdict
+        assert verdict.cpu_seconds <= LIMITS.cpu_seconds + 1
+
+
+@pytest.mark.parametrize("name", HOGS)
+def test_hog_is_stopped(judge, name):
+    program, statuses = HOGS[name]
+    (verdict,) = judge.check([(ASSERTS, program)])
+    assert verdict.status in statuses, verdict
+    assert verdict.cpu_seconds <= LIMITS.cpu_seconds + 1
+    assert len(verdict.output) <= LIMITS.output_kb << 10
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_harm_cannot_be_done(judge, name):
+    for verdict in judge.check([(TELLS, harmful(name))] * 2):
+        assert verdict.status == "passed", verdict
+
+
+def harmful(name: str) -> str:
+    """A program whose function answers the harm that it could do."""
+    body = "".join(f"    {line}\n" for line in ESCAPES[name].strip().splitlines())
+    return f"\ndone = []\ndef tell():\n    global done\n{body}    return [str(item)[:80] for item in done]\n"
+
+
+def test_the_same_harm_is_seen_without_the_jail():
+    """The attacks are real: with weak isolation some of them succeed, and the verdict tells that it was weak."""
+    names = ["finds home folders, passwords and sockets", "sees other processes", "runs another program"]
+    with Judge(JudgeSettings(limits=LIMITS, slots=1, isolation="weak")) as weak:
+        verdicts = weak.check([(TELLS, harmful(name)) for name in names])
+    assert [(verdict.status, verdict.isolation) for verdict in verdicts] == [("wrong", "weak")] * 3
+
+
+CONSTANTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+BODIES = st.one_of(
+    CONSTANTS.map(lambda value: f"return {value!r}".replace("nan", "float('nan')").replace("inf", "float('inf')")),
+    st.sampled_from(
+        [
+            "return xs",
+            "return xs[0]",
+            "return len(xs)",
+            "return max(xs)",
+            "return max(xs) - min(xs)",
+            "return sorted(xs)",
+            "return iter(xs)",
+            "return lambda *a: 3",
+            "return type(xs)",
+            "return largest_gap",
+            "return __builtins__",
+            "return globals()",
+            "return NotImplemented",
+            "return ...",
+            "raise AssertionError",
+            "raise ValueError(xs)",
+            "yield from xs",
+            "pass",
+        ]
+    ),
+)
+
+
+@given(body=BODIES)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_program_that_does_not_implement_the_function_never_passes(judge, body):
+    program = f"\ndef largest_gap(xs):\n    {body}\n"
+    verdicts = judge.check([(ASSERTS, program), (CALLS, program)])
+    assert not any(verdict.passed for verdict in verdicts)
+    assert all(verdict.status != "infra_error" for verdict in verdicts)
