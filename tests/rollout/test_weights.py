@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from threading import Thread
 
-import pytest
 import torch
 
 from crlhf_ray.rollout.weights import REPLICA, GlooPair, Senders, connect_store, listen, read_meta

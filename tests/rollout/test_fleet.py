@@ -1,0 +1,233 @@
+"""The fleet on the real engine: vLLM replicas in Ray actors, and a stand-in learner that holds a Hugging Face model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from threading import Thread
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+
+from crlhf_ray.errors import EngineError, ResourceError
+from crlhf_ray.policy.model import ModelSettings, load_tokenizer, resolve
+from crlhf_ray.rollout.fleet import Fleet, Request, RolloutSettings
+from crlhf_ray.rollout.weights import Senders
+
+pytestmark = pytest.mark.engine
+
+STOPS = ("\ndef ", "\nclass ", "\nprint", "\n#")
+PROMPTS = {
+    "add": 'def add(a, b):\n    """Return the sum of a and b."""',
+    "evens": 'def evens(numbers):\n    """Return the even numbers of a list, in their order."""',
+    "greet": 'def greet(name):\n    """Return a greeting such as \'Grüß dich, Ana! 👋\'."""',
+}
+
+
+class HfModel:
+    """A learner's rank 0 without the learning: a Hugging Face model that can be shaken and sent."""
+
+    def __init__(self, name):
+        torch.set_num_threads(2)
+        self.model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=torch.float32).eval()
+        self.senders = Senders()
+
+    def shake(self, scale):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                weight += scale * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
+
+    def connect(self, specs):
+        weights = self.model.named_parameters()
+        return self.senders.connect(
+            specs, [(n, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for n, w in weights]
+        )
+
+    def send_weights(self):
+        return self.senders.send(self.model.named_parameters())
+
+    @torch.no_grad()
+    def logprobs(self, sequences, temperature=1.0):
+        found = []
+        for sequence in sequences:
+            ids = torch.tensor([sequence])
+            logits = self.model(ids).logits[0, :-1] / temperature
+            found.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].numpy())
+        return found
+
+
+class StandIn:
+    """The learner group's two entry points over one `HfModel` actor."""
+
+    def __init__(self, name):
+        self.rank = ray.remote(HfModel).options(num_cpus=0).remote(name)
+
+    def connect(self, specs):
+        return [self.rank.connect.remote(specs)]
+
+    def send_weights(self):
+        return [self.rank.send_weights.remote()]
+
+    def logprobs(self, sequences, temperature=1.0):
+        return ray.get(self.rank.logprobs.remote(sequences, temperature))
+
+    def shake(self, scale):
+        ray.get(self.rank.shake.remote(scale))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    started = not ray.is_initialized()
+    if started:
+        environment = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
+    yield tmp_path_factory.mktemp("logs")
+    if started:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def smollm2(cluster):
+    """One replica of the real model and its learner, whose weights are still the same."""
+    fleet = Fleet(RolloutSettings(kv_cache_gib=0.5), ModelSettings(name="smollm2-135m"), log_dir=cluster)
+    fleet.start()
+    learner = StandIn("smollm2-135m")
+    yield fleet, learner
+    fleet.close()
+    ray.kill(learner.rank)
+
+
+@pytest.fixture
+def tiny(cluster):
+    """Two replicas of the tiny model and their learner."""
+    settings = RolloutSettings(replicas=2, threads=1, kv_cache_gib=0.25, cpus_per_replica=0.5, transfer_seconds=60)
+    fleet = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster)
+    fleet.start()
+    learner = StandIn("tiny")
+    yield fleet, learner
+    fleet.close()
+    ray.kill(learner.rank)
+
+
+def requests(model, n=2, prompts=PROMPTS):
+    tokenizer = load_tokenizer(model)
+    return [Request(name, tuple(tokenizer.encode(prompt)), STOPS, n) for name, prompt in prompts.items()]
+
+
+def gap(samples, learner, temperature):
+    """The largest difference between behaviour log-probs and the learner's."""
+    wanted = learner.logprobs([[*s.prompt_token_ids, *s.token_ids] for s in samples], temperature)
+    return max(
+        np.abs(s.logprobs - w[len(s.prompt_token_ids) - 1 :]).max() for s, w in zip(samples, wanted, strict=True)
+    )
+
+
+def test_samples_keep_text_tokens_log_probs_and_lines_consistent(smollm2):
+    fleet, _ = smollm2
+    tokenizer = load_tokenizer("smollm2-135m")
+    finished = []
+    samples = fleet.generate(requests("smollm2-135m", n=3), seed=1, tag="r0", max_tokens=48, progress=finished.append)
+    assert [s.sample_id for s in samples] == [f"r0-{name}-{i}" for name in PROMPTS for i in range(3)]
+    assert sum(finished) == 9
+    for sample in samples:
+        assert sample.text == tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+        assert "\n".join(line.text for line in sample.lines) == sample.text
+        assert sample.lines[-1].token_end == len(sample.token_ids) == len(sample.logprobs) <= 48
+        assert (sample.logprobs <= 0).all()
+        assert sample.weight_version == 0
+        assert sample.finish_reason in ("eos", "stop", "length")
+        assert (sample.finish_reason == "eos") == (tokenizer.eos_token_id in sample.token_ids)
+
+
+def test_behaviour_log_probs_equal_the_learners_at_the_sampling_temperature(smollm2):
+    fleet, learner = smollm2
+    samples = fleet.generate(requests("smollm2-135m"), seed=2, tag="r0", temperature=0.7, max_tokens=32)
+    assert gap(samples, learner, 0.7) < 1e-3
+
+
+def test_after_a_sync_log_probs_of_fixed_sequences_equal_the_learners(smollm2):
+    """A tied output head that kept its repacked copy of the old embedding would be off by 0.3 and more here."""
+    fleet, learner = smollm2
+    tokenizer = load_tokenizer("smollm2-135m")
+    sequences = [tokenizer.encode(prompt + "\n    return 1\n") for prompt in PROMPTS.values()]
+    before = learner.logprobs(sequences)
+    fleet.generate(requests("smollm2-135m"), seed=3, max_tokens=8)  # leaves the prompts in the prefix cache
+    learner.shake(0.1)
+    fleet.sync(learner, 1)
+    wanted = learner.logprobs(sequences)
+    assert max(np.abs(b - w).max() for b, w in zip(before, wanted, strict=True)) > 0.1
+    found = ray.get(fleet._actors["0"].logprobs.remote(sequences))
+    assert max(np.abs(f - w).max() for f, w in zip(found, wanted, strict=True)) < 1e-3
+    # The same prompts again: a prefix that was cached under the old weights would show.
+    samples = fleet.generate(requests("smollm2-135m"), seed=3, max_tokens=8)
+    assert {sample.weight_version for sample in samples} == {1}
+    assert gap(samples, learner, 1.0) < 1e-3
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_gives_others(tiny):
+    fleet, _ = tiny
+    first, again, other = (fleet.generate(requests("tiny", n=4), seed=seed, max_tokens=16) for seed in (5, 5, 6))
+    assert [s.token_ids for s in first] == [s.token_ids for s in again]
+    assert [s.token_ids for s in first] != [s.token_ids for s in other]
+    assert {s.replica_id for s in first} == {"0", "1"}
+    assert len({s.token_ids for s in first[:4]}) == 4
+
+
+def test_seeded_prompts_that_exceed_one_batch_are_drawn(tiny):
+    """A prompt that is prefilled in pieces makes the CPU build fail on the request's own generator."""
+    fleet, _ = tiny
+    long = {f"p{k}": f"# {k}\n" + "x = 1\n" * 130 for k in range(16)}
+    assert len(fleet.generate(requests("tiny", n=1, prompts=long), seed=0, max_tokens=4)) == 16
+
+
+def test_a_replica_killed_while_it_draws_loses_no_sample_and_changes_none(tiny):
+    fleet, learner = tiny
+    asked = requests("tiny", n=40)
+    whole = fleet.generate(asked, seed=1, max_tokens=120)
+    victim = ray.get(fleet._actors["0"].pid.remote())
+    killer = Thread(target=lambda: (time.sleep(0.3), os.kill(victim, signal.SIGKILL)))
+    killer.start()
+    samples = fleet.generate(asked, seed=1, max_tokens=120)
+    killer.join()
+    assert [s.sample_id for s in samples] == [s.sample_id for s in whole]
+    assert [s.token_ids for s in samples] == [s.token_ids for s in whole]
+    fleet.sync(learner, 1)
+    assert fleet.replicas() == ["0.1", "1"]
+
+
+def test_when_all_replicas_are_gone_new_ones_get_the_learners_weights_before_they_serve(tiny):
+    fleet, learner = tiny
+    learner.shake(0.1)
+    fleet.sync(learner, 1)
+    for replica in fleet.replicas():
+        os.kill(ray.get(fleet._actors[replica].pid.remote()), signal.SIGKILL)
+    samples = fleet.generate(requests("tiny"), seed=1, max_tokens=16)
+    assert {s.replica_id for s in samples} == {"0.1", "1.1"}
+    assert gap(samples, learner, 1.0) < 1e-3
+
+
+def test_a_replica_without_synced_weights_refuses_to_draw(tiny):
+    fleet, _ = tiny
+    fresh = fleet._actor("fresh")
+    stream = fresh.generate.options(num_returns="streaming").remote(0, [], temperature=1.0, top_p=1.0, max_tokens=1)
+    with pytest.raises(EngineError, match="replica fresh holds no synced weights, wanted is version 0"):
+        ray.get(next(stream))
+    ray.kill(fresh)
+
+
+def test_a_cluster_that_is_too_small_is_named_with_what_it_lacks(cluster):
+    settings = RolloutSettings(replicas=3, cpus_per_replica=2, resources={"rollout": 1})
+    with pytest.raises(ResourceError, match=r"6 CPU \(the cluster has 4\), 3 rollout \(the cluster has 0\)"):
+        Fleet(settings, ModelSettings(name="tiny")).start()
+
+
+def test_what_the_engine_prints_goes_to_the_replicas_log(tiny, cluster, capfd):
+    fleet, _ = tiny
+    fleet.generate(requests("tiny", n=1), seed=0, max_tokens=4)
+    assert "vllm" not in "".join(capfd.readouterr()).lower()
+    assert (cluster / "replica-0.log").stat().st_size > 0
