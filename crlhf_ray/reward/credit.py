@@ -7,8 +7,9 @@ What the correction rate invites, because it is a mean over the lines that are t
 - *one line*: a program of one line wins or loses everything, so its reward has the largest variance.
 
 Comments and blank lines earn nothing, a program without code earns 0, and the sum of the credit is a mean, so length
-by itself pays nothing. Against the first two, `RewardSettings.weakest` mixes in the program's weakest line, which
-padding cannot lift; it is ours, not the paper's, and off by default.
+by itself pays nothing. Against padding, `RewardSettings.weakest` mixes in the program's weakest line, which padding
+cannot lift; it is ours, not the paper's, and off by default. Against stopping early it helps where annotators mark the
+line after which something is missing, as the simulated ones do.
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+"""A round of simulated feedback through the real path: crowd, log, Ray Dataset, aggregation actor."""
+
+import numpy as np
+import pytest
+import ray
+
+from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.feedback.collect import FeedbackSettings, SimulatedFeedback
+from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
+from crlhf_ray.feedback.schema import Item
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    if started:
+        ray.shutdown()
+
+
+def item(name):
+    return Item(name, "p", "def f():", ("", "    x = 1", "    return x"), (1, 2))
+
+
+def pool():
+    return HoneypotPool([Honeypot(item(f"i-honey{n}"), (1, 1 if n % 2 else -1, 1)) for n in range(12)])
+
+
+def work(round):
+    items = [item(f"i-r{round}-{n}") for n in range(4)]
+    return items, {i.item_id: np.array([1, 1, -1]) for i in items}
+
+
+def start(folder, aggregator):
+    settings = FeedbackSettings(first_honeypots=3, honeypots_per_round=1)
+    return SimulatedFeedback(settings, pool(), aggregator, folder / "log", seed=1, rounds=3, wait_seconds=120)
+
+
+def test_a_round_interrupted_and_played_again_changes_nothing(tmp_path):
+    aggregator = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation")
+    feedback = start(tmp_path, aggregator)
+    first = feedback.collect(*work(0), 0)
+    saved = feedback.state()
+    second = feedback.collect(*work(1), 1)
+    digest = ray.get(aggregator.digest.remote())
+    events = len(feedback.log)
+
+    again = start(tmp_path, aggregator)  # after a crash: the last checkpoint knows of round 0 only
+    again.restore(saved)
+    assert again.collect(*work(1), 1).equals(second)
+    assert len(again.log) == events == first.num_rows + second.num_rows + 10 * 2 * (3 + 1)
+    assert ray.get(aggregator.digest.remote()) == digest
+    assert again.state() == feedback.state()
+    ray.kill(aggregator)
+
+
+def test_a_crash_between_the_log_and_the_actor_loses_no_event(tmp_path):
+    aggregator = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation")
+    feedback = start(tmp_path, aggregator)
+    items, truth = work(0)
+    feedback.log.append(feedback.crowd.annotate(items, truth, now=_round_zero(), progress=0.0))  # and here it crashed
+    again = start(tmp_path, aggregator)
+    again.collect(items, truth, 0)
+    consensus = ray.get(aggregator.consensus.remote([i.item_id for i in items]))
+    assert consensus.num_rows == 8
+    assert min(consensus["labels"].to_pylist()) > 0
+    ray.kill(aggregator)
+
+
+def _round_zero():
+    from crlhf_ray.feedback import collect
+
+    return collect._START
