@@ -12,7 +12,8 @@ export UV_FIND_LINKS := $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LI
 else ifeq ($(EXTRA),cpu)
 TORCH := --torch-backend cpu
 endif
-INSTALL = $(UV) pip install --python $(VENV)/bin/python $(TORCH) -r pyproject.toml --editable .
+# Bytecode is compiled once here: every actor is a process, and each would compile torch and vLLM again.
+INSTALL = $(UV) pip install --compile-bytecode --python $(VENV)/bin/python $(TORCH) -r pyproject.toml --editable .
 BASE_STAMP := $(VENV)/.$(EXTRA)
 DEV_STAMP := $(VENV)/.$(EXTRA)-dev
 

@@ -17,7 +17,7 @@ from crlhf_ray.feedback.collect import FeedbackSettings
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.reward.credit import RewardSettings
-from crlhf_ray.rollout.fleet import RolloutSettings
+from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.settings import Settings
 
 

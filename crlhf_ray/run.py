@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 from ray.exceptions import GetTimeoutError
 
 from crlhf_ray.aggregation.actor import Aggregator
@@ -35,7 +37,6 @@ from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.metrics import MetricsLog
-from crlhf_ray.report.run_files import read_jsonl
 from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
 
@@ -137,9 +138,10 @@ class Run:
                 runtime_env={"env_vars": WORKER_ENVIRONMENT},
             )
             self._exit.callback(ray.shutdown)
-        from ray.data import DataContext
-
-        DataContext.get_current().enable_progress_bars = False
+            # Ray's own handler prints a stack trace before Python's: put Python's back in front.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
 
     def _restore(self) -> None:
         checkpoints = self.dir / "checkpoints"
@@ -160,14 +162,14 @@ class Run:
         self._seconds[name] += time.monotonic() - begun
 
     def problems_of_round(self) -> list[Problem]:
-        """The round's problems: a fresh shuffle for each pass over them. Derived from seed and round alone."""
-        count, size = self.config.run.problems_per_round, len(self._train_ids)
-        picked = []
-        for position in range(self.round * count, (self.round + 1) * count):
-            epoch, index = divmod(position, size)
-            order = np.random.default_rng([self.config.run.seed, epoch]).permutation(size)
-            picked.append(self.problems[self._train_ids[order[index]]])
-        return picked
+        """The round's problems: a fresh shuffle for each pass over them. Derived from seed and round alone.
+
+        Problems left over at the end of a pass, too few for a round, wait for the next one.
+        """
+        count = self.config.run.problems_per_round
+        epoch, part = divmod(self.round, max(1, len(self._train_ids) // count))
+        order = np.random.default_rng([self.config.run.seed, epoch]).permutation(len(self._train_ids))
+        return [self.problems[self._train_ids[index]] for index in order[part * count : (part + 1) * count]]
 
     def generate(
         self, problems: Sequence[Problem], *, n: int, tag: str, temperature: float | None = None
@@ -235,7 +237,7 @@ class Run:
         """Before the first round, after the last, and every so many rounds; never twice for the same weights."""
         every, last = self.config.evaluation.every, self.config.run.rounds
         due = self.round in (0, last) or (every > 0 and self.round % every == 0)
-        return due and all(row["round"] != self.round for row in read_jsonl(self.dir / "evaluations.jsonl"))
+        return due and all(row["round"] != self.round for row in self.metrics.evaluations())
 
     def finish_round(
         self,
@@ -272,14 +274,14 @@ class Run:
             ]
         )
         self.metrics.append_reliability(self._reliability())
-        finished, self.round = self.round, self.round + 1
-        if self.round % self.config.run.checkpoint_every == 0 or self.round == self.config.run.rounds:
-            with self.phase("checkpoint"):
-                self._checkpoint()
-        full = {"round": finished, **row, "seconds": dict(self._seconds), "alerts": alerts}
+        full = {"round": self.round, **row, "seconds": dict(self._seconds), "alerts": alerts}
         self._seconds.clear()
         self.metrics.append(full)
         self.display.round_done(full)
+        self.round += 1
+        if self.round % self.config.run.checkpoint_every == 0 or self.round == self.config.run.rounds:
+            with self.phase("checkpoint"):
+                self._checkpoint()
 
     def _checkpoint(self) -> None:
         state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}

@@ -68,7 +68,7 @@ class LearnerSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients as well, 3 weights as well. With one rank
     there is nothing to shard, and 0 is fastest."""
-    cpus_per_rank: float = Field(default=1.0, ge=0)
+    cpus_per_rank: float = Field(default=0.5, ge=0)
     """Ray CPUs reserved a rank. Rollouts and learning take turns, so on one machine both may count on all cores."""
     gpus_per_rank: float = Field(default=0.0, ge=0)
     """Ray GPUs reserved a rank; above 0 means NCCL and the GPU. Never run on a GPU by us."""
