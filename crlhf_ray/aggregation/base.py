@@ -30,7 +30,7 @@ class Estimator(ABC):
     Learnt: labels_ (Series by task), probas_ (DataFrame by task, one column a class), classes_.
     """
 
-    classes_: Classes | None
+    classes_: tuple[Hashable, ...] | None
 
     @abstractmethod
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
@@ -57,10 +57,10 @@ class Estimator(ABC):
     @property
     def labels_(self) -> pd.Series:
         """The most probable class of every task seen; the positive one where both are equally so."""
-        assert self.classes_ is not None
-        negative, positive = self.classes_
-        up = self.probas_[positive].to_numpy() >= 0.5
-        return pd.Series(np.array([negative, positive])[up.astype(int)], self.probas_.index, name="agg_label")
+        probas = self.probas_
+        # argmax takes the first of equals: look from the last class, the positive one of two.
+        best = len(probas.columns) - 1 - np.argmax(probas.to_numpy()[:, ::-1], axis=1)
+        return pd.Series(probas.columns.to_numpy()[best], probas.index, name="agg_label")
 
     def fit_predict(self, data: Table, true_labels: Gold | None = None) -> pd.Series:
         """`fit`, then ``labels_``."""
@@ -80,6 +80,8 @@ class StreamingEstimator(Estimator):
 
     @abstractmethod
     def _new_state(self) -> CrowdState: ...
+
+    classes_: Classes | None
 
     def _reset(self) -> None:
         self.classes_ = self.classes
@@ -103,8 +105,6 @@ class StreamingEstimator(Estimator):
 
     def _read(self, data: Table, true_labels: Gold | None) -> tuple[Votes, tuple[np.ndarray, np.ndarray]]:
         votes, self.classes_ = read_votes(data, self.task_book_, self.worker_book_, self.classes_)
-        if true_labels is None or not len(true_labels):
-            return votes, (np.empty(0, np.int64), np.empty(0, np.int8))
         codes, truth = read_gold(true_labels, self.task_book_, self.classes_)
         known = self.state_.task_gold[codes[codes < self.state_.n_tasks]]
         clash = (known != 0) & (known != truth[codes < self.state_.n_tasks])
@@ -143,15 +143,13 @@ class StreamingEstimator(Estimator):
 
     def save(self, path: str | Path) -> None:
         """Write the parameters and everything learnt to one .npz file. Names must be all strings or all integers."""
-        names = [p for p in inspect.signature(type(self).__init__).parameters if p != "self"]
-        about: dict[str, Any] = {"estimator": type(self).__name__, "settings": {n: getattr(self, n) for n in names}}
-        about["classes_"] = self.classes_
+        about = {"estimator": type(self).__name__, "settings": settings_of(self), "classes_": self.classes_}
         with Path(path).open("wb") as file:
             np.savez(
                 file,
                 about=np.array(json.dumps(about)),
-                tasks=_names_array(self.task_book_.names),
-                workers=_names_array(self.worker_book_.names),
+                tasks=names_array(self.task_book_.names),
+                workers=names_array(self.worker_book_.names),
                 **self.state_.to_arrays(),  # type: ignore[arg-type]
             )
 
@@ -185,7 +183,13 @@ def reliability_columns(state: CrowdState, workers: np.ndarray) -> dict[str, np.
     return columns | {"labels": state.worker_labels[workers], "gold_labels": state.worker_gold[workers]}
 
 
-def _names_array(names: list[Hashable]) -> np.ndarray:
+def settings_of(estimator: Estimator) -> dict[str, Any]:
+    """The constructor's arguments that made this estimator."""
+    return {n: getattr(estimator, n) for n in inspect.signature(type(estimator).__init__).parameters if n != "self"}
+
+
+def names_array(names: list[Hashable]) -> np.ndarray:
+    """Names as one array that `np.savez` takes. Raises `DataError` unless all are strings or all integers."""
     kinds = {type(name) for name in names}
     if kinds <= {int} or kinds <= {str}:
         return np.array(names, dtype=np.int64 if kinds == {int} else np.str_)

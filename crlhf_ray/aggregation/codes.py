@@ -137,10 +137,7 @@ def infer_classes(labels: Sequence[Hashable]) -> Classes:
 
 def signs(labels: Any, classes: Classes | None) -> tuple[np.ndarray, Classes]:
     """``(int8 array of +1, -1, 0, classes)``. Null is 0 (abstained); so is 0 when the classes are -1 and +1."""
-    if isinstance(labels, (pa.Array, pa.ChunkedArray)):
-        labels = labels.to_pandas()
-    local, names = pd.factorize(np.asarray(labels), use_na_sentinel=True)
-    names = names.tolist()
+    local, names = class_codes(labels)
     negative, positive = classes or infer_classes(names)
     value = np.zeros(len(names) + 1, np.int8)
     for i, name in enumerate(names):
@@ -158,6 +155,14 @@ def signs(labels: Any, classes: Classes | None) -> tuple[np.ndarray, Classes]:
     return value[local], (negative, positive)
 
 
+def class_codes(labels: Any) -> tuple[np.ndarray, list[Hashable]]:
+    """``(codes, distinct labels)``; a null, that is an abstention, has code -1."""
+    if isinstance(labels, (pa.Array, pa.ChunkedArray)):
+        labels = labels.to_pandas()
+    local, names = pd.factorize(np.asarray(labels), use_na_sentinel=True)
+    return local, names.tolist()
+
+
 def read_votes(
     table: Table, tasks: Codebook, workers: Codebook, classes: Classes | None = None
 ) -> tuple[Votes, Classes]:
@@ -166,12 +171,17 @@ def read_votes(
     Raises `DataError` for a missing column or value, a label outside the classes, a weight outside [0, 1], and for
     two votes of one worker on one task without a ``time`` that says which of them stands.
     """
-    task_values, worker_values = column(table, "task"), column(table, "worker")
     label, found = signs(column(table, "label"), classes)
+    rows, weight, time = coded_rows(table, tasks, workers)
+    return Votes(rows[:, 0], rows[:, 1], label, weight, time), found
+
+
+def coded_rows(table: Table, tasks: Codebook, workers: Codebook) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``(task and worker codes [n, 2], weight, time)`` of a long table; raises as `read_votes` does."""
+    task_values, worker_values = column(table, "task"), column(table, "worker")
     for values, name in ((task_values, "task"), (worker_values, "worker")):
         refuse_nulls(values, name)
-    task, worker = tasks.encode(task_values), workers.encode(worker_values)
-    weight = np.ones(len(task))
+    weight = np.ones(len(task_values))
     if has_column(table, "weight"):
         weight = np.asarray(column(table, "weight"), dtype=np.float64)
         bad = ~((weight >= 0) & (weight <= 1))
@@ -182,20 +192,23 @@ def read_votes(
         refuse_nulls(column(table, "time"), "time")
         time = np.asarray(column(table, "time"))
         time = time.astype("datetime64[us]").astype(np.int64) if time.dtype.kind in "MOU" else time.astype(np.int64)
+        task, worker = tasks.encode(task_values), workers.encode(worker_values)
     else:
-        time = np.zeros(len(task), np.int64)
+        time = np.zeros(len(task_values), np.int64)
+        task, worker = tasks.encode(task_values), workers.encode(worker_values)
         key = task * len(workers) + worker
-        order = np.argsort(key, kind="stable")
-        repeated = np.flatnonzero(key[order][1:] == key[order][:-1])
-        if len(repeated):
-            first, second = order[repeated[0]], order[repeated[0] + 1]
+        ordered = np.sort(key)
+        if (ordered[1:] == ordered[:-1]).any():
+            order = np.argsort(key, kind="stable")
+            at = int(np.argmax(key[order][1:] == key[order][:-1]))
+            first, second = order[at], order[at + 1]
             raise DataError(
                 f"worker {workers.names[worker[second]]!r} already labelled task {tasks.names[task[second]]!r} in row "
                 f"{first}; drop one, or give a 'time' column, by which the later vote supersedes",
                 row=int(second),
                 field="worker",
             )
-    return Votes(task, worker, label, weight, time), found
+    return np.column_stack([task, worker]), weight, time
 
 
 def read_gold(gold: Any, tasks: Codebook, classes: Classes | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -203,16 +216,40 @@ def read_gold(gold: Any, tasks: Codebook, classes: Classes | None = None) -> tup
 
     Raises `DataError` where a task has two different truths, or a truth is missing.
     """
-    if isinstance(gold, pd.Series):
-        task_values, label_values = gold.index.to_numpy(), gold.to_numpy()
-    else:
-        task_values, label_values = column(gold, "task"), column(gold, "label")
-    refuse_nulls(task_values, "task")
-    refuse_nulls(label_values, "label")
-    truth, _ = signs(label_values, classes)
+    if gold is None or not len(gold):
+        return np.empty(0, np.int64), np.empty(0, np.int8)
+    values, labels = _gold_columns(gold)
+    truth, _ = signs(labels, classes)
     if (truth == 0).any():
         raise DataError("gold must be sure", row=int(np.argmax(truth == 0)), field="label")
-    codes = tasks.encode(task_values)
+    return _consistent(tasks.encode(values), truth, tasks), truth
+
+
+def read_truth(gold: Any, tasks: Codebook, classes: tuple[Hashable, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """As `read_gold`, for any number of classes: truths are positions in ``classes``."""
+    if gold is None or not len(gold):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    values, labels = _gold_columns(gold)
+    local, names = class_codes(labels)
+    place = {name: i for i, name in enumerate(classes)}
+    for i, name in enumerate(names):
+        if name not in place:
+            raise DataError(f"{name!r} is none of the classes {classes}", row=int(np.argmax(local == i)), field="label")
+    truth = np.array([place[name] for name in names], np.int64)[local]
+    return _consistent(tasks.encode(values), truth, tasks), truth
+
+
+def _gold_columns(gold: Any) -> tuple[Any, Any]:
+    if isinstance(gold, pd.Series):
+        values, labels = gold.index.to_numpy(), gold.to_numpy()
+    else:
+        values, labels = column(gold, "task"), column(gold, "label")
+    refuse_nulls(values, "task")
+    refuse_nulls(labels, "label")
+    return values, labels
+
+
+def _consistent(codes: np.ndarray, truth: np.ndarray, tasks: Codebook) -> np.ndarray:
     order = np.argsort(codes, kind="stable")
     clash = (codes[order][1:] == codes[order][:-1]) & (truth[order][1:] != truth[order][:-1])
     if clash.any():
@@ -223,4 +260,4 @@ def read_gold(gold: Any, tasks: Codebook, classes: Classes | None = None) -> tup
             row=int(order[first + 1]),
             field="label",
         )
-    return codes, truth.astype(np.int8)
+    return codes

@@ -1,0 +1,123 @@
+"""Dawid and Skene's confusion matrices by batch EM, for two classes or more; the EM that other estimators share."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from scipy.special import log_softmax, softmax
+from scipy.stats import beta as beta_distribution
+
+from crlhf_ray.aggregation.held import HeldVotesEstimator
+
+
+class DawidSkene(HeldVotesEstimator):
+    """EM to convergence over one confusion matrix an annotator (Dawid and Skene 1979, doi:10.2307/2346806).
+
+    ``P(z=k | v) ~ pi_k prod_i P_i(v_i | k)`` and ``P_i(l | k) ~ smoothing + sum_j P(z_j=k) [v_ij = l]``, from the
+    majority vote; gold tasks are clamped. Each iteration is two products with one sparse matrix of votes.
+    Assumes independent errors given the truth and enough labels for each annotator: with few, the rates overfit
+    (`Hierarchical` shrinks them). A majority that colludes flips every label, gold or no gold.
+
+    smoothing: labels added to each cell of a confusion matrix. classes: for two, ``(negative, positive)``; for more,
+    in the order of the columns wanted. Learnt: priors_ [K], errors_ [n workers, K votes, K truths], n_iter_.
+
+    >>> votes = pd.DataFrame({"task": [1, 1, 1, 2, 2], "worker": list("abcab"), "label": ["x", "x", "y", "z", "z"]})
+    >>> DawidSkene().fit_predict(votes).tolist()
+    ['x', 'z']
+    """
+
+    def __init__(
+        self,
+        n_iter: int = 100,
+        tol: float = 1e-5,
+        smoothing: float = 0.01,
+        *,
+        classes: tuple[Hashable, ...] | None = None,
+    ):
+        self.n_iter, self.tol, self.smoothing = n_iter, tol, smoothing
+        super().__init__(classes)
+
+    def _run(self) -> None:
+        assert self.classes_ is not None
+        k, n_tasks, n_workers = len(self.classes_), len(self.task_book_), len(self.worker_book_)
+        cast = self._rows[:, 2] >= 0
+        task, worker, label = self._rows[cast].T
+        # Votes in a canonical order, so that sums, and with them every answer, don't depend on the order of rows.
+        self._votes = csr_array((self._weight[cast], (task, worker * k + label)), shape=(n_tasks, n_workers * k))
+        self._votes_t = self._votes.T.tocsr()
+        posterior = self._start()
+        self.n_iter_ = 0
+        while self.n_iter_ < self.n_iter:
+            self.n_iter_ += 1
+            self._m_step(posterior)
+            self.log_posterior_ = self._e_step()
+            new = self._clamp(softmax(self.log_posterior_, axis=1))
+            change = np.abs(new - posterior).max(initial=0.0)
+            posterior = new
+            if change < self.tol and self.n_iter_ > 1:
+                break
+        self._posterior = posterior
+
+    def _clamp(self, posterior: np.ndarray) -> np.ndarray:
+        known = np.flatnonzero(self._gold >= 0)
+        posterior[known] = 0.0
+        posterior[known, self._gold[known]] = 1.0
+        return posterior
+
+    def _start(self) -> np.ndarray:
+        """The weighted shares of votes; even where nobody voted."""
+        k = self._n_classes
+        shares = np.stack([np.asarray(self._votes[:, c::k].sum(axis=1)).ravel() for c in range(k)], axis=1)
+        total = shares.sum(axis=1, keepdims=True)
+        return self._clamp(np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / k))
+
+    def _m_step(self, posterior: np.ndarray) -> None:
+        k = self._n_classes
+        self.counts_ = (self._votes_t @ posterior).reshape(-1, k, k)  # worker, vote, truth
+        self.errors_ = self.counts_ + self.smoothing
+        self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
+        self.priors_ = (posterior.sum(axis=0) + 1.0) / (len(posterior) + k)
+
+    def _e_step(self) -> np.ndarray:
+        """Log of the unnormalised posteriors [n tasks, K]."""
+        k = self._n_classes
+        return np.log(self.priors_) + self._votes @ np.log(self.errors_).reshape(-1, k)
+
+    # -- answering -----------------------------------------------------------------------------------------------
+
+    def posterior(self, tasks: Iterable[Hashable]) -> pd.DataFrame:
+        """P(class) of these tasks; a task never seen has the learnt class shares."""
+        names = list(tasks)
+        codes = self.task_book_.encode(names, grow=False) if names else np.empty(0, np.int64)
+        p = np.tile(self.priors_, (len(names), 1))
+        p[codes >= 0] = self._posterior[codes[codes >= 0]]
+        return pd.DataFrame(p, index=pd.Index(names, name="task"), columns=list(self.classes_ or ()))
+
+    def free_log_odds(self, tasks: Iterable[Hashable]) -> np.ndarray:
+        """Log-odds of the positive class of two, by the votes alone: gold tasks are not clamped."""
+        codes = self.task_book_.encode(list(tasks), grow=False)
+        log_p = log_softmax(self.log_posterior_[codes], axis=1)
+        return log_p[:, 1] - log_p[:, 0]
+
+    def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
+        """P(vote = truth | truth) by worker with 95% credible intervals: sensitivity (positive class) and specificity
+        (negative class) for two classes, ``recall_<class>`` for more; and how many labels stand behind them."""
+        names, codes = self._known_workers(workers)
+        assert self.classes_ is not None
+        two = ("specificity", "sensitivity")
+        titles = two if self._n_classes == 2 else tuple(f"recall_{c}" for c in self.classes_)
+        columns: dict[str, np.ndarray] = {}
+        for c in reversed(range(self._n_classes)):
+            shape = self._dirichlet(c)[codes]
+            right, rest = shape[:, c], shape.sum(axis=1) - shape[:, c]
+            columns[titles[c]] = right / (right + rest)
+            columns[f"{titles[c]}_low"] = beta_distribution.ppf(0.025, right, rest)
+            columns[f"{titles[c]}_high"] = beta_distribution.ppf(0.975, right, rest)
+        return pd.DataFrame(columns | self._label_counts(codes), index=pd.Index(names, name="worker"))
+
+    def _dirichlet(self, truth: int) -> np.ndarray:
+        """Dirichlet parameters [n workers, K votes] of the answers given to tasks of one class."""
+        return self.counts_[:, :, truth] + max(self.smoothing, 1e-6)
