@@ -7,7 +7,7 @@ padding. An answer's last token predicts nothing and is left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -144,8 +144,11 @@ def _rows(batch: Sequence[Experience], trees: list[list[int]], ranks: int, budge
     limit = min(budget, ceil(sum(map(tokens, trees)) / ranks))
     pieces: list[list[int]] = []
     for tree in trees:
-        parts = min(len(tree), ceil(tokens(tree) / limit))
-        pieces += [list(part) for part in np.array_split(tree, parts)] if parts > 1 else [tree]
+        pieces.append([])
+        for index in tree:
+            if pieces[-1] and tokens([*pieces[-1], index]) > limit:
+                pieces.append([])
+            pieces[-1].append(index)
     pieces.sort(key=tokens, reverse=True)
 
     of_rank: list[list[list[int]]] = [[] for _ in range(ranks)]
@@ -156,7 +159,7 @@ def _rows(batch: Sequence[Experience], trees: list[list[int]], ranks: int, budge
     return [[pack(batch, row) for row in own] + [IDLE] * (longest - len(own)) for own in rows]
 
 
-def _fill(pieces: list[list[int]], tokens, budget: int) -> list[list[list[int]]]:  # type: ignore[no-untyped-def]
+def _fill(pieces: list[list[int]], tokens: Callable[[Sequence[int]], int], budget: int) -> list[list[list[int]]]:
     """First-fit decreasing."""
     rows: list[list[list[int]]] = []
     for piece in pieces:
