@@ -202,6 +202,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, deadline: float | None = None):
         self.sock, self.deadline = sock, deadline
+        self._received = b""
 
     def _arm(self) -> None:
         if self.deadline is not None:
@@ -212,7 +213,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Raises ValueError where the message is too long, OSError where nobody listens, TimeoutError."""
-        body = json.dumps(message, separators=(",", ":"), check_circular=False).encode("ascii")
+        body = _to_json(message).encode("ascii")
         if len(body) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(body)} bytes, more than {MAX_MESSAGE}")
         self._arm()
@@ -224,20 +225,26 @@ class Channel:
         if size > MAX_MESSAGE:
             raise ProtocolError(f"announced a message of {size} bytes, more than {MAX_MESSAGE}")
         try:
-            return json.loads(self._exactly(size))
+            return _from_json(self._exactly(size).decode("ascii"))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"not JSON: {error}"[:200]) from None
 
     def _exactly(self, size: int) -> bytes:
-        parts, left = [], size
-        while left:
+        parts, have = [self._received], len(self._received)
+        while have < size:
             self._arm()
             try:
-                part = self.sock.recv(min(left, 1 << 20))
+                part = self.sock.recv(max(65536, min(size - have, 1 << 20)))
             except ConnectionError:
                 part = b""
             if not part:
                 raise EOFError
             parts.append(part)
-            left -= len(part)
-        return b"".join(parts)
+            have += len(part)
+        data = b"".join(parts)
+        self._received = data[size:]
+        return data[:size]
+
+
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_from_json = json.JSONDecoder().decode

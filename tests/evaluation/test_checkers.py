@@ -1,0 +1,244 @@
+"""The kinds of check, on the program's side of the jail and on ours."""
+
+import pytest
+
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
+from crlhf_ray.problems.checkers import Case, free_names, same, visible
+from crlhf_ray.problems.problem import Problem
+
+from .samples import DOUBLE, asserted, called, script
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with Judge(JudgeSettings(limits=Limits(cpu_seconds=2, wall_seconds=10))) as judge:
+        yield judge
+
+
+def status(judge: Judge, problem: Problem, program: str) -> str:
+    return judge.check([(problem, program)])[0].status
+
+
+@pytest.mark.parametrize(
+    "body, test",
+    [
+        ("return (1, 2.5, 'x', None, True)", "assert f() == (1, 2.5, 'x', None, True)"),
+        ("return {1: [2, {3}]}", "assert f() == {1: [2, {3}]} and type(f()[1][1]) is set"),
+        ("return 2 ** 900", "assert f() == 2 ** 900"),
+        ("return b'\\x00\\xff'", "assert f() == bytes([0, 255])"),
+        ("return 3 + 4j", "assert abs(f()) == 5"),
+        ("return float('nan')", "assert f() != f()"),
+        ("return '\\ud800 é'", "assert f() == '\\ud800 é'"),
+        ("import collections; return collections.Counter('aab')", "assert f() == {'a': 2, 'b': 1}"),
+        ("import collections; return collections.namedtuple('P', 'x y')(1, 2)", "assert f() == (1, 2)"),
+        (
+            "import fractions; return fractions.Fraction(1, 3)",
+            "from fractions import Fraction\nassert f() == Fraction(1, 3)",
+        ),
+        ("import datetime; return datetime.date(2024, 2, 29)", "assert f().day == 29"),
+        ("return (i * i for i in range(1000))", "assert sum(f()) == 332833500"),
+        ("return map(str, [1, 2])", "assert list(f()) == ['1', '2']"),
+        ("return range(3)", "assert f() == range(3)"),
+        ("return lambda x: x + 1", "assert f()(2) == 3"),
+        ("raise KeyError('k')", "try: f()\nexcept KeyError: pass\nelse: raise AssertionError"),
+        (
+            "class Own(ValueError): pass\n    raise Own('k')",
+            "try: f()\nexcept ValueError: pass\nelse: raise AssertionError",
+        ),
+    ],
+)
+def test_answers_arrive_as_the_values_they_are(judge, body, test):
+    program = f"\ndef f():\n    {body}\n"
+    assert status(judge, asserted(test), program) == "passed"
+
+
+def test_changed_arguments_are_seen_by_the_test(judge):
+    problem = asserted("xs = [3, 1, 2]\nys = xs\nassert f(xs) is None\nassert ys == [1, 2, 3]")
+    assert status(judge, problem, "\ndef f(xs): xs.sort()\n") == "passed"
+    assert status(judge, problem, "\ndef f(xs): xs = sorted(xs)\n") == "wrong"
+
+
+def test_nested_arguments_keep_their_identity(judge):
+    problem = asserted(
+        "inner = [1]\nouter = {'k': inner, 'gone': 0}\nf(outer)\nassert inner == [1, 2]\nassert outer == {'k': [1, 2]}"
+    )
+    assert status(judge, problem, "\ndef f(d):\n    d['k'].append(2)\n    del d['gone']\n") == "passed"
+
+
+def test_objects_of_the_program_can_be_made_used_and_handed_back(judge):
+    problem = asserted(
+        "root = Node(1)\nroot.left = Node(2)\nroot.left.right = Node(3)\nassert f(root) == 3\nassert root.left.value == 2"
+    )
+    program = (
+        "\nclass Node:\n    def __init__(self, value): self.value, self.left, self.right = value, None, None\n"
+        "def f(n): return 0 if n is None else 1 + max(f(n.left), f(n.right))\n"
+    )
+    assert status(judge, problem, program) == "passed"
+
+
+def test_objects_equal_only_themselves(judge):
+    problem = asserted("a = make()\nassert a == a and f(a) is a and a != make()")
+    program = "\nclass Any:\n    def __eq__(self, other): return True\ndef make(): return Any()\ndef f(x): return x\n"
+    assert status(judge, problem, program) == "passed"
+
+
+def test_helpers_of_the_prompt_are_the_prompts_own(judge):
+    problem = asserted(
+        "assert shift(f('abc')) == 'abc'",
+        prompt='def shift(s):\n    return s[::-1]\n\ndef f(s):\n    """Undo shift."""',
+        entry="f",
+    )
+    assert status(judge, problem, "\n    return s[::-1]\n") == "passed"
+    assert status(judge, problem, "\n    return s\n\ndef shift(s): return 'abc'\n") == "wrong"
+
+
+def test_each_program_starts_in_a_fresh_interpreter(judge):
+    poison = "\nimport math\nmath.pi = 3\ndef f(): return math.pi\n"
+    honest = "\nimport math\ndef f(): return math.pi\n"
+    problem = asserted("assert f() > 3.14")
+    assert [status(judge, problem, program) for program in (poison, honest, poison, honest)] == ["wrong", "passed"] * 2
+
+
+def test_a_problem_without_tests_is_nobodys_pass(judge):
+    for problem in (asserted(), called(), script()):
+        assert status(judge, problem, "\ndef f(): return 1\n") == "infra_error"
+
+
+def test_a_test_that_cannot_run_here_is_not_the_programs_fault(judge):
+    assert (
+        status(judge, asserted("import not_installed_anywhere\nassert f()"), "\ndef f(): return 1\n") == "infra_error"
+    )
+
+
+def test_memory_is_told_apart_from_other_errors(judge):
+    assert status(judge, asserted("assert f() == 0"), "\ndef f(): return len(bytearray(1 << 34))\n") == "out_of_memory"
+
+
+def test_what_was_printed_is_kept_and_capped(judge):
+    (verdict,) = judge.check(
+        [
+            (
+                asserted("assert f() == 1"),
+                "\nimport sys\ndef f():\n    print('héllo'); print('err', file=sys.stderr); return 1\n",
+            )
+        ]
+    )
+    assert verdict.output == "héllo\nerr\n"
+    (verdict,) = judge.check([(asserted("assert f() == 1"), "\ndef f():\n    print('x' * 100000); return 1\n")])
+    assert verdict.passed
+    assert len(verdict.output) == 16 << 10
+
+
+def test_the_failing_test_is_named(judge):
+    (verdict,) = judge.check([(DOUBLE, "\n    return x * 2 if x == 2 else None\n")])
+    assert (verdict.status, verdict.failing_test) == ("wrong", 1)
+
+
+def test_packages_can_be_imported_only_where_the_problem_allows(judge):
+    program = "\nimport numpy as np\ndef f(): return np.arange(3) * 2.0\n"
+    test = "assert f().tolist() == [0.0, 2.0, 4.0]"
+    assert status(judge, asserted(test), program) == "error"
+    assert status(judge, asserted(test, packages=("numpy",)), program) == "passed"
+
+
+def test_numpy_answers_compare_as_arrays(judge):
+    program = "\nimport numpy as np\ndef f(x):\n    x += 1\n    return x.sum(), x > 2\n"
+    test = (
+        "import numpy as np\na = np.array([1, 2])\ns, m = f(a)\nassert s == 5 and m.dtype == bool and list(a) == [2, 3]"
+    )
+    assert status(judge, asserted(test, packages=("numpy",)), program) == "passed"
+
+
+@pytest.mark.parametrize(
+    "program, wanted",
+    [
+        ("\ndef f(x): return x + 1\n", "passed"),
+        ("\ndef f(x): return x\n", "wrong"),
+        ("\ndef f(x): return [1, 2]\n", "wrong"),
+        ("\ndef f(x): raise ValueError('no')\n", "error"),
+        ("\nf = 3\n", "wrong"),
+        ("\ng = 3\n", "wrong"),
+    ],
+)
+def test_lists_of_calls(judge, program, wanted):
+    problem = called(*(Case((i,), i + 1) for i in range(200)))
+    assert status(judge, problem, program) == wanted
+
+
+def test_calls_that_change_their_arguments(judge):
+    problem = called(Case(([2, 1],), None, ([1, 2],)), Case(([5],), None, ([5],)))
+    assert status(judge, problem, "\ndef f(xs): xs.sort()\n") == "passed"
+    assert status(judge, problem, "\ndef f(xs): pass\n") == "wrong"
+
+
+@pytest.mark.parametrize(
+    "answer, expected, tolerance, equal",
+    [
+        (1.0000000001, 1.0, None, True),
+        (1.0001, 1.0, None, False),
+        (2, 3, None, False),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], None, False),
+        ([1.0, 2.0, 3.0], [1.0, 2.0], None, False),
+        ([1.0, 2.00000001], [1.0, 2.0], None, True),
+        ((1.0, 2.00000001), [1.0, 2.0], None, False),
+        ([], [1.0], None, False),
+        ([1.004, {"a": 2}], [1.0, {"a": 2.004}], 0.01, True),
+        ([1.04, {"a": 2}], [1.0, {"a": 2}], 0.01, False),
+        (float("nan"), 1.0, 0.5, False),
+        (float("inf"), 1.0, 0.5, False),
+        ("1.0", 1.0, 0.5, False),
+        (None, 0.0, 0.5, False),
+    ],
+)
+def test_equality_within_a_tolerance(answer, expected, tolerance, equal):
+    assert same(answer, expected, tolerance) is equal
+
+
+def test_a_tolerance_holds_for_its_own_checker_only(judge):
+    loose, strict = called(Case((), 1.0), tolerance=0.5), called(Case((), 7))
+    program = "\ndef f(): return 1.2\n"
+    assert status(judge, loose, program) == "passed"
+    assert status(judge, strict, "\ndef f(): return 7.2\n") == "wrong"
+
+
+@pytest.mark.parametrize(
+    "program, wanted",
+    [
+        ("a, b = map(int, input().split())\nprint(a + b)\n", "passed"),
+        (
+            "import sys\na, b = map(int, sys.stdin.read().split())\nsys.stdout.write(f'{a + b}  \\n\\n')\nsys.exit(0)\n",
+            "passed",
+        ),
+        (
+            "import os\na, b = map(int, os.read(0, 99).split())\nos.write(1, str(a + b).encode())\nos._exit(0)\n",
+            "passed",
+        ),
+        ("if __name__ == '__main__':\n    print(sum(map(int, input().split())))\n", "passed"),
+        ("import sys\nsys.exit(0)\n", "wrong"),
+        ("print(3)\n", "wrong"),
+        ("a, b = map(int, input().split())\nprint(a + b)\nraise ValueError\n", "wrong"),
+        ("a, b = map(int, input().split())\nprint(a + b, a)\n", "wrong"),
+        ("while True: pass\n", "timeout"),
+        ("print('x' * (1 << 33))\n", "out_of_memory"),
+    ],
+)
+def test_scripts(judge, program, wanted):
+    assert status(judge, script(("1 2\n", "3\n"), ("10 -4\n", "6\n")), "\n" + program) == wanted
+
+
+def test_scripts_within_a_tolerance(judge):
+    problem = script(("", "area 3.14159"), tolerance=1e-3)
+    assert status(judge, problem, "\nprint('area', 3.1416)\n") == "passed"
+    assert status(judge, problem, "\nprint('area', 3.2)\n") == "wrong"
+    assert status(judge, problem, "\nprint('Area', 3.14159)\n") == "wrong"
+
+
+def test_a_prompt_that_tells_the_tests_is_not_shown_to_the_program():
+    problem = asserted("assert f() == 1", prompt='"""Do it.\nassert f() == 1"""')
+    assert visible(problem, problem.program("\ndef f(): pass\n")) == "\n\ndef f(): pass\n"
+    assert visible(DOUBLE, DOUBLE.program("\n    pass\n")) == DOUBLE.program("\n    pass\n")
+
+
+def test_free_names_are_those_that_only_the_program_can_define():
+    source = "import math as m\nroot = Node(1)\nassert [g(x) for x in root] == sorted(m.pi)\ndef h(a): return a + k"
+    assert free_names(source, frozenset({"k"})) == {"Node", "g"}

@@ -1,0 +1,173 @@
+"""Slots are lost and replaced; results are not lost."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from crlhf_ray.errors import EngineError
+from crlhf_ray.evaluation import cgroups, jail
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
+
+from .samples import DOUBLE, RIGHT, WRONG
+
+SLOW = "\n    import time; time.sleep(0.02)\n    return 2 * x\n"
+
+
+def below(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(pid for child in children for pid in below(int(child)))]
+
+
+def killing(judge: Judge, pick, stop: threading.Event) -> threading.Thread:
+    """Kills something of the judge's slots with SIGKILL, again and again, until told to stop."""
+
+    def run() -> None:
+        while not stop.wait(0.4):
+            try:
+                os.kill(pick(judge), signal.SIGKILL)
+            except (ProcessLookupError, FileNotFoundError, IndexError):
+                continue
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        pytest.param(lambda judge: judge._slots[0].process.pid, id="the verifier"),
+        pytest.param(lambda judge: below(judge._slots[0].process.pid)[1], id="the jail"),
+        pytest.param(lambda judge: below(judge._slots[0].process.pid)[3], id="the zygote"),
+    ],
+)
+def test_a_slot_killed_in_the_middle_of_a_batch_loses_no_result(pick):
+    completions = [SLOW, WRONG, RIGHT] * 40
+    stop = threading.Event()
+    with Judge(JudgeSettings(slots=2, attempts=20)) as judge:
+        thread = killing(judge, pick, stop)
+        try:
+            verdicts = judge.check([(DOUBLE, completion) for completion in completions])
+        finally:
+            stop.set()
+            thread.join()
+    assert [verdict.passed for verdict in verdicts] == [completion != WRONG for completion in completions]
+
+
+def test_a_slot_that_is_always_lost_is_an_infrastructure_error_and_not_a_failure(monkeypatch):
+    from crlhf_ray.evaluation.slot import Slot
+
+    def lost(*arguments, **named):
+        raise jail.SlotLost("gone")
+
+    monkeypatch.setattr(jail.Jail, "spawn", lost)
+    slot = Slot(JudgeSettings(attempts=2))
+    verdict = slot.check(DOUBLE, RIGHT)
+    slot.close()
+    assert verdict.status == "infra_error"
+    assert "lost 2 times" in verdict.detail
+
+
+def test_closing_leaves_no_process_group_or_folder():
+    judge = Judge(JudgeSettings(slots=2))
+    judge.check([(DOUBLE, RIGHT)] * 4)
+    pids = [pid for slot in judge._slots for pid in below(slot.process.pid)]
+    groups = [group for slot in judge._slots for group in slot.groups]
+    judge.close()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(group.exists() for group in groups)
+
+
+def test_when_the_judges_process_dies_its_slots_end_too():
+    import subprocess
+    import sys
+
+    code = (
+        "from crlhf_ray.evaluation.judge import Judge, JudgeSettings\n"
+        "import time\n"
+        "judge = Judge(JudgeSettings(slots=1)); print(judge._slots[0].process.pid, flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = below(int(process.stdout.readline()))
+    assert len(pids) >= 4
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_without_bubblewrap_nothing_runs_and_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(EngineError, match=r"bubblewrap.*make sandbox.*isolation: weak"):
+        Judge(JudgeSettings(slots=1))
+
+
+@pytest.mark.parametrize(
+    "said, remedy",
+    [
+        ("create a user namespace: EPERM (Operation not permitted)", "kernel.unprivileged_userns_clone"),
+        ("bwrap: No permissions to create new namespace", "--cap-add SYS_ADMIN"),
+        ("mount /tmp: EPERM (Operation not permitted)", "--security-opt"),
+    ],
+)
+def test_a_refused_permission_is_named_with_its_mend(said, remedy):
+    assert remedy in jail.mend(said)
+
+
+def test_a_forbidden_namespace_fails_closed_and_names_the_permission(monkeypatch, tmp_path):
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(EngineError, match=r"No permissions to create new namespace.*user namespaces are forbidden"):
+        Judge(JudgeSettings(slots=1))
+
+
+def test_weak_isolation_judges_too_and_every_verdict_says_so():
+    with Judge(JudgeSettings(slots=1, isolation="weak", limits=Limits(cpu_seconds=1, wall_seconds=5))) as judge:
+        verdicts = judge.check([(DOUBLE, RIGHT), (DOUBLE, WRONG), (DOUBLE, "\n    while True: pass\n")])
+    assert [verdict.status for verdict in verdicts] == ["passed", "wrong", "timeout"]
+    assert {verdict.isolation for verdict in verdicts} == {"weak"}
+
+
+def test_without_permission_for_control_groups_there_are_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "missing")
+    assert cgroups.create("slot", 1 << 20, 10) == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_user_without_rights_gets_the_same_jail(tmp_path):
+    """The way of a developer's machine: no root, only unprivileged user namespaces."""
+    import subprocess
+    import sys
+
+    code = (
+        "import os, sys\n"
+        "sys.path[:0] = %r\n"
+        "from crlhf_ray.evaluation.jail import Jail\n"
+        "from crlhf_ray.evaluation.check import Check\n"
+        "from crlhf_ray.evaluation.limits import Limits\n"
+        "from tests.evaluation.samples import DOUBLE, RIGHT\n"
+        "jail = Jail()\n"
+        "print(os.geteuid(), Check(jail, Limits()).verdict(DOUBLE, RIGHT).status)\n"
+        "jail.close()\n" % (sys.path,)
+    )
+    home = Path(__file__).parent.parent.parent
+    interpreter = Path(sys.base_prefix) / "bin" / "python3"
+    probe = subprocess.run([interpreter, "-c", "1"], user=65534, capture_output=True, check=False, cwd="/")
+    if probe.returncode != 0:
+        pytest.skip(f"{sys.base_prefix} lies in a home folder that another user may not enter")
+    found = subprocess.run(
+        [sys.executable, "-c", code], user=65534, group=65534, extra_groups=[], cwd=home, capture_output=True, text=True
+    )
+    assert found.stdout.split() == ["65534", "passed"], found.stderr
