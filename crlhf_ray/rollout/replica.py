@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import ray
 
 from crlhf_ray.errors import ConfigError, EngineError
@@ -113,7 +114,7 @@ class Replica:
                     ),
                 )
 
-    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list:
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probs of each token after the first of each sequence, under the weights that the replica holds."""
         with self._fatal("logprobs"):
             return self.engine.logprobs(sequences)

@@ -170,25 +170,35 @@ class Senders:
         """
         failures: dict[str, str] = {}
         count = 0
-        for name, weight in weights:
-            tensor = weight.detach().contiguous()
-            started: list[tuple[str, Any]] = []
-            for replica, sender in list(self._senders.items()):
-                try:
-                    started.append((replica, sender.start_send(count, name, tensor)))
-                except (RuntimeError, TransferError) as error:
-                    failures[replica] = f"failed when {name} was sent to it: {_first_line(error)}"
-                    self._drop(replica)
-            for replica, work in started:
-                try:
-                    self._senders[replica].finish_send(work)
-                except RuntimeError as error:
-                    failures[replica] = f"did not take {name}: {_first_line(error)}"
-                    self._drop(replica)
-            count += 1
+        try:
+            for name, weight in weights:
+                failures |= self._send_one(count, name, weight.detach().contiguous())
+                count += 1
+        except BaseException:
+            for replica in list(self._senders):  # else every replica would wait for its time limit
+                self._drop(replica)
+            raise
         for replica, sender in list(self._senders.items()):
             if count != len(sender.meta):
                 failures[replica] = f"was sent {count} weights, announced were {len(sender.meta)}"
+                self._drop(replica)
+        return failures
+
+    def _send_one(self, index: int, name: str, tensor: torch.Tensor) -> dict[str, str]:
+        """Send one weight to all replicas side by side."""
+        failures: dict[str, str] = {}
+        started: list[tuple[str, Any]] = []
+        for replica, sender in list(self._senders.items()):
+            try:
+                started.append((replica, sender.start_send(index, name, tensor)))
+            except (RuntimeError, TransferError) as error:
+                failures[replica] = f"failed when {name} was sent to it: {_first_line(error)}"
+                self._drop(replica)
+        for replica, work in started:
+            try:
+                self._senders[replica].finish_send(work)
+            except RuntimeError as error:
+                failures[replica] = f"did not take {name}: {_first_line(error)}"
                 self._drop(replica)
         return failures
 

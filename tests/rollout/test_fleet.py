@@ -211,13 +211,21 @@ def test_when_all_replicas_are_gone_new_ones_get_the_learners_weights_before_the
     assert gap(samples, learner, 1.0) < 1e-3
 
 
-def test_a_replica_without_synced_weights_refuses_to_draw(tiny):
-    fleet, _ = tiny
-    fresh = fleet._actor("fresh")
+def test_a_fresh_replica_refuses_to_draw_and_one_whose_learner_never_comes_ends_its_process(cluster):
+    settings = RolloutSettings(kv_cache_gib=0.25, threads=1, transfer_seconds=2.0)
+    fresh = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster)._actor("fresh")
     stream = fresh.generate.options(num_returns="streaming").remote(0, [], temperature=1.0, top_p=1.0, max_tokens=1)
     with pytest.raises(EngineError, match="replica fresh holds no synced weights, wanted is version 0"):
         ray.get(next(stream))
-    ray.kill(fresh)
+    process = ray.get(fresh.pid.remote())
+    ray.get(fresh.open_transfer.remote())
+    with pytest.raises(EngineError, match=r"replica fresh failed in join: the learner did not join within 2 s"):
+        ray.get(fresh.join.remote())
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{process}"):
+            break
+        time.sleep(0.2)
+    assert not os.path.exists(f"/proc/{process}")
 
 
 def test_a_cluster_that_is_too_small_is_named_with_what_it_lacks(cluster):

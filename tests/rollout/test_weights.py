@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Thread
 
+import pytest
 import torch
 
 from crlhf_ray.rollout.weights import REPLICA, GlooPair, Senders, connect_store, listen, read_meta
@@ -106,3 +107,18 @@ def test_without_connections_the_weights_are_still_read_to_the_end():
     read = []
     assert Senders().send((name, read.append(name) or weight) for name, weight in WEIGHTS) == {}
     assert len(read) == 3
+
+
+def test_a_learner_that_fails_while_it_sends_lets_go_of_the_replicas_at_once():
+    receiver = Receiver("0", seconds=60.0)
+    senders = Senders()
+    senders.connect([receiver.spec], meta())
+
+    def weights():
+        yield WEIGHTS[0]
+        raise ValueError("the learner broke")
+
+    with pytest.raises(ValueError, match="the learner broke"):
+        senders.send(weights())
+    receiver.join(20)
+    assert not receiver.is_alive()
