@@ -1,8 +1,8 @@
 """Simulated crowds with something wrong in them, to measure what an estimator withstands.
 
 Every crowd: ``annotators`` people label ``per_task`` random others' share of ``tasks`` tasks, half of them positive;
-honest people have sensitivity and specificity drawn from Beta(12, 4), .75 on average. The first ``gold`` share of
-tasks are honeypots and come first.
+honest people have sensitivity and specificity drawn from Beta(12, 4), .75 on average, which makes majority vote right
+in 86% of cases where a fifth are spammers. The first ``gold`` share of tasks are honeypots and come first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import pandas as pd
 
 from crlhf_ray.errors import ConfigError
 
-DRIFT=(.65,.3,1.)
 KINDS = ("honest", "spam", "colluders", "copycats", "camouflaged", "drift")
 
 
@@ -37,15 +36,15 @@ def simulate(
     *,
     tasks: int = 1000,
     annotators: int = 30,
-    per_task: int = 5,
+    per_task: int = 7,
     gold: float = 0.1,
     positive: float = 0.5,
 ) -> Scenario:
     """One crowd of which ``share`` is bad in the way of ``kind``.
 
     spam: always says 1. colluders: all say the opposite of the truth. camouflaged: know the honeypots and answer them
-    rightly, all else wrongly. copycats: all give one answer, which is thrown by a coin. drift: skills change
-    along the way (a slow sine between LOW and .95, each with a phase of their own); share is ignored.
+    rightly, all else wrongly. copycats: all give one answer, which is thrown by a coin. drift: half of
+    the annotators fall steadily from .95 to .5 and the other half rise; share is ignored.
     """
     if kind not in KINDS:
         raise ConfigError(f"{kind!r} is none of {', '.join(KINDS)}")
@@ -58,8 +57,8 @@ def simulate(
     worker = np.concatenate([rng.choice(annotators, per_task, replace=False) for _ in range(tasks)])
     right = rates[worker, truth[task]]
     if kind == "drift":
-        turn = 2 * np.pi * (1.5 * task / tasks + rng.random(annotators)[worker])
-        right = DRIFT[0] + DRIFT[1] * np.sin(DRIFT[2]*turn)
+        way = task / tasks
+        right = 0.5 + 0.45 * np.where(worker % 2 == 0, way, 1 - way)
     label = np.where(rng.random(len(task)) < right, truth[task], 1 - truth[task])
     is_bad = np.isin(worker, bad)
     if kind == "spam":
