@@ -95,9 +95,6 @@ def jail_command(packages: tuple[str, ...], *, as_root: bool) -> list[str]:
     # The interpreter without any package of its own: test sets may be installed there.
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(sys.base_prefix) / "lib"
-    # bubblewrap would copy the mode of a private home folder on the way to an interpreter inside one.
-    for folder in reversed((library / version).parents[:-1]):
-        bind += ["--perms", "0755", "--dir", str(folder)]
     bind += ["--ro-bind", str(interpreter()), str(interpreter())]
     if sys.base_prefix != "/usr":
         bind += ["--ro-bind", str(library / version), str(library / version)]
@@ -110,6 +107,10 @@ def jail_command(packages: tuple[str, ...], *, as_root: bool) -> list[str]:
         bind += ["--ro-bind", str(path), f"/packages/{path.name}"]
     for device in ("null", "zero", "random", "urandom"):
         bind += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    # bubblewrap makes the folders that lead to a mount for its own user only, and the zygote will be another.
+    targets = [Path(bind[i + 2]) for i, word in enumerate(bind) if word in ("--ro-bind", "--dev-bind")]
+    folders = {folder for target in targets for folder in target.parents[:-1]} - set(targets)
+    ways = [word for folder in sorted(folders) for word in ("--perms", "0755", "--dir", str(folder))]
     # Root keeps the two capabilities with which the zygote changes to an unprivileged user; others never had any.
     privileges = ["--cap-drop", "ALL"]
     privileges += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if as_root else ["--unshare-user"]
@@ -118,6 +119,7 @@ def jail_command(packages: tuple[str, ...], *, as_root: bool) -> list[str]:
         *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
         *privileges,
         *("--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"),
+        *ways,
         *bind,
         *("--ro-bind", str(GUEST), "/guest", "--proc", "/proc", "--tmpfs", "/tmp", "--symlink", "/tmp", "/dev/shm"),
         *("--remount-ro", "/", "--chdir", "/"),
@@ -206,7 +208,9 @@ class Jail:
         try:
             answer = self._hear(START_SECONDS)
         except SlotLost:
-            said = self.read(self.stderr, 2000).strip() or f"the process ended with {self.process.poll()}"
+            said = self.read(self.stderr, 2000).strip()
+            if not said:
+                raise  # it was killed, and not refused
             raise EngineError(f"the sandbox could not start: {said}. {mend(said)}; {WEAK}") from None
         if "ready" not in answer:
             raise EngineError(f"the sandbox could not start: {answer['failed']}. {mend(answer['failed'])}; {WEAK}")

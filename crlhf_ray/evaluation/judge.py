@@ -113,12 +113,9 @@ class Judge:
         self._slots = [_SlotProcess(self.settings) for _ in range(self.settings.slots)]
         self._threads = ThreadPoolExecutor(self.settings.slots, thread_name_prefix="judge")
         try:
-            for slot in self._slots:
-                slot.await_ready()
-        except _Lost:
-            self.close()
-            raise EngineError("a slot of the sandbox ended before it was ready; its error stands above") from None
-        except EngineError:
+            for number in range(len(self._slots)):
+                self._await(number)
+        except BaseException:
             self.close()
             raise
 
@@ -160,17 +157,26 @@ class Judge:
             index, (problem, completion) = job
             verdicts[index] = self._check(number, problem, completion)
 
+    def _await(self, number: int) -> None:
+        """Wait until a slot is ready; replace it where it died on the way."""
+        for _ in range(self.settings.attempts):
+            try:
+                return self._slots[number].await_ready()
+            except _Lost:
+                self._replace(number)
+        raise EngineError(f"a slot of the sandbox ended {self.settings.attempts} times before it was ready")
+
+    def _replace(self, number: int) -> None:
+        self._slots[number].close(kill=True)
+        self._slots[number] = _SlotProcess(self.settings)
+
     def _check(self, number: int, problem: Problem, completion: str) -> Verdict:
         for _ in range(self.settings.attempts):
             try:
                 return self._slots[number].check(problem, completion)
             except _Lost as lost:
-                self._slots[number].close(kill=True)
-                self._slots[number] = _SlotProcess(self.settings)
-                try:
-                    self._slots[number].await_ready()
-                except _Lost:
-                    continue
+                self._replace(number)
+                self._await(number)
                 if lost.hung:
                     return Verdict("timeout", detail="comparing the program's answers did not end")
         return Verdict("infra_error", detail=f"the slot was lost {self.settings.attempts} times")

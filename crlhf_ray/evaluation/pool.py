@@ -173,8 +173,8 @@ def judge_dataset(
 ) -> Dataset:
     """Add verdicts to a dataset of samples (``task_id``, ``completion``), lazily, on an actor pool that scales.
 
-    problems: the problems, or a source that every node can load. ``failing_test`` is -1 where no test failed. Ray Data's
-    own back-pressure bounds what is in flight.
+    problems: the problems, or a source that every node can load. ``failing_test`` is -1 where no test failed. What is
+    in flight is bounded by Ray Data's own back-pressure.
     """
     from ray.data import ActorPoolStrategy
 

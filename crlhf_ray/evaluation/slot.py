@@ -27,7 +27,7 @@ class Slot:
         self.jails: dict[tuple[str, ...], Jail] = {}
 
     def jail(self, packages: tuple[str, ...]) -> Jail:
-        """The jail in which these packages can be imported. Raises EngineError."""
+        """The jail in which these packages can be imported. Raises EngineError, or SlotLost if it died at its start."""
         if packages not in self.jails:
             weak = self.settings.isolation == "weak"
             self.jails[packages] = Jail(packages, weak=weak, cgroups=self.cgroups)
@@ -82,8 +82,8 @@ def main() -> None:
         serve(connection, slot)
     except EngineError as error:
         connection.send(error)
-    except (EOFError, OSError):
-        pass
+    except (EOFError, OSError, SlotLost):
+        pass  # the judge is gone, or will start another slot
     finally:
         slot.close()
 

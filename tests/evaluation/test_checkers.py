@@ -67,7 +67,8 @@ def test_nested_arguments_keep_their_identity(judge):
 
 def test_objects_of_the_program_can_be_made_used_and_handed_back(judge):
     problem = asserted(
-        "root = Node(1)\nroot.left = Node(2)\nroot.left.right = Node(3)\nassert f(root) == 3\nassert root.left.value == 2"
+        "root = Node(1)\nroot.left = Node(2)\nroot.left.right = Node(3)",
+        "assert f(root) == 3\nassert root.left.value == 2",
     )
     program = (
         "\nclass Node:\n    def __init__(self, value): self.value, self.left, self.right = value, None, None\n"
@@ -206,7 +207,7 @@ def test_a_tolerance_holds_for_its_own_checker_only(judge):
     [
         ("a, b = map(int, input().split())\nprint(a + b)\n", "passed"),
         (
-            "import sys\na, b = map(int, sys.stdin.read().split())\nsys.stdout.write(f'{a + b}  \\n\\n')\nsys.exit(0)\n",
+            "import sys\na, b = map(int, sys.stdin.read().split())\nsys.stdout.write(f'{a + b} \\n\\n')\nsys.exit()\n",
             "passed",
         ),
         (

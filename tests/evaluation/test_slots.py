@@ -1,7 +1,11 @@
 """Slots are lost and replaced; results are not lost."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -23,14 +27,14 @@ def below(pid: int) -> list[int]:
 
 
 def killing(judge: Judge, pick, stop: threading.Event) -> threading.Thread:
-    """Kills something of the judge's slots with SIGKILL, again and again, until told to stop."""
+    """Kills something of the judge's slots with SIGKILL, three times or until told to stop."""
 
     def run() -> None:
-        while not stop.wait(0.4):
-            try:
+        for _ in range(3):
+            if stop.wait(1.0):
+                return
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):
                 os.kill(pick(judge), signal.SIGKILL)
-            except (ProcessLookupError, FileNotFoundError, IndexError):
-                continue
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -46,9 +50,9 @@ def killing(judge: Judge, pick, stop: threading.Event) -> threading.Thread:
     ],
 )
 def test_a_slot_killed_in_the_middle_of_a_batch_loses_no_result(pick):
-    completions = [SLOW, WRONG, RIGHT] * 40
+    completions = [SLOW, WRONG, RIGHT] * 30
     stop = threading.Event()
-    with Judge(JudgeSettings(slots=2, attempts=20)) as judge:
+    with Judge(JudgeSettings(slots=2, attempts=5)) as judge:
         thread = killing(judge, pick, stop)
         try:
             verdicts = judge.check([(DOUBLE, completion) for completion in completions])
@@ -86,9 +90,6 @@ def test_closing_leaves_no_process_group_or_folder():
 
 
 def test_when_the_judges_process_dies_its_slots_end_too():
-    import subprocess
-    import sys
-
     code = (
         "from crlhf_ray.evaluation.judge import Judge, JudgeSettings\n"
         "import time\n"
@@ -148,26 +149,26 @@ def test_without_permission_for_control_groups_there_are_none(monkeypatch, tmp_p
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_a_user_without_rights_gets_the_same_jail(tmp_path):
     """The way of a developer's machine: no root, only unprivileged user namespaces."""
-    import subprocess
-    import sys
-
     code = (
-        "import os, sys\n"
-        "sys.path[:0] = %r\n"
+        "import os\n"
         "from crlhf_ray.evaluation.jail import Jail\n"
         "from crlhf_ray.evaluation.check import Check\n"
         "from crlhf_ray.evaluation.limits import Limits\n"
         "from tests.evaluation.samples import DOUBLE, RIGHT\n"
         "jail = Jail()\n"
         "print(os.geteuid(), Check(jail, Limits()).verdict(DOUBLE, RIGHT).status)\n"
-        "jail.close()\n" % (sys.path,)
+        "jail.close()\n"
     )
     home = Path(__file__).parent.parent.parent
-    interpreter = Path(sys.base_prefix) / "bin" / "python3"
-    probe = subprocess.run([interpreter, "-c", "1"], user=65534, capture_output=True, check=False, cwd="/")
-    if probe.returncode != 0:
-        pytest.skip(f"{sys.base_prefix} lies in a home folder that another user may not enter")
-    found = subprocess.run(
-        [sys.executable, "-c", code], user=65534, group=65534, extra_groups=[], cwd=home, capture_output=True, text=True
-    )
+    as_nobody = {"user": 65534, "group": 65534, "extra_groups": [], "capture_output": True, "text": True, "cwd": "/"}
+    for prefix in (sys.base_prefix, "/usr"):
+        interpreter = Path(prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+        with contextlib.suppress(OSError):
+            probe = subprocess.run([interpreter, "-c", f"open({__file__!r})"], **as_nobody)
+            if probe.returncode == 0:
+                break
+    else:
+        pytest.skip(f"{sys.base_prefix} or {home} lies in a home folder that another user may not enter")
+    path = os.pathsep.join([str(home), sysconfig.get_path("purelib")])
+    found = subprocess.run([interpreter, "-c", code], env={**os.environ, "PYTHONPATH": path}, **as_nobody)
     assert found.stdout.split() == ["65534", "passed"], found.stderr

@@ -120,7 +120,7 @@ def decode(data: Any, handle: Callable[[str, Any], Any], depth: int = 0) -> Any:
     if kind is list:
         kinds = set(map(type, data))
         if list not in kinds and dict not in kinds:
-            return data
+            return data.copy()  # what is built may be changed, and the message be looked at again
         return [decode(item, handle, depth + 1) for item in data]
     if kind is not dict or set(data) != {"t", "v"} or type(data["t"]) is not str:
         raise ProtocolError("a value without type tag")
