@@ -69,13 +69,7 @@ class LearnerWorker:
             torch.set_num_threads(
                 self.settings.threads_per_rank or max(1, (os.cpu_count() or 1) // self.settings.ranks)
             )
-        import deepspeed
-
-        deepspeed.init_distributed(
-            dist_backend="nccl" if cuda else "gloo",
-            auto_mpi_discovery=False,
-            timeout=timedelta(seconds=self.settings.timeout_seconds),
-        )
+        deepspeed = join_group(cuda=cuda, timeout_seconds=self.settings.timeout_seconds)
         self._gathered = deepspeed.zero.GatheredParameters
         policy = load_model(self.model_settings)
         adapted = self.model_settings.lora is not None
@@ -423,6 +417,19 @@ class _Clock:
         begun = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - begun  # type: ignore[assignment]
+
+
+def join_group(*, cuda: bool, timeout_seconds: float) -> Any:
+    """Join DeepSpeed's process group as the environment's RANK says; returns the deepspeed module."""
+    import deepspeed
+
+    # On CPU DeepSpeed compiles a shared-memory collective when it joins a group: a minute, and an error where there
+    # is no compiler or ninja. gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_seconds)
+    )
+    return deepspeed
 
 
 def _probe(vocabulary: int) -> list[Experience]:
