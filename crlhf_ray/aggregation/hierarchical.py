@@ -101,7 +101,7 @@ class Hierarchical(DawidSkene):
         pooled = self.counts_.sum(axis=0)
         self.means_ = (self.start_weight * guess + pooled) / (self.start_weight + pooled.sum(axis=0))
         if self.n_iter_ <= 10 or self.n_iter_ % 5 == 0:  # the strengths settle long before the posteriors
-            self.strengths_ = np.array([_strength(self.counts_[:, :, c], self.means_[:, c]) for c in range(k)])
+            self.strengths_ = np.array([fitted_strength(self.counts_[:, :, c], self.means_[:, c]) for c in range(k)])
         self.errors_ = self.counts_ + self.strengths_ * self.means_
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
         shares = (posterior * weight).sum(axis=0)
@@ -117,7 +117,7 @@ def _clearly_less(loss: np.ndarray, best: np.ndarray) -> bool:
     return bool(difference.sum() > 3.0 + 3.0 * difference.std() * np.sqrt(len(difference)))
 
 
-def _strength(
+def fitted_strength(
     counts: np.ndarray, mean: np.ndarray, *, centre: float = 8.0, low: float = 1.0, high: float = 100.0
 ) -> float:
     """The Dirichlet strength that makes annotators' counts [n, K] most likely, around ``centre`` by a factor of e."""

@@ -1,0 +1,335 @@
+"""Votes in Parquet larger than memory: Ray Data maps over parts, and only counts by annotator come together.
+
+1. Partition: each row group is cleaned and its votes are written to one of P part files, by a hash of the task, so that
+   a task's votes lie together.
+2. Encode: each part drops second votes and becomes integer arrays on disk; the distinct annotators come together.
+3. Learn: each pass answers every part's tasks with the annotators' rates of now, and returns soft counts by annotator
+   (the sufficient statistics); their sum gives the next rates. Honeypots alone teach in the first pass.
+4. Answer: one Parquet file of consensus a part.
+The model is that of `Hierarchical` for two classes with full trust; passes stop when the rates stand still.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pandas.util import hash_array
+from scipy.special import expit, logit
+from scipy.stats import beta as beta_distribution
+
+from crlhf_ray.aggregation.batch import read_gold_file, tidy
+from crlhf_ray.aggregation.codes import infer_classes
+from crlhf_ray.aggregation.hierarchical import fitted_strength
+from crlhf_ray.aggregation.rejections import RejectionReport, clean, read_row_group
+from crlhf_ray.errors import DataError
+
+#: Votes a part: some 200 MB while it is worked on.
+PART_VOTES = 1_000_000
+START, START_WEIGHT, SHARE_WEIGHT = 0.7, 2.0, 10.0
+
+
+@dataclass(frozen=True)
+class MapReduceResult:
+    """consensus: folder of Parquet files (task, label, probability, p_positive, labels). reliability: by worker."""
+
+    consensus: Path
+    reliability: pd.DataFrame
+    report: RejectionReport
+    passes: int
+
+
+def aggregate_parquet(
+    labels: Sequence[Path | str],
+    out: Path | str,
+    gold: Path | str | None = None,
+    *,
+    classes: tuple[Any, Any] | None = None,
+    max_passes: int = 20,
+    tol: float = 1e-3,
+    part_votes: int = PART_VOTES,
+) -> MapReduceResult:
+    """Consensus of votes in Parquet files (task, worker, label, optionally weight), in bounded memory.
+
+    Needs `ray.init` first, and room on ``out``'s disk for about 20 bytes a vote while it works. Raises as
+    `batch.aggregate` does. tol: largest change of a rate between passes at which learning ends.
+    """
+    import ray
+
+    paths, out = [Path(p) for p in labels], Path(out)
+    if bad := [p for p in paths if p.suffix != ".parquet"]:
+        raise DataError("is no Parquet file: convert it, or leave it to the in-memory path", file=str(bad[0]))
+    truth = read_gold_file(Path(gold)) if gold is not None else pd.Series(dtype=object)
+    groups, total = [], 0
+    for path in paths:
+        if not path.exists():
+            raise DataError("there is no such file", file=str(path))
+        meta = pq.read_metadata(path)
+        groups += [{"path": str(path), "group": g} for g in range(meta.num_row_groups)]
+        total += meta.num_rows
+    if classes is None:
+        found = pd.unique(next(pq.ParquetFile(paths[0]).iter_batches(100_000, columns=["label"]))["label"].to_pandas())
+        classes = infer_classes([x for x in [*found, *truth] if pd.notna(x)])
+    pair = classes
+    work = out / "parts"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (out / "consensus").mkdir(exist_ok=True)
+    parts = max(1, -(-total // part_votes))
+    try:
+        report = RejectionReport()
+        for row in _mapped(groups, _Partition(work, parts, pair)):
+            report.merge(row)
+        encoded = _mapped([{"part": i} for i in range(parts)], _Encode(work, truth, pair))
+        for part in encoded:
+            report.merge(part["report"])
+        workers = pd.Index(np.unique(np.concatenate([part["workers"] for part in encoded])))
+        if not len(workers):
+            raise DataError(f"no usable vote among {report.read} rows; {dict(report.counts)}", file=str(paths[0]))
+        shared = ray.put(workers.to_numpy())
+        _mapped([{"part": i} for i in range(parts)], _Renumber(work, shared))
+        counts, shares = np.zeros((len(workers), 4)), np.zeros(2)
+        rates, passes = _rates(counts), 0
+        for passes in range(1, max_passes + 1):
+            handed = ray.put((_evidence(rates), logit(_share(shares))))
+            tasks = [{"parts": [int(i) for i in some]} for some in np.array_split(np.arange(parts), 2 * _cpus())]
+            sums = _mapped([t for t in tasks if t["parts"]], _Count(work, handed, len(workers), passes == 1))
+            counts, shares = sum(s[0] for s in sums), sum(s[1] for s in sums)
+            before, rates = rates, _rates(counts)
+            if passes > 1 and np.abs(rates[0] - before[0]).max() < tol:
+                break
+        handed = ray.put((_evidence(rates), logit(_share(shares))))
+        _mapped([{"part": i} for i in range(parts)], _Answer(work, out / "consensus", handed, pair))
+        return MapReduceResult(out / "consensus", _reliability(workers, counts, encoded), report, passes)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _mapped(items: list[dict[str, Any]], function: Any) -> list[Any]:
+    """``function`` of each item, as a Ray Data map; results come back pickled, because they are no tables."""
+    import pickle
+
+    import ray.data
+
+    def run(row: dict[str, Any]) -> dict[str, Any]:
+        return {"result": pickle.dumps(function(**row))}
+
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(run)
+    return [pickle.loads(row["result"]) for row in dataset.iter_rows()]
+
+
+@dataclass(frozen=True)
+class _Partition:
+    work: Path
+    parts: int
+    classes: tuple[Any, Any]
+
+    def __call__(self, path: str, group: int) -> RejectionReport:
+        report = RejectionReport()
+        writers: dict[int, pq.ParquetWriter] = {}
+        try:
+            with pq.ParquetFile(path) as file:
+                for chunk, rows in read_row_group(Path(path), file, group, report):
+                    table = clean(chunk, rows, path, report)
+                    part = hash_array(table["task"].to_numpy(), categorize=True) % self.parts
+                    order = np.argsort(part, kind="stable")
+                    table = table.iloc[order]
+                    table["label"] = [None if v is None else str(v) for v in table["label"]]
+                    arrow = pa.Table.from_pandas(table, preserve_index=False, schema=_SPILL)
+                    edges = np.searchsorted(part[order], np.arange(self.parts + 1))
+                    for i in np.flatnonzero(np.diff(edges)):
+                        if i not in writers:
+                            folder = self.work / f"{i}"
+                            folder.mkdir(exist_ok=True)
+                            name = f"{hash_array(np.array([path], object))[0]:016x}-{group}.parquet"
+                            writers[i] = pq.ParquetWriter(folder / name, _SPILL, compression="zstd")
+                        writers[i].write_table(arrow.slice(edges[i], edges[i + 1] - edges[i]))
+        finally:
+            for writer in writers.values():
+                writer.close()
+        return report
+
+
+_SPILL = pa.schema(
+    [
+        ("task", pa.string()),
+        ("worker", pa.string()),
+        ("label", pa.string()),
+        ("weight", pa.float64()),
+        ("row", pa.int64()),
+        ("file", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Encode:
+    work: Path
+    truth: pd.Series
+    classes: tuple[Any, Any]
+
+    def __call__(self, part: int) -> dict[str, Any]:
+        report = RejectionReport()
+        files = sorted((self.work / f"{part}").glob("*.parquet"))
+        if not files:
+            votes = _SPILL.empty_table().to_pandas()
+        else:
+            votes = pd.concat([pq.read_table(f).to_pandas() for f in files], ignore_index=True)
+        shutil.rmtree(self.work / f"{part}", ignore_errors=True)
+        names = {str(c): c for c in self.classes} | ({"0": None} if self.classes == (-1, 1) else {})
+        votes["label"] = votes["label"].map(lambda v: names.get(v, v), na_action="ignore").astype(object)
+        votes = tidy(votes.sort_values(["file", "row"], kind="stable"), report, self.classes)
+        votes = votes[votes["label"].notna()]
+        task, tasks = pd.factorize(votes["task"])
+        worker, workers = pd.factorize(votes["worker"])
+        label = np.where((votes["label"] == self.classes[1]).to_numpy(), 1, -1)
+        gold = np.array([_sign(v, self.classes) for v in self.truth.reindex(tasks)], np.int8)
+        for name, values in (("task", tasks), ("worker", workers)):
+            pq.write_table(pa.table({name: pa.array(values, pa.string())}), self.work / f"{part}-{name}s.parquet")
+        _save(
+            self.work,
+            part,
+            task=task.astype(np.int32),
+            worker=worker.astype(np.int32),
+            label=label.astype(np.int8),
+            weight=votes["weight"].to_numpy(np.float32),
+            gold=gold,
+        )
+        labels = np.bincount(worker, minlength=len(workers))
+        return {"report": report, "workers": np.asarray(workers, object), "labels": labels}
+
+
+def _sign(value: Any, classes: tuple[Any, Any]) -> int:
+    return 0 if pd.isna(value) else 1 if value == classes[1] else -1
+
+
+def _save(work: Path, part: int, **arrays: Any) -> None:
+    with (work / f"{part}.npz").open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _load(work: Path, part: int) -> dict[str, np.ndarray]:
+    with np.load(work / f"{part}.npz") as arrays:
+        return dict(arrays)
+
+
+@dataclass(frozen=True)
+class _Renumber:
+    """Annotators' codes of the part become those of the whole crowd. Runs after `_Encode` listed them all."""
+
+    work: Path
+    workers: Any
+
+    def __call__(self, part: int) -> None:
+        import ray
+
+        known = pd.Index(ray.get(self.workers))
+        arrays = _load(self.work, part)
+        names = pq.read_table(self.work / f"{part}-workers.parquet")["worker"].to_pandas()
+        arrays["worker"] = known.get_indexer(names)[arrays["worker"]].astype(np.int32)
+        _save(self.work, part, **arrays)
+
+
+def _log_odds(votes: dict[str, np.ndarray], evidence: np.ndarray, prior: float) -> np.ndarray:
+    weighed = votes["weight"] * evidence[votes["worker"], (votes["label"] > 0).astype(int)]
+    return prior + np.bincount(votes["task"], weighed, minlength=len(votes["gold"]))
+
+
+@dataclass(frozen=True)
+class _Count:
+    work: Path
+    handed: Any
+    workers: int
+    gold_only: bool
+
+    def __call__(self, parts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        import ray
+
+        evidence, prior = ray.get(self.handed)
+        counts, shares = np.zeros((self.workers, 4)), np.zeros(2)
+        for part in parts:
+            votes = _load(self.work, part)
+            gold = votes["gold"]
+            p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
+            known = (gold != 0) if self.gold_only else np.ones(len(gold), bool)
+            shares += [((1 - p) * known).sum(), (p * known).sum()]
+            weight = votes["weight"] * known[votes["task"]]
+            up = votes["label"] > 0
+            for column, share in enumerate((1 - p, p)):
+                credit = weight * share[votes["task"]]
+                counts[:, 2 * column] += np.bincount(votes["worker"], credit * ~up, minlength=self.workers)
+                counts[:, 2 * column + 1] += np.bincount(votes["worker"], credit * up, minlength=self.workers)
+        return counts, shares
+
+
+@dataclass(frozen=True)
+class _Answer:
+    work: Path
+    out: Path
+    handed: Any
+    classes: tuple[Any, Any]
+
+    def __call__(self, part: int) -> None:
+        import ray
+
+        evidence, prior = ray.get(self.handed)
+        votes = _load(self.work, part)
+        gold = votes["gold"]
+        p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
+        table = pq.read_table(self.work / f"{part}-tasks.parquet")
+        label = pa.array([self.classes[int(x)] for x in (p >= 0.5)])
+        table = table.append_column("label", label).append_column("probability", pa.array(np.maximum(p, 1 - p)))
+        table = table.append_column("p_positive", pa.array(p))
+        count = np.bincount(votes["task"], minlength=len(gold))
+        pq.write_table(table.append_column("labels", pa.array(count)), self.out / f"part-{part:05d}.parquet")
+
+
+def _share(shares: np.ndarray) -> float:
+    return float((shares[1] + SHARE_WEIGHT / 2) / (shares.sum() + SHARE_WEIGHT))
+
+
+def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``(P(right) [n, 2] on negative and on positive tasks, Beta parameters [n, 2, 2])``, shrunk to the crowd's."""
+    right, wrong = counts[:, [0, 3]], counts[:, [1, 2]]
+    pooled_right, pooled = right.sum(axis=0), right.sum(axis=0) + wrong.sum(axis=0)
+    mean = (START * START_WEIGHT + pooled_right) / (START_WEIGHT + pooled)
+    shape = np.empty((len(counts), 2, 2))
+    for c in range(2):
+        strength = fitted_strength(np.stack([right[:, c], wrong[:, c]], axis=1), np.array([mean[c], 1 - mean[c]]))
+        shape[:, c, 0] = strength * mean[c] + right[:, c]
+        shape[:, c, 1] = strength * (1 - mean[c]) + wrong[:, c]
+    return shape[:, :, 0] / shape.sum(axis=2), shape
+
+
+def _evidence(rates: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Log-likelihood ratio [n, 2] of a negative and of a positive vote."""
+    specificity, sensitivity = rates[0][:, 0], rates[0][:, 1]
+    return np.stack(
+        [np.log1p(-sensitivity) - np.log(specificity), np.log(sensitivity) - np.log1p(-specificity)], axis=1
+    )
+
+
+def _reliability(workers: pd.Index, counts: np.ndarray, encoded: list[dict[str, Any]]) -> pd.DataFrame:
+    mean, shape = _rates(counts)
+    columns: dict[str, np.ndarray] = {}
+    for c, name in ((1, "sensitivity"), (0, "specificity")):
+        columns[name] = mean[:, c]
+        columns[f"{name}_low"] = beta_distribution.ppf(0.025, shape[:, c, 0], shape[:, c, 1])
+        columns[f"{name}_high"] = beta_distribution.ppf(0.975, shape[:, c, 0], shape[:, c, 1])
+    labels = np.zeros(len(workers), np.int64)
+    for part in encoded:
+        labels[workers.get_indexer(part["workers"])] += part["labels"]
+    return pd.DataFrame({"worker": workers, **columns, "labels": labels})
