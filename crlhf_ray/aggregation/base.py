@@ -103,6 +103,21 @@ class StreamingEstimator(Estimator):
         self.state_.update(votes, *truths)
         return self
 
+    def vote(self, task: Hashable, worker: Hashable, label: Hashable, weight: float = 1.0, time: int = 0) -> Self:
+        """`partial_fit` with one vote; the classes must be known, from the constructor or an earlier batch."""
+        if self.classes_ is None:
+            raise DataError("the classes are not known yet: give classes=(negative, positive)", field="label")
+        if not 0 <= weight <= 1:
+            raise DataError(f"{weight} is outside [0, 1]", field="weight")
+        negative, positive = self.classes_
+        sign = 1 if label == positive else -1 if label == negative else 0
+        if sign == 0 and not (label is None or (label == 0 and self.classes_ == (-1, 1))):
+            raise DataError(f"{label!r} is neither {negative!r} nor {positive!r}", field="label")
+        self.state_.update_one(
+            self.task_book_.encode_one(task), self.worker_book_.encode_one(worker), sign, weight, time
+        )
+        return self
+
     def _read(self, data: Table, true_labels: Gold | None) -> tuple[Votes, tuple[np.ndarray, np.ndarray]]:
         votes, self.classes_ = read_votes(data, self.task_book_, self.worker_book_, self.classes_)
         codes, truth = read_gold(true_labels, self.task_book_, self.classes_)

@@ -165,6 +165,75 @@ class CrowdState:
         self.task_credited[touched] = posterior
         self._store(touched, task, worker, label, weight, time[keep], clock[keep])
 
+    def update_one(self, task: int, worker: int, label: int, weight: float = 1.0, time: int = 0) -> None:
+        """`update` with one vote, without sorting: for votes that come one at a time."""
+        if task >= self.n_tasks or worker >= self.n_workers:
+            self.reserve(max(self.n_workers, worker + 1), max(self.n_tasks, task + 1))
+        start, length = int(self.task_start[task]), int(self.task_length[task])
+        crew = self.vote_worker[start : start + length]
+        if label == 0 or worker in crew:
+            one = np.array([task]), np.array([worker]), np.array([label], np.int8), np.array([weight]), np.array([time])
+            return self.update(Votes(*one))
+        start = self._append(task, start, length)
+        place = start + length
+        self.worker_clock[worker] += 1
+        self.vote_worker[place], self.vote_label[place], self.vote_weight[place] = worker, label, weight
+        self.vote_time[place], self.vote_clock[place] = time, self.worker_clock[worker]
+        here = slice(start, place + 1)
+        crew, labels, faded = self.vote_worker[here], self.vote_label[here], self.vote_weight[here]
+        if self.decay != 1:
+            faded = faded * self.decay ** (self.worker_clock[crew] - self.vote_clock[here])
+        up = (labels > 0).astype(np.int64)
+        cast = faded if labels.all() else np.where(labels == 0, 0.0, faded)
+        credited = float(self.task_credited[task])
+        known = 1.0 if credited == credited else 0.0
+        positive = cast * (credited if known else 0.0)
+        negative = cast * known - positive
+        positive[-1] = negative[-1] = 0.0
+        rows = np.arange(length + 1)
+        before = self.worker_counts[crew]
+        others = before.copy()
+        others[-1] *= self.decay
+        others[rows, up] -= negative
+        others[rows, up + 2] -= positive
+        gold = int(self.task_gold[task])
+        if gold:
+            posterior = (gold + 1) / 2
+        elif self.learn_from == "all":
+            sensitivity, specificity = self.coin.rates(np.maximum(others, 0.0), self.pool)
+            right, wrong = np.where(up, sensitivity, 1 - sensitivity), np.where(up, 1 - specificity, specificity)
+            weights = self.vote_weight[here] * (labels != 0)
+            posterior = float(expit(logit(self.prior) + weights @ np.log(right / wrong)))
+        else:
+            posterior = float("nan")
+        if posterior == posterior:
+            others[rows, up] += cast * (1 - posterior)
+            others[rows, up + 2] += cast * posterior
+            np.maximum(others, 0.0, out=others)
+        else:
+            others = before
+            others[-1] *= self.decay
+        self.pool += (others - self.worker_counts[crew]).sum(axis=0)
+        self.worker_counts[crew] = others
+        self.worker_labels[worker] += 1
+        self.worker_gold[worker] += gold != 0
+        self.task_credited[task] = posterior
+
+    def _append(self, task: int, start: int, length: int) -> int:
+        """Make room for one more vote behind the task's others; returns where they start now."""
+        self._room_for_votes(length + 1)
+        start = int(self.task_start[task])
+        if start + length != self.used:
+            fresh = slice(self.used, self.used + length)
+            for name in _VOTE:
+                values = getattr(self, name)
+                values[fresh] = values[start : start + length]
+            start = self.used
+            self.used += length
+        self.task_start[task], self.task_length[task] = start, length + 1
+        self.used += 1
+        return start
+
     def sweep(self) -> None:
         """One full EM pass: judge every task anew with the present reliabilities, and credit all votes by that."""
         self.update(NO_VOTES, np.arange(self.n_tasks), self.task_gold[: self.n_tasks].copy())

@@ -28,14 +28,23 @@ class TwoCoinRates:
             counts[:, WW], counts[:, WC], pool[WW], pool[WC]
         )
 
+    def _crowd(self, pool_right: float, pool_wrong: float) -> float:
+        return (self.start * self.start_weight + pool_right) / (self.start_weight + pool_right + pool_wrong)
+
     def _beta(self, right: np.ndarray, wrong: np.ndarray, pool_right: float, pool_wrong: float) -> np.ndarray:
-        crowd = (self.start * self.start_weight + pool_right) / (self.start_weight + pool_right + pool_wrong)
+        crowd = self._crowd(pool_right, pool_wrong)
         return np.stack([self.strength * crowd + right, self.strength * (1 - crowd) + wrong], axis=1)
 
     def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(sensitivity, specificity)``, posterior means, [n]."""
-        means = [np.clip(beta[:, 0] / beta.sum(axis=1), self.clip, 1 - self.clip) for beta in self.beta(counts, pool)]
-        return means[0], means[1]
+        return self._mean(counts[:, CC], counts[:, CW], float(pool[CC]), float(pool[CW])), self._mean(
+            counts[:, WW], counts[:, WC], float(pool[WW]), float(pool[WC])
+        )
+
+    def _mean(self, right: np.ndarray, wrong: np.ndarray, pool_right: float, pool_wrong: float) -> np.ndarray:
+        prior = self.strength * self._crowd(pool_right, pool_wrong)
+        mean = (right + prior) / (right + wrong + self.strength)
+        return np.minimum(np.maximum(mean, self.clip), 1 - self.clip)
 
 
 class TwoCoin(StreamingEstimator):
