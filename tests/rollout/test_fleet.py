@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -102,7 +101,7 @@ def smollm2(cluster):
     ray.kill(learner.rank)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny(cluster):
     """Two replicas of the tiny model and their learner."""
     settings = RolloutSettings(replicas=2, threads=1, kv_cache_gib=0.25, cpus_per_replica=0.5, transfer_seconds=60)
@@ -174,7 +173,8 @@ def test_the_same_seed_gives_the_same_samples_and_another_gives_others(tiny):
     first, again, other = (fleet.generate(requests("tiny", n=4), seed=seed, max_tokens=16) for seed in (5, 5, 6))
     assert [s.token_ids for s in first] == [s.token_ids for s in again]
     assert [s.token_ids for s in first] != [s.token_ids for s in other]
-    assert {s.replica_id for s in first} == {"0", "1"}
+    assert {s.replica_id for s in first} == set(fleet.replicas())
+    assert len(fleet.replicas()) == 2
     assert len({s.token_ids for s in first[:4]}) == 4
 
 
@@ -185,29 +185,40 @@ def test_seeded_prompts_that_exceed_one_batch_are_drawn(tiny):
     assert len(fleet.generate(requests("tiny", n=1, prompts=long), seed=0, max_tokens=4)) == 16
 
 
+def process_of(fleet, replica):
+    return ray.get(fleet._actors[replica].pid.remote())
+
+
 def test_a_replica_killed_while_it_draws_loses_no_sample_and_changes_none(tiny):
     fleet, learner = tiny
-    asked = requests("tiny", n=40)
-    whole = fleet.generate(asked, seed=1, max_tokens=120)
-    victim = ray.get(fleet._actors["0"].pid.remote())
-    killer = Thread(target=lambda: (time.sleep(0.3), os.kill(victim, signal.SIGKILL)))
-    killer.start()
-    samples = fleet.generate(asked, seed=1, max_tokens=120)
-    killer.join()
+    asked = requests("tiny", n=20)
+    whole = fleet.generate(asked, seed=1, max_tokens=100)
+    victim = fleet.replicas()[0]
+    process = process_of(fleet, victim)
+    kills = []
+
+    def kill_at_the_first_sample(_):
+        if not kills:
+            kills.append(os.kill(process, signal.SIGKILL))
+
+    samples = fleet.generate(asked, seed=1, max_tokens=100, progress=kill_at_the_first_sample)
     assert [s.sample_id for s in samples] == [s.sample_id for s in whole]
     assert [s.token_ids for s in samples] == [s.token_ids for s in whole]
-    fleet.sync(learner, 1)
-    assert fleet.replicas() == ["0.1", "1"]
+    assert victim not in fleet.replicas()
+    fleet.sync(learner, fleet.version + 1)
+    assert victim not in fleet.replicas()
+    assert len(fleet.replicas()) == 2
 
 
 def test_when_all_replicas_are_gone_new_ones_get_the_learners_weights_before_they_serve(tiny):
     fleet, learner = tiny
     learner.shake(0.1)
-    fleet.sync(learner, 1)
-    for replica in fleet.replicas():
-        os.kill(ray.get(fleet._actors[replica].pid.remote()), signal.SIGKILL)
+    fleet.sync(learner, fleet.version + 1)
+    dead = fleet.replicas()
+    for replica in dead:
+        os.kill(process_of(fleet, replica), signal.SIGKILL)
     samples = fleet.generate(requests("tiny"), seed=1, max_tokens=16)
-    assert {s.replica_id for s in samples} == {"0.1", "1.1"}
+    assert not {s.replica_id for s in samples} & set(dead)
     assert gap(samples, learner, 1.0) < 1e-3
 
 
