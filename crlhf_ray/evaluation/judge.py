@@ -76,7 +76,9 @@ class _SlotProcess:
             self.connection.send((id(problem), problem if fresh else None, completion))
         except OSError:
             raise _Lost(hung=False) from None
-        answer = self._receive(self.settings.limits.wall_seconds + GRACE_SECONDS)
+        answer = self._receive(START_SECONDS) if fresh else None
+        if answer is None:
+            answer = self._receive(self.settings.limits.wall_seconds + GRACE_SECONDS)
         if isinstance(answer, EngineError):
             raise answer
         return answer

@@ -53,7 +53,10 @@ class Slot:
 
 
 def serve(connection: Connection, slot: Slot) -> None:
-    """Answer jobs ``(key, problem or None, completion)`` with verdicts; None forgets all problems. Ends at EOF."""
+    """Answer jobs ``(key, problem or None, completion)`` with verdicts; None forgets all problems. Ends at EOF.
+
+    A problem that comes for the first time is prepared, which may take long and is answered for by None.
+    """
     problems: dict[int, Problem] = {}
     while True:
         job = connection.recv()
@@ -61,14 +64,16 @@ def serve(connection: Connection, slot: Slot) -> None:
             problems.clear()
             continue
         key, problem, completion = job
-        if problem is not None:
-            problems[key] = problem
         try:
+            if problem is not None:
+                problems[key] = problem
+                problem.checker.prepare(problem)
+                connection.send(None)
             connection.send(slot.check(problems[key], completion))
         except EngineError as error:
             connection.send(error)
         except Exception:
-            connection.send(EngineError(f"judging {problems[key].problem_id} failed: {traceback.format_exc()}"))
+            connection.send(EngineError(f"judging {problems[key].problem_id!r} failed: {traceback.format_exc()}"))
 
 
 def main() -> None:

