@@ -48,6 +48,10 @@ class DawidSkene(HeldVotesEstimator):
         # Votes in a canonical order, so that sums, and with them every answer, don't depend on the order of rows.
         self._votes = csr_array((self._weight[cast], (task, worker * k + label)), shape=(n_tasks, n_workers * k))
         self._votes_t = self._votes.T.tocsr()
+        judged = np.zeros(n_tasks, bool)
+        judged[task[self._weight[cast] > 0]] = True
+        # A task that nobody judged says nothing about the classes' shares.
+        self._judged = (judged | (self._gold >= 0))[:, None]
         posterior = self._start()
         self.n_iter_ = 0
         while self.n_iter_ < self.n_iter:
@@ -79,7 +83,7 @@ class DawidSkene(HeldVotesEstimator):
         self.counts_ = (self._votes_t @ posterior).reshape(-1, k, k)  # worker, vote, truth
         self.errors_ = self.counts_ + self.smoothing
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
-        self.priors_ = (posterior.sum(axis=0) + 1.0) / (len(posterior) + k)
+        self.priors_ = ((posterior * self._judged).sum(axis=0) + 1.0) / (self._judged.sum() + k)
 
     def _e_step(self) -> np.ndarray:
         """Log of the unnormalised posteriors [n tasks, K]."""

@@ -12,7 +12,16 @@ import numpy as np
 import pandas as pd
 
 from crlhf_ray.aggregation.base import Estimator, Gold, names_array, settings_of
-from crlhf_ray.aggregation.codes import Codebook, Table, class_codes, coded_rows, column, infer_classes, read_truth
+from crlhf_ray.aggregation.codes import (
+    Codebook,
+    Table,
+    class_codes,
+    coded_rows,
+    column,
+    has_column,
+    infer_classes,
+    read_truth,
+)
 from crlhf_ray.errors import DataError
 
 
@@ -52,10 +61,10 @@ class HeldVotesEstimator(Estimator):
         assert self.classes_ is not None
         rows, weight, time = coded_rows(batch, self.task_book_, self.worker_book_)
         label = _lookup(names, self.classes_)[codes]
-        order = np.arange(len(self._rows), len(self._rows) + len(rows))
+        may_repeat = len(self._rows) > 0 or has_column(batch, "time")
         self._rows = np.concatenate([self._rows, np.column_stack([rows, label])])
         self._weight, self._time = np.concatenate([self._weight, weight]), np.concatenate([self._time, time])
-        if len(order) < len(self._rows):
+        if may_repeat:
             self._supersede()
         gold_codes, gold = read_truth(true_labels, self.task_book_, self.classes_)
         clamped = np.full(len(self.task_book_), -1)

@@ -104,7 +104,7 @@ class Hierarchical(DawidSkene):
             self.strengths_ = np.array([fitted_strength(self.counts_[:, :, c], self.means_[:, c]) for c in range(k)])
         self.errors_ = self.counts_ + self.strengths_ * self.means_
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
-        shares = (posterior * weight).sum(axis=0)
+        shares = (posterior * weight * self._judged).sum(axis=0)
         self.priors_ = (shares + self.share_weight / k) / (shares.sum() + self.share_weight)
 
     def _dirichlet(self, truth: int) -> np.ndarray:

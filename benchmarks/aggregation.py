@@ -1,0 +1,460 @@
+"""Our estimators and crowd-kit's on crowd labels with known truth, side by side, in one run.
+
+    python benchmarks/aggregation.py --data ../shared/data/crowd [--plot docs/figures] [--json table.json]
+
+``--data`` is a folder of folders, each with ``labels.csv`` (task,worker,label) and ``truth.csv`` (task,label). In each
+of ``--draws`` draws a tenth of the tasks are honeypots, drawn afresh; every method that can take gold gets them, and
+every method is judged on the other tasks. Printed: accuracy, balanced accuracy, AUC, calibration error (ECE) and
+labels a second by set, then adversarial crowds, streaming speed, and the replay of timed sets as a stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from sklearn.base import BaseEstimator
+
+from crlhf_ray.aggregation.adversaries import Scenario, simulate
+from crlhf_ray.aggregation.calibrate import Calibrated
+from crlhf_ray.aggregation.dawid_skene import DawidSkene
+from crlhf_ray.aggregation.hierarchical import Hierarchical
+from crlhf_ray.aggregation.logistic_l1 import LogisticL1
+from crlhf_ray.aggregation.majority import Majority
+from crlhf_ray.aggregation.one_coin import OneCoin
+from crlhf_ray.aggregation.quality import auc, calibration_error
+from crlhf_ray.aggregation.two_coin import TwoCoin
+
+warnings.simplefilter("ignore")
+
+OURS: dict[str, Callable] = {
+    "majority": Majority,
+    "one_coin (paper)": OneCoin,
+    "one_coin, honeypots only": lambda: OneCoin(learn_from="honeypots"),
+    "two_coin": TwoCoin,
+    "dawid_skene": DawidSkene,
+    "logistic_l1": LogisticL1,
+    "hierarchical": Hierarchical,
+    "two_coin, tempered": lambda: Calibrated(TwoCoin),
+    "hierarchical, tempered": lambda: Calibrated(Hierarchical),
+}
+BEST, BEST_TEMPERED, REFERENCE = "hierarchical", "hierarchical, tempered", "crowd-kit DawidSkene + gold"
+MANY_CLASSES = {"dawid_skene", "hierarchical"}
+#: Slow methods of crowd-kit (1 to 5 thousand labels a second) run on sets up to this size, unless --slow.
+SLOW_LIMIT = 10_000
+
+
+def crowd_kit() -> dict[str, tuple[Callable, bool, bool]]:
+    """``name -> (constructor, takes gold, slow)``."""
+    from crowdkit import aggregation as ck
+
+    def adapted(cls: type) -> type:
+        # crowd-kit 1.4.2 calls scikit-learn's check_is_fitted on objects that lack the tags scikit-learn >= 1.7 asks
+        # for. Inheriting scikit-learn's own base class beside crowd-kit's supplies them; nothing else changes.
+        return type(cls.__name__, (cls, BaseEstimator), {})
+
+    # Left to itself it refuses sets in which some worker answered no honeypot.
+    class gold_majority(adapted(ck.GoldMajorityVote)):  # type: ignore[misc]
+        def fit(self, votes, gold):  # type: ignore[no-untyped-def]
+            from crowdkit.aggregation.utils import get_accuracy
+
+            skills = get_accuracy(votes, true_labels=gold, by="worker")
+            self._vote = ck.MajorityVote(on_missing_skill="value", default_skill=float(skills.mean()))
+            self._vote.fit(votes, skills)
+            self.labels_, self.probas_ = self._vote.labels_, self._vote.probas_
+            return self
+
+    return {
+        "crowd-kit MajorityVote": (adapted(ck.MajorityVote), False, False),
+        "crowd-kit Wawa": (adapted(ck.Wawa), False, False),
+        "crowd-kit ZeroBasedSkill": (adapted(ck.ZeroBasedSkill), False, False),
+        "crowd-kit GoldMajorityVote + gold": (gold_majority, True, False),
+        "crowd-kit OneCoinDawidSkene": (ck.OneCoinDawidSkene, False, False),
+        "crowd-kit DawidSkene": (ck.DawidSkene, False, False),
+        REFERENCE: (ck.DawidSkene, True, False),
+        "crowd-kit KOS": (ck.KOS, False, False),
+        "crowd-kit MMSR": (ck.MMSR, False, True),
+        "crowd-kit MACE": (ck.MACE, False, True),
+        "crowd-kit GLAD": (ck.GLAD, False, True),
+    }
+
+
+def load(folder: Path) -> tuple[pd.DataFrame, pd.Series, str]:
+    """``(votes, truth, remark)``: abstentions (-1 beside 0 and 1, or empty) and second votes are taken out."""
+    text = {"task": str, "worker": str}
+    votes = pd.read_csv(folder / "labels.csv", dtype=text).dropna(subset=["task", "worker", "label"])
+    truth = pd.read_csv(folder / "truth.csv", dtype=text).dropna(subset=["task", "label"])
+    before = len(votes)
+    if set(votes["label"]) == {-1, 0, 1} and set(truth["label"]) <= {0, 1}:
+        votes = votes[votes["label"] >= 0]
+    abstained, before = before - len(votes), len(votes)
+    votes = votes.drop_duplicates(["task", "worker"]).reset_index(drop=True)
+    truth = truth.drop_duplicates("task").set_index("task")["label"]
+    truth = truth[truth.index.isin(votes["task"])]
+    if votes["label"].dtype == float and (votes["label"] % 1 == 0).all():
+        votes["label"], truth = votes["label"].astype(int), truth.astype(int)
+    remark = f"{len(votes)} labels, {votes.task.nunique()} tasks, {votes.worker.nunique()} workers"
+    remark += f", {votes.label.nunique()} classes" if votes.label.nunique() != 2 else ""
+    remark += f", {abstained} abstentions" if abstained else ""
+    remark += f", {before - len(votes)} second votes left out" if before > len(votes) else ""
+    return votes, truth, remark
+
+
+def honeypots(truth: pd.Series, share: float, seed: int) -> pd.Series:
+    """A random ``share`` of the tasks with truth, the same for every method."""
+    return truth.sample(frac=share, random_state=seed)
+
+
+def judge(truth: pd.Series, labels: pd.Series, positive_p: pd.Series | None, positive: object) -> dict[str, float]:
+    """Quality on the tasks of ``truth``; AUC and ECE only where a probability is given (two classes)."""
+    said = labels.reindex(truth.index)
+    recalls = [(said[truth == c] == c).mean() for c in truth.unique()]
+    result = {"accuracy": float((said == truth).mean()), "balanced": float(np.mean(recalls))}
+    if positive_p is not None:
+        up, p = (truth == positive).to_numpy(), positive_p.reindex(truth.index).fillna(0.5).to_numpy()
+        result |= {"auc": auc(up, p), "ece": calibration_error(up, p)}
+    return result
+
+
+def run_ours(make: Callable, votes: pd.DataFrame, gold: pd.Series) -> tuple[pd.Series, pd.DataFrame, float]:
+    begun = time.perf_counter()
+    fitted = make().fit(votes, gold)
+    probas = fitted.probas_
+    seconds = time.perf_counter() - begun
+    return fitted.labels_, probas, seconds
+
+
+def run_theirs(make: Callable, votes: pd.DataFrame, gold: pd.Series | None) -> tuple[pd.Series, pd.DataFrame, float]:
+    begun = time.perf_counter()
+    method = make()
+    method = method.fit(votes, gold) if gold is not None else method.fit(votes)
+    seconds = time.perf_counter() - begun
+    labels, probas = getattr(method, "labels_", None), getattr(method, "probas_", None)
+    if labels is None:
+        labels = method.predict(votes)
+    if probas is None and hasattr(method, "predict_proba"):
+        probas = method.predict_proba(votes)
+    return labels, probas, seconds
+
+
+def compare(sets: dict[str, tuple[pd.DataFrame, pd.Series, str]], draws: int, share: float, slow: bool) -> pd.DataFrame:
+    """One row a method, set and draw."""
+    rows = []
+    theirs = crowd_kit()
+    for name, (votes, truth, remark) in sets.items():
+        print(f"# {name}: {remark}", file=sys.stderr, flush=True)
+        table = votes[["task", "worker", "label"]]
+        classes = sorted(votes["label"].unique())
+        positive = classes[1] if len(classes) == 2 else None
+        golds = [honeypots(truth, share, seed) for seed in range(draws)]
+        for method in [*OURS, *theirs]:
+            ours = method in OURS
+            if ours and positive is None and method not in MANY_CLASSES:
+                continue
+            if not ours and theirs[method][2] and len(votes) > SLOW_LIMIT and not slow:
+                continue
+            answer = None
+            for draw, gold in enumerate(golds):
+                try:
+                    if ours:
+                        answer = run_ours(OURS[method], table, gold)
+                    elif theirs[method][1]:
+                        answer = run_theirs(theirs[method][0], table, gold)
+                    elif answer is None:  # without gold the draws change only what it is judged on
+                        answer = run_theirs(theirs[method][0], table, None)
+                except (ValueError, AttributeError, KeyError, IndexError, TypeError, FloatingPointError) as error:
+                    print(f"  {method} failed on {name}: {type(error).__name__}: {str(error)[:120]}", file=sys.stderr)
+                    break
+                labels, probas, seconds = answer
+                p = probas[positive] if probas is not None and positive is not None else None
+                rest = truth.drop(gold.index)
+                quality = judge(rest, labels, p, positive)
+                rows.append(
+                    {"set": name, "method": method, "draw": draw, "labels_per_s": len(votes) / seconds} | quality
+                )
+    return pd.DataFrame(rows)
+
+
+def print_table(results: pd.DataFrame, sets: dict[str, tuple[pd.DataFrame, pd.Series, str]]) -> pd.DataFrame:
+    """Means over draws by set, and over binary sets; a method that failed or was skipped on a set has no mean."""
+    binary = [n for n, (votes, _, _) in sets.items() if votes["label"].nunique() == 2]
+    means = results.groupby(["method", "set"], sort=False).mean(numeric_only=True)
+    summary = []
+    for method in results["method"].unique():
+        by_set = means.loc[method]
+        complete = all(n in by_set.index for n in binary)
+        whole = by_set.loc[binary].mean() if complete and binary else None
+        time_taken = sum(len(sets[n][0]) / by_set.loc[n, "labels_per_s"] for n in by_set.index)
+        spread = results[(results.method == method) & results.set.isin(binary)].groupby("draw")["accuracy"].mean().std()
+        summary.append(
+            {"method": method}
+            | {n: 100 * by_set.loc[n, "accuracy"] if n in by_set.index else np.nan for n in sets}
+            | {
+                "mean": 100 * whole["accuracy"] if complete and binary else np.nan,
+                "sd": 100 * spread if complete else np.nan,
+                "balanced": 100 * whole["balanced"] if complete and binary else np.nan,
+                "AUC": 100 * whole["auc"] if complete and binary else np.nan,
+                "ECE": 100 * whole["ece"] if complete and binary else np.nan,
+                "labels/s": sum(len(sets[n][0]) for n in by_set.index) / time_taken,
+            }
+        )
+    frame = pd.DataFrame(summary).set_index("method")
+    print(
+        "\nAccuracy by set; mean, its standard deviation over draws, balanced accuracy, AUC, ECE over binary sets (%)"
+    )
+    shown = frame.copy()
+    shown["labels/s"] = shown["labels/s"].map("{:,.0f}".format)
+    print(shown.to_string(float_format="{:.1f}".format, na_rep="-"))
+    return frame
+
+
+def streamed(estimator: TwoCoin, scenario: Scenario, tasks_a_batch: int) -> float:
+    """Accuracy of the answers given when each batch of tasks came in, honeypots first."""
+    votes, gold = scenario.votes, scenario.gold
+    estimator.partial_fit(votes[votes.task.isin(gold.index)], gold)
+    rest = votes[~votes.task.isin(gold.index)]
+    right = []
+    for _, batch in rest.groupby(rest.task // tasks_a_batch):
+        estimator.partial_fit(batch)
+        names = batch.task.unique()
+        right.append((estimator.posterior(names)[1] >= 0.5) == (scenario.truth.loc[names] == 1))
+    return float(pd.concat(right).mean())
+
+
+def adversaries(draws: int) -> pd.DataFrame:
+    """Accuracy on tasks without gold, mean over draws."""
+    cases = {
+        "honest": ("honest", 0.0, False),
+        "always-correct spam, 20%": ("spam", 0.2, False),
+        "always-correct spam, 30%": ("spam", 0.3, False),
+        "colluders, 40%": ("colluders", 0.4, False),
+        "copycats, 40%": ("copycats", 0.4, False),
+        "camouflaged, 20%, no late gold": ("camouflaged", 0.2, False),
+        "camouflaged, 20%, late gold": ("camouflaged", 0.2, True),
+    }
+    methods = {n: OURS[n] for n in ("majority", "one_coin (paper)", "two_coin", "dawid_skene", "hierarchical")}
+    rows: dict[str, dict[str, float]] = {}
+    for title, (kind, share, late) in cases.items():
+        for method, make in methods.items():
+            found = []
+            for seed in range(draws):
+                scenario = simulate(kind, share, seed)
+                gold = pd.concat([scenario.gold, scenario.late_gold]) if late else scenario.gold
+                rest = scenario.truth.drop(scenario.gold.index).drop(scenario.late_gold.index)
+                said = make().fit(scenario.votes[["task", "worker", "label"]], gold).labels_
+                found.append((said.loc[rest.index] == rest).mean())
+            rows.setdefault(title, {})[method] = 100 * float(np.mean(found))
+    for decay in (1.0, 0.98):
+        title = f"drift, streamed, decay {decay:g}"
+        found = [
+            streamed(TwoCoin(decay=decay), simulate("drift", 0, seed, tasks=2000, annotators=20, per_task=5), 5)
+            for seed in range(draws)
+        ]
+        rows[title] = {"two_coin": 100 * float(np.mean(found))}
+    frame = pd.DataFrame(rows).T
+    print("\nAdversarial crowds: accuracy (%)")
+    print(frame.to_string(float_format="{:.1f}".format, na_rep="-"))
+    return frame
+
+
+def replay(folder: Path, share: float, draws: int) -> dict[str, float]:
+    """AUC of "this line is faulty" (class 0), the set replayed in time order, vote by vote in batches of 20.
+
+    Without gold, as the set is; a vote's weight is its confidence (of 5) times the test score (of 5).
+    """
+    votes, truth, _ = load(folder)
+    votes = votes.sort_values("time", kind="stable").drop(columns="time")
+    confidence = votes["confidence"].to_numpy() / 5
+    weights = {
+        "votes": None,
+        "confidence": confidence,
+        "confidence x score": confidence * votes["score"].to_numpy() / 5,
+    }
+    result = {}
+    for title, weight in weights.items():
+        table = votes[["task", "worker", "label"]]
+        table = table if weight is None else table.assign(weight=weight)
+        for name, make in {"majority": Majority, "two_coin": TwoCoin}.items():
+            estimator = make(classes=(0, 1))
+            for start in range(0, len(table), 20):
+                estimator.partial_fit(table.iloc[start : start + 20])
+            p = estimator.posterior(truth.index)[1].to_numpy()
+            result[f"{name}, {title}"] = auc((truth == 0).to_numpy(), -p)
+    print(f"\n{folder.name} replayed as a stream: AUC of 'this line is faulty'")
+    for title, value in result.items():
+        print(f"  {title:32s} {value:.3f}")
+    return result
+
+
+def streaming_speed() -> dict[str, float]:
+    """labels/s in batches of 1,000 through the whole API, and microseconds a single vote."""
+    rng = np.random.default_rng(0)
+    n, tasks = 300_000, 60_000
+    votes = pd.DataFrame(
+        {
+            "task": np.repeat(np.arange(tasks), 5),
+            "worker": [f"w{i}" for i in rng.integers(0, 2000, n)],
+            "label": (rng.random(n) < 0.7).astype(int),
+        }
+    ).drop_duplicates(["task", "worker"])
+    gold = pd.Series(rng.integers(0, 2, 2000))
+    batches = [votes.iloc[i : i + 1000] for i in range(0, len(votes), 1000)]
+    estimator = TwoCoin(classes=(0, 1)).partial_fit(votes[:0], gold)
+    begun = time.perf_counter()
+    for batch in batches:
+        estimator.partial_fit(batch)
+    rate = len(votes) / (time.perf_counter() - begun)
+    rows = list(votes.iloc[rng.permutation(len(votes))[:20_000]].itertuples(index=False, name=None))
+    single = TwoCoin(classes=(0, 1)).partial_fit(votes[:0], gold)
+    times = np.empty(len(rows))
+    for i, row in enumerate(rows):
+        begun = time.perf_counter()
+        single.vote(*row)
+        times[i] = time.perf_counter() - begun
+    speed = {"labels/s in batches of 1,000": rate, "us a single vote, median": 1e6 * float(np.median(times))}
+    speed["us a single vote, mean"] = 1e6 * float(times.mean())
+    print("\nStreaming two_coin")
+    for title, value in speed.items():
+        print(f"  {title:32s} {value:,.0f}")
+    return speed
+
+
+def targets(table: pd.DataFrame, crowds: pd.DataFrame, stream: dict[str, float], speed: dict[str, float]) -> None:
+    """What was aimed at, and whether it was reached in this run."""
+    theirs = table[table.index.str.startswith("crowd-kit")]["mean"].dropna()
+    lines = [
+        ("mean accuracy above every crowd-kit method", table.loc[BEST, "mean"] - theirs.max(), ">", 0.0),
+        ("points above DawidSkene with true_labels", table.loc[BEST, "mean"] - table.loc[REFERENCE, "mean"], ">=", 1.0),
+        ("ECE after tempering, %", table.loc[BEST_TEMPERED, "ECE"], "<=", 5.0),
+        (
+            "dawid_skene, times crowd-kit DawidSkene's labels/s",
+            table.loc["dawid_skene", "labels/s"] / table.loc[REFERENCE, "labels/s"],
+            ">=",
+            10.0,
+        ),
+        (
+            "hierarchical, times crowd-kit DawidSkene's labels/s",
+            table.loc[BEST, "labels/s"] / table.loc[REFERENCE, "labels/s"],
+            ">=",
+            10.0,
+        ),
+        ("streamed labels/s in batches of 1,000", speed["labels/s in batches of 1,000"], ">=", 300_000.0),
+        ("us a single vote (median)", speed["us a single vote, median"], "<", 100.0),
+        ("always-correct spam at 30%", crowds.loc["always-correct spam, 30%", BEST], ">=", 88.0),
+        ("colluders at 40%", crowds.loc["colluders, 40%", BEST], ">=", 80.0),
+        ("camouflaged colluders at 20%, late gold", crowds.loc["camouflaged, 20%, late gold", BEST], ">=", 85.0),
+        ("drift with decay", crowds.loc["drift, streamed, decay 0.98", "two_coin"], ">=", 87.0),
+    ]
+    if stream:
+        lines.append(("streamed AUC with confidence and score", max(stream.values()), ">=", 0.92))
+    print("\nAims")
+    for title, value, sign, aim in lines:
+        met = (
+            value > aim
+            if sign == ">"
+            else value >= aim
+            if sign == ">="
+            else value < aim
+            if sign == "<"
+            else value <= aim
+        )
+        print(f"  {'met    ' if met else 'NOT MET'} {title}: {value:,.3f} (aim {sign} {aim:,g})")
+
+
+def plot(folder: Path, table: pd.DataFrame, crowds: pd.DataFrame, sets: dict, share: float) -> None:
+    """accuracy.png, calibration.png, adversaries.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    order = table["mean"].dropna().sort_values()
+    figure, axes = plt.subplots(figsize=(8, 0.32 * len(order) + 1.2), layout="constrained")
+    axes.barh(order.index, order, xerr=table.loc[order.index, "sd"].fillna(0),
+              color=["#8a8a8a" if n.startswith("crowd-kit") else "#2a6fbb" for n in order.index])  # fmt: skip
+    axes.set(xlabel="mean accuracy over binary sets (%), bar: sd over draws", xlim=(max(50, order.min() - 3), 100))
+    figure.savefig(folder / "accuracy.png", dpi=130)
+
+    figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")
+    for name, make in {"hierarchical": Hierarchical, "tempered": lambda: Calibrated(Hierarchical)}.items():
+        p, up = [], []
+        for votes, truth, _ in sets.values():
+            if votes["label"].nunique() != 2:
+                continue
+            positive = sorted(votes["label"].unique())[1]
+            gold = honeypots(truth, share, 0)
+            rest = truth.drop(gold.index)
+            p.append(make().fit(votes[["task", "worker", "label"]], gold).posterior(rest.index)[positive].to_numpy())
+            up.append((rest == positive).to_numpy())
+        joined, positive_class = np.concatenate(p), np.concatenate(up)
+        bins = np.minimum((joined * 10).astype(int), 9)
+        filled = [b for b in range(10) if (bins == b).sum() >= 10]
+        axes.plot(
+            [joined[bins == b].mean() for b in filled],
+            [positive_class[bins == b].mean() for b in filled],
+            "o-",
+            label=name,
+        )
+    axes.plot([0, 1], [0, 1], ":", color="grey")
+    axes.set(xlabel="P(positive) said", ylabel="share positive")
+    axes.legend()
+    figure.savefig(folder / "calibration.png", dpi=130)
+
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    crowds.plot.barh(ax=axes, width=0.8)
+    axes.invert_yaxis()
+    axes.set(xlabel="accuracy (%)", xlim=(0, 100))
+    axes.legend(fontsize=7)
+    figure.savefig(folder / "adversaries.png", dpi=130)
+
+    figure, axes = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    odds = np.linspace(0, 8, 100)
+    for t in (1, 2, 4):
+        axes.plot(odds, expit(odds / t), label=f"temperature {t}")
+    axes.set(xlabel="log-odds of the consensus", ylabel="P said")
+    axes.legend()
+    figure.savefig(folder / "temperature.png", dpi=130)
+    print(f"\nplots in {folder}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of folders with labels.csv and truth.csv")
+    parser.add_argument("--draws", type=int, default=5, help="draws of honeypots (default 5)")
+    parser.add_argument("--gold", type=float, default=0.1, help="share of tasks that are honeypots (default 0.1)")
+    parser.add_argument(
+        "--slow", action="store_true", help=f"run GLAD, MACE and MMSR on sets above {SLOW_LIMIT} labels too"
+    )
+    parser.add_argument("--plot", type=Path, help="folder to write plots into")
+    parser.add_argument("--json", type=Path, help="file to write every draw's numbers into")
+    arguments = parser.parse_args()
+    folders = sorted(f.parent for f in arguments.data.glob("*/labels.csv") if (f.parent / "truth.csv").exists())
+    if not folders:
+        parser.error(f"{arguments.data} has no folder with labels.csv and truth.csv")
+    sets = {folder.name: load(folder) for folder in folders}
+    results = compare(sets, arguments.draws, arguments.gold, arguments.slow)
+    table = print_table(results, sets)
+    crowds = adversaries(arguments.draws)
+    stream: dict[str, float] = {}
+    for folder in folders:
+        if {"time", "confidence", "score"} <= set(sets[folder.name][0].columns):
+            stream |= replay(folder, arguments.gold, arguments.draws)
+    speed = streaming_speed()
+    targets(table, crowds, stream, speed)
+    if arguments.plot:
+        plot(arguments.plot, table, crowds, sets, arguments.gold)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results.to_dict("records"), indent=1))
+
+
+if __name__ == "__main__":
+    main()

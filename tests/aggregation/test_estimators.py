@@ -1,0 +1,377 @@
+"""What every estimator promises: conventions, order, corner cases, late gold and votes, save and load."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crlhf_ray.aggregation.adversaries import simulate
+from crlhf_ray.aggregation.calibrate import Calibrated, cross_fitted_log_odds, temperature
+from crlhf_ray.aggregation.dawid_skene import DawidSkene
+from crlhf_ray.aggregation.hierarchical import Hierarchical
+from crlhf_ray.aggregation.logistic_l1 import LogisticL1
+from crlhf_ray.aggregation.majority import Majority
+from crlhf_ray.aggregation.one_coin import OneCoin
+from crlhf_ray.aggregation.quality import calibration_error
+from crlhf_ray.aggregation.two_coin import TwoCoin
+from crlhf_ray.errors import DataError
+from tests.aggregation.tables import crowd
+
+STREAMING = [Majority, OneCoin, TwoCoin]
+ALL = [*STREAMING, DawidSkene, Hierarchical, LogisticL1]
+GOLD = pd.Series({0: 1, 1: 0, 2: 1, 3: 0, 4: 1, 5: 0})
+
+
+@pytest.fixture(scope="module")
+def votes():
+    truth = np.tile([1, 0], 40)
+    return crowd(np.random.default_rng(1), truth, np.full(6, 0.85), np.full(6, 0.75), density=0.7)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_fitting_follows_crowd_kits_conventions(make, votes):
+    labels = make().fit_predict(votes, GOLD)
+    probas = make().fit_predict_proba(votes, GOLD)
+    assert labels.name == "agg_label"
+    assert set(labels.index) >= set(votes.task)
+    assert list(probas.columns) == [0, 1]
+    assert np.allclose(probas.sum(axis=1), 1)
+    assert (labels[GOLD.index] == GOLD).all()
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_row_order_changes_nothing(make, votes):
+    shuffled = votes.sample(frac=1, random_state=3)
+    first, second = make().fit(votes, GOLD), make().fit(shuffled, GOLD.sample(frac=1, random_state=2))
+    pd.testing.assert_frame_equal(first.probas_, second.probas_.loc[first.probas_.index], atol=1e-6)
+    pd.testing.assert_frame_equal(
+        first.reliability(), second.reliability().loc[first.reliability().index], atol=1e-6, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_names_of_tasks_and_workers_mean_nothing(make, votes):
+    renamed = votes.assign(task="t" + votes.task.astype(str), worker="x" + votes.worker)
+    gold = GOLD.set_axis("t" + GOLD.index.astype(str))
+    if make is LogisticL1:
+        make = lambda: LogisticL1(penalty=0.05)  # noqa: E731 - its cross-validation folds go by name
+    plain, other = make().fit(votes, GOLD).probas_, make().fit(renamed, gold).probas_
+    assert np.allclose(plain, other.loc["t" + plain.index.astype(str)], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_arrow_tables_give_what_data_frames_give(make, votes):
+    first = make().fit(votes, GOLD).probas_
+    table = pa.table({"task": GOLD.index.to_numpy(), "label": GOLD.to_numpy()})
+    second = make().fit(pa.Table.from_pandas(votes, preserve_index=False), table).probas_
+    assert np.allclose(first, second.loc[first.index], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_an_abstention_is_no_vote(make, votes):
+    holes = votes.astype({"label": object})
+    holes.loc[10:30, "label"] = None
+    without = votes.drop(index=range(10, 31))
+    first, second = make().fit(holes, GOLD).probas_, make().fit(without, GOLD).probas_
+    assert np.allclose(first.loc[second.index], second, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_a_vote_of_weight_nought_is_no_vote(make, votes):
+    weighted = votes.assign(weight=np.where(np.arange(len(votes)) % 5 == 0, 0.0, 1.0))
+    first = make().fit(weighted, GOLD).probas_
+    second = make().fit(votes[np.arange(len(votes)) % 5 != 0], GOLD).probas_
+    assert np.allclose(first.loc[second.index], second, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_intervals_hold_the_rates(make, votes):
+    table = make().fit(votes, GOLD).reliability()
+    for rate in ("sensitivity", "specificity"):
+        assert (table[f"{rate}_low"] <= table[rate] + 1e-6).all()
+        assert (table[rate] <= table[f"{rate}_high"] + 1e-6).all()
+    assert table["labels"].sum() == len(votes)
+    assert table["gold_labels"].sum() == votes.task.isin(GOLD.index).sum()
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_what_is_saved_comes_back_and_goes_on_learning(make, votes, tmp_path):
+    first = make().fit(votes[:150], GOLD)
+    first.save(tmp_path / "e.npz")
+    second = type(first).load(tmp_path / "e.npz")
+    pd.testing.assert_frame_equal(first.probas_, second.probas_)
+    first.partial_fit(votes[150:])
+    second.partial_fit(votes[150:])
+    pd.testing.assert_frame_equal(first.probas_, second.probas_)
+    other = TwoCoin if make is not TwoCoin else OneCoin
+    with pytest.raises(DataError, match=f"holds a {make.__name__}"):
+        other.load(tmp_path / "e.npz")
+
+
+@pytest.mark.parametrize("make", [DawidSkene, Hierarchical, LogisticL1])
+def test_estimators_that_hold_all_votes_end_the_same_however_the_votes_came(make, votes):
+    once = make().fit(votes, GOLD)
+    late = make()
+    late.partial_fit(votes[votes.task < 40], GOLD[:3])
+    late.partial_fit(votes[votes.task >= 40])
+    late.partial_fit(votes[:0].astype({"label": object}), GOLD[3:])
+    pd.testing.assert_frame_equal(once.probas_, late.probas_.loc[once.probas_.index], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_a_later_vote_supersedes(make):
+    votes = pd.DataFrame({"task": [1, 1, 2], "worker": ["a", "a", "a"], "label": [1, 0, 1], "time": [1, 2, 3]})
+    after = make().fit(votes, pd.Series({2: 1}))
+    plain = make().fit(votes[1:].drop(columns="time"), pd.Series({2: 1}))
+    assert np.allclose(after.probas_, plain.probas_)
+
+
+@pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize(
+    "votes, gold",
+    [
+        ([(1, "a", 1)], {1: 1}),
+        ([(1, "a", 1), (2, "a", 1)], {1: 1}),
+        ([(t, w, 1) for t in range(5) for w in "abc"], {0: 1, 1: 1}),
+        ([(t, w, 0) for t in range(5) for w in "abc"], {0: 1, 1: 0}),
+        (
+            [(t, "perfect", t % 2) for t in range(60)] + [(t, "wrong", 1 - t % 2) for t in range(60)],
+            {t: t % 2 for t in range(50)},
+        ),
+    ],
+    ids=["one label", "one worker", "all the same", "all against gold", "reliabilities at 1 and 0"],
+)  # fmt: skip
+def test_corner_cases_stay_finite(make, votes, gold):
+    table = pd.DataFrame(votes, columns=["task", "worker", "label"])
+    fitted = make(classes=(0, 1)).fit(table, pd.Series(gold))
+    assert np.isfinite(fitted.probas_.to_numpy()).all()
+    assert np.isfinite(fitted.reliability().to_numpy()).all()
+
+
+@pytest.mark.parametrize("make", [*STREAMING, DawidSkene, Hierarchical])
+def test_without_gold_every_estimator_but_the_discriminative_one_answers(make, votes):
+    assert np.isfinite(make().fit(votes).probas_.to_numpy()).all()
+
+
+def test_the_discriminative_estimator_says_that_it_needs_gold(votes):
+    with pytest.raises(DataError, match="learns from honeypots alone"):
+        LogisticL1().fit(votes)
+
+
+@pytest.mark.parametrize("make", [TwoCoin, OneCoin, Hierarchical])
+def test_a_worker_with_a_million_labels_stays_finite(make):
+    n = 1_000_000
+    table = pd.DataFrame({"task": np.arange(n), "worker": np.full(n, "busy"), "label": np.arange(n) % 2})
+    fitted = make(classes=(0, 1)).fit(table, pd.Series(np.arange(1000) % 2))
+    assert np.isfinite(fitted.reliability().to_numpy()).all()
+    assert np.isfinite(fitted.posterior([0, 5000, n - 1]).to_numpy()).all()
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_bad_tables_are_refused_by_name(make, votes):
+    with pytest.raises(DataError, match="no column 'worker'"):
+        make().fit(votes.drop(columns="worker"), GOLD)
+    with pytest.raises(DataError, match=r"row 3, field 'task'.*missing"):
+        make().fit(votes.assign(task=votes.task.where(votes.index != 3)), GOLD)
+    with pytest.raises(DataError, match=r"row 2, field 'weight': nan"):
+        make().fit(votes.assign(weight=np.where(votes.index == 2, np.nan, 1.0)), GOLD)
+    with pytest.raises(DataError, match="already labelled task"):
+        make().fit(pd.concat([votes, votes[:1]], ignore_index=True), GOLD)
+    with pytest.raises(DataError, match="contradicts itself"):
+        make().fit(votes, pd.Series([1, 0], index=[0, 0]))
+    with pytest.raises(DataError, match="7"):
+        make(classes=(0, 1)).fit(votes.assign(label=votes.label.where(votes.index != 5, 7)), GOLD)
+    with pytest.raises(DataError, match=r"was given (the other|another) truth before"):
+        make().fit(votes, GOLD).partial_fit(votes[:0], pd.Series({0: 0}))
+
+
+@pytest.mark.parametrize("make", [DawidSkene, Hierarchical])
+def test_more_than_two_classes(make):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    task = np.repeat(np.arange(300), 5)
+    label = np.where(rng.random(1500) < 0.7, truth[task], rng.integers(0, 3, 1500))
+    votes = pd.DataFrame({"task": task, "worker": np.tile([*"abcde"], 300), "label": np.array([*"xyz"])[label]})
+    fitted = make().fit(votes, pd.Series(np.array([*"xyz"])[truth[:30]]))
+    assert fitted.classes_ == ("x", "y", "z")
+    assert (fitted.labels_.loc[range(300)] == np.array([*"xyz"])[truth]).mean() > 0.8
+    assert {"recall_x", "recall_x_low", "recall_z_high"} <= set(fitted.reliability().columns)
+    with pytest.raises(DataError, match="two classes"):
+        TwoCoin().fit(votes)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.98])
+def test_a_single_vote_is_a_batch_of_one(decay, votes):
+    batch, single = TwoCoin(decay=decay, classes=(0, 1)), TwoCoin(decay=decay, classes=(0, 1))
+    mixed = votes.sample(frac=1, random_state=0).astype({"label": object})
+    mixed.loc[mixed.index[::9], "label"] = None
+    for row in mixed.itertuples(index=False):
+        batch.partial_fit(pd.DataFrame([row], columns=mixed.columns))
+        single.vote(*row)
+    for late in (batch, single):
+        late.partial_fit(mixed[:0], GOLD)
+    assert np.allclose(batch.probas_, single.probas_, atol=1e-12)
+    assert np.allclose(batch.reliability(), single.reliability(), atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), decay=st.sampled_from([1.0, 0.9]))
+def test_incremental_bookkeeping_equals_counting_anew(seed, decay):
+    """After any mixture of votes, corrections, abstentions and gold, soft counts are those of the standing votes."""
+    rng = np.random.default_rng(seed)
+    estimator = TwoCoin(decay=decay, classes=(0, 1))
+    known = {}
+    for step in range(6):
+        n = int(rng.integers(1, 30))
+        batch = pd.DataFrame(
+            {
+                "task": rng.integers(0, 10, n),
+                "worker": rng.integers(0, 5, n),
+                "label": rng.choice(np.array([0, 1, None], dtype=object), n),
+                "time": step,
+            }
+        ).drop_duplicates(["task", "worker"])
+        task = int(rng.integers(0, 10))
+        known.setdefault(task, int(rng.integers(0, 2)))
+        estimator.partial_fit(batch, pd.Series({task: known[task]}))
+    state = estimator.state_
+    slots, task = state._slots(np.arange(state.n_tasks))
+    credit = state.task_credited[task]
+    counts = np.zeros((state.n_workers, 4))
+    for worker, label, weight, clock, q in zip(
+        state.vote_worker[slots], state.vote_label[slots], state.vote_weight[slots], state.vote_clock[slots], credit,
+        strict=True,
+    ):  # fmt: skip
+        if label:
+            faded = weight * decay ** (state.worker_clock[worker] - clock)
+            counts[worker, 0 + (label > 0)] += faded * (1 - q)
+            counts[worker, 2 + (label > 0)] += faded * q
+    assert np.allclose(counts, state.worker_counts[: state.n_workers], atol=1e-9)
+    assert np.allclose(counts.sum(axis=0), state.pool, atol=1e-9)
+
+
+# -- the optimisation view ------------------------------------------------------------------------------------------
+
+
+def _regression(seed=0, n=120, m=10):
+    rng = np.random.default_rng(seed)
+    truth = np.where(rng.random(n) < 0.5, 1.0, -1.0)
+    skill = np.linspace(0.5, 0.9, m)
+    return np.where(rng.random((n, m)) < skill, truth[:, None], -truth[:, None]) * (rng.random((n, m)) < 0.8), truth
+
+
+@pytest.mark.parametrize("penalty", [0.003, 0.02, 0.1])
+def test_fista_agrees_with_scikit_learn(penalty):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    from scipy.sparse import csr_array
+
+    from crlhf_ray.aggregation.logistic_l1 import fista
+
+    votes, truth = _regression()
+    reference = linear_model.LogisticRegression(
+        l1_ratio=1.0, C=1 / (len(truth) * penalty), solver="saga", fit_intercept=False, tol=1e-10, max_iter=100_000
+    ).fit(votes, truth)
+    assert np.abs(fista(csr_array(votes), truth, penalty) - reference.coef_[0]).max() < 1e-4
+
+
+def test_all_weights_are_zero_exactly_from_the_stated_penalty_on():
+    from scipy.sparse import csr_array
+
+    from crlhf_ray.aggregation.logistic_l1 import all_zero_penalty, fista
+
+    votes, truth = _regression(seed=3)
+    edge = all_zero_penalty(csr_array(votes), truth)
+    assert edge == pytest.approx(np.abs(votes.T @ truth).max() / (2 * len(truth)))
+    assert not fista(csr_array(votes), truth, edge * 1.0001).any()
+    assert fista(csr_array(votes), truth, edge * 0.99).any()
+
+
+def test_the_l1_term_drops_those_who_guess():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 600)
+    votes = crowd(rng, truth, np.array([0.9, 0.85, 0.5, 0.5, 0.5]), np.array([0.9, 0.85, 0.5, 0.5, 0.5]))
+    fitted = LogisticL1(penalty=0.05).fit(votes, pd.Series(truth[:400]))
+    assert (fitted.reliability().loc[["w2", "w3", "w4"], "sensitivity"] == 0.5).all()
+    assert (fitted.reliability().loc[["w0", "w1"], "sensitivity"] > 0.6).all()
+
+
+# -- what the best estimator withstands -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind, share, late, least",
+    [
+        ("spam", 0.3, False, 0.88),
+        ("colluders", 0.4, False, 0.80),
+        ("copycats", 0.4, False, 0.78),
+        ("camouflaged", 0.2, True, 0.85),
+    ],
+)
+def test_hierarchical_withstands(kind, share, late, least):
+    found = []
+    for seed in range(3):
+        scenario = simulate(kind, share, seed)
+        gold = pd.concat([scenario.gold, scenario.late_gold]) if late else scenario.gold
+        rest = scenario.truth.drop(scenario.gold.index).drop(scenario.late_gold.index)
+        said = Hierarchical().fit_predict(scenario.votes.drop(columns="time"), gold)
+        found.append((said.loc[rest.index] == rest).mean())
+    assert np.mean(found) >= least
+
+
+def test_a_majority_start_is_flipped_by_colluders_and_gold_first_is_not():
+    scenario = simulate("colluders", 0.6, 0)
+    rest = scenario.truth.drop(scenario.gold.index)
+    votes = scenario.votes.drop(columns="time")
+    flipped, kept = (e.fit_predict(votes, scenario.gold).loc[rest.index] for e in (DawidSkene(), Hierarchical()))
+    assert (kept == rest).mean() > 0.9
+    assert (flipped == rest).mean() <= (kept == rest).mean()
+
+
+def test_forgetting_follows_drift():
+    scenario = simulate("drift", 0, 0, tasks=1500, annotators=20, per_task=5)
+    scores = []
+    for decay in (1.0, 0.98):
+        estimator, right = (
+            TwoCoin(decay=decay).partial_fit(scenario.votes[scenario.votes.task < 150], scenario.gold),
+            [],
+        )
+        for _, batch in scenario.votes[scenario.votes.task >= 150].groupby("task"):
+            estimator.partial_fit(batch)
+            name = batch.task.iloc[0]
+            right.append((estimator.posterior([name])[1].iloc[0] >= 0.5) == (scenario.truth[name] == 1))
+        scores.append(np.mean(right))
+    assert scores[1] >= 0.87 > scores[0]
+
+
+# -- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_the_temperature_undoes_overconfidence():
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 2, 4000)
+    truth = rng.random(4000) < 1 / (1 + np.exp(-honest))
+    assert temperature(3 * honest, truth) == pytest.approx(3, rel=0.1)
+
+
+def test_the_temperature_never_sees_what_it_is_judged_on(votes):
+    """A honeypot's own truth does not change the answer that the temperature is fitted to."""
+    flipped = GOLD.copy()
+    task = GOLD.index[0]
+    flipped[task] = 1 - flipped[task]
+    first = cross_fitted_log_odds(TwoCoin, votes, GOLD, 1, folds=len(GOLD))
+    second = cross_fitted_log_odds(TwoCoin, votes, flipped, 1, folds=len(GOLD))
+    assert first[task] == second[task]
+
+
+def test_tempering_lowers_the_calibration_error_and_changes_no_label():
+    rng = np.random.default_rng(0)
+    everything = pd.Series(rng.integers(0, 2, 600))
+    votes = crowd(rng, everything, np.full(8, 0.7), np.full(8, 0.7), density=0.5)
+    votes = pd.concat([votes, votes.assign(worker=votes.worker + "'"), votes.assign(worker=votes.worker + "''")])
+    gold, rest = everything[:60], everything[60:]
+    raw, calm = Hierarchical().fit(votes, gold), Calibrated(Hierarchical).fit(votes, gold)
+    errors = [calibration_error((rest == 1).to_numpy(), e.posterior(rest.index)[1].to_numpy()) for e in (raw, calm)]
+    assert errors[1] < errors[0]
+    assert (raw.labels_ == calm.labels_).all()
