@@ -101,7 +101,9 @@ def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Config
         try:
             loaded = yaml.safe_load(Path(file).read_text())
         except FileNotFoundError:
-            raise ConfigError(f"no settings file {file}; `ls jobs/*.yaml` shows the ones that come with the project")
+            raise ConfigError(
+                f"no settings file {file}; `ls jobs/*.yaml` shows the ones that come with the project"
+            ) from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{file} is not YAML: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):

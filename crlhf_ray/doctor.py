@@ -104,7 +104,7 @@ def _sandbox() -> list[Finding]:
 
     try:
         with Judge() as judge:
-            return [Finding("sandbox", judge.describe())]
+            return [Finding("sandbox", judge.settings.isolation)]
     except Exception as error:  # whatever keeps the sandbox from starting is the finding
         return [Finding("sandbox", "cannot start", str(error))]
 

@@ -40,7 +40,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
             "samples a round",
             f"{config.run.problems_per_round} problems x {config.run.samples_per_problem} samples = {per_round}",
         ),
-        ("optimizer steps a round", f"{steps}: {config.learner.epochs} epochs of {per_round} in steps of {minibatch}"),
+        ("optimizer steps a round", f"{steps}: {config.learner.epochs} x {per_round} samples in steps of {minibatch}"),
         ("samples in all", f"{per_round * config.run.rounds:,}"),
         ("judgements a program", f"{judges} of {people} annotators, each of its lines"),
         ("honeypots", f"{honeypots} programs for each annotator over the run"),
@@ -70,7 +70,10 @@ def memory(config: Config) -> list[tuple[str, float]]:
     activations = tokens * (layers * hidden * 34 + 3 * vocabulary) * width / GIB
     rollout = weights + config.rollout.kv_cache_gib + PROCESS_GIB
     return [
-        (f"{config.rollout.replicas} rollout replica(s): weights {weights:.2f}, KV cache, process", config.rollout.replicas * rollout),
+        (
+            f"{config.rollout.replicas} rollout replica(s): weights {weights:.2f}, KV cache, process",
+            config.rollout.replicas * rollout,
+        ),
         (
             f"{config.learner.ranks} learner rank(s): weights, gradients, optimizer",
             config.learner.ranks * ((weights + learning) / shards + PROCESS_GIB),
@@ -103,7 +106,9 @@ def print_plan(config: Config, console: Console) -> None:
     console.print(table)
     have = psutil.virtual_memory().available / GIB
     verdict = "fits" if total < have else "does NOT fit: lower rollout.kv_cache_gib or learner.micro_batch_tokens"
-    console.print(f"This machine: {os.cpu_count()} cores, {have:.1f} GiB free. On it alone the run [bold]{verdict}[/bold].")
+    console.print(
+        f"This machine: {os.cpu_count()} cores, {have:.1f} GiB free. On it alone the run [bold]{verdict}[/bold]."
+    )
     rollout_cpus = config.rollout.replicas * config.rollout.cpus_per_replica
     learner_cpus = config.learner.ranks * config.learner.cpus_per_rank
     console.print(
