@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_array
 from scipy.special import expit
 
 from crlhf_ray.aggregation.base import reliability_columns
@@ -23,7 +24,15 @@ from crlhf_ray.aggregation.codes import Codebook, Votes, distinct
 from crlhf_ray.aggregation.event_ids import EventIds
 from crlhf_ray.aggregation.journal import Journal, pack_strings, unpack_strings
 from crlhf_ray.aggregation.majority import EqualRates
-from crlhf_ray.aggregation.monitors import Alert, frozen_reliabilities
+from crlhf_ray.aggregation.monitors import (
+    Alert,
+    annotator_collapse,
+    collusion,
+    frozen_reliabilities,
+    honeypot_exposure,
+    label_shortage,
+    spammers,
+)
 from crlhf_ray.aggregation.one_coin import OneCoinRates
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.aggregation.state import NO_VOTES, Coin, CrowdState
@@ -33,6 +42,8 @@ from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_
 
 __all__ = ["AggregationSettings", "Aggregator", "Alert"]
 
+#: Pairs grow with the square: 2,000 annotators make two million.
+MOST_FOR_PAIRS = 2_000
 _EVENTS, _GOLD = 1, 2
 _LINE_BITS = 32
 
@@ -57,6 +68,7 @@ class Aggregator:
         self._events = EventIds()
         self._since_snapshot = 0
         self._batches = self._duplicates = 0
+        self._last_look: tuple[np.ndarray, np.ndarray] | None = None
         self._journal = Journal(directory)
         self._check_settings(Path(directory) / "settings.json")
         self._restore()
@@ -158,13 +170,31 @@ class Aggregator:
         return pa.table({"annotator_id": names, **reliability_columns(self.state, everyone)})
 
     def alerts(self) -> list[Alert]:
-        """What is wrong with the crowd as it stands, worst first; empty when nothing is."""
-        if self.settings.estimator == "majority":
-            return []
-        everyone = np.arange(self.state.n_workers)
-        start = np.array([rate[0] for rate in self.state.coin.rates(np.zeros((1, 4)), np.zeros(4))])
-        rates = np.stack(self.state.rates(everyone), axis=1)
-        return frozen_reliabilities(rates, start, self.state.worker_labels[everyone])
+        """What is wrong with the crowd as it stands, worst first; empty when nothing is.
+
+        Annotator collapse compares with the call before. Collusion looks at all pairs of annotators, and is left out
+        above `MOST_FOR_PAIRS` annotators. A pass over all votes: ask once a round.
+        """
+        state, names = self.state, [str(name) for name in self._annotators.names[: self.state.n_workers]]
+        everyone, lines = np.arange(state.n_workers), np.arange(state.n_tasks)
+        votes, cast = state.votes(), state.n_labels(lines)
+        found: list[Alert] = []
+        if self.settings.estimator != "majority" and len(names):
+            start = np.array([rate[0] for rate in state.coin.rates(np.zeros((1, 4)), np.zeros(4))])
+            rates, shapes = np.stack(state.rates(everyone), axis=1), np.stack(state.beta(everyone), axis=1)
+            total = shapes.sum(axis=2)
+            sd = np.sqrt(shapes.prod(axis=2) / (total**2 * (total + 1)))
+            found += frozen_reliabilities(rates, start, state.worker_labels[everyone])
+            if self._last_look is not None:
+                before, sd_before = self._last_look
+                known = slice(len(before))
+                found += annotator_collapse(names[known], before, rates[known], sd_before)
+            self._last_look = rates, sd
+            found += honeypot_exposure(names, *_right_on_and_off_gold(state, votes))
+            found += spammers(names, rates, sd)
+            if len(names) <= MOST_FOR_PAIRS:
+                found += collusion(names, *_votes_and_expected(state, votes, rates))
+        return found + label_shortage(cast[state.task_gold[lines] == 0])
 
     def stats(self) -> dict[str, int]:
         """Counts: events, duplicates refused, annotators, items, lines, labels, gold lines, batches."""
@@ -274,6 +304,31 @@ def _coin(settings: AggregationSettings) -> Coin:
             return OneCoinRates()
         case _:
             return TwoCoinRates(settings.strength)
+
+
+def _right_on_and_off_gold(state: CrowdState, votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """By annotator: votes that were right and votes in all, on gold lines and on others (there by the consensus)."""
+    on_gold, cast = state.task_gold[votes.task] != 0, votes.label != 0
+    p = expit(state.log_odds(np.arange(state.n_tasks)))[votes.task]
+    right = np.where(votes.label > 0, p, 1 - p)
+    counts = []
+    for where in (cast & on_gold, cast & ~on_gold):
+        counts.append(np.bincount(votes.worker[where], right[where], minlength=state.n_workers))
+        counts.append(np.bincount(votes.worker[where], minlength=state.n_workers))
+    return counts[0], counts[1], counts[2], counts[3]
+
+
+def _votes_and_expected(state: CrowdState, votes: Votes, rates: np.ndarray) -> tuple[csr_array, csr_array]:
+    """Votes as +1/-1 and their means given the consensus and the annotator's rates, [lines, annotators]."""
+    cast = votes.label != 0
+    task, worker = votes.task[cast], votes.worker[cast]
+    p = expit(state.log_odds(np.arange(state.n_tasks)))[task]
+    says_correct = p * rates[worker, 0] + (1 - p) * (1 - rates[worker, 1])
+    shape = (state.n_tasks, state.n_workers)
+    label = votes.label[cast].astype(float)
+    return csr_array((label, (task, worker)), shape=shape), csr_array(
+        (2 * says_correct - 1, (task, worker)), shape=shape
+    )
 
 
 def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
