@@ -67,11 +67,11 @@ def test_problem_is_complete(problem):
     assert problem.references
     assert problem.prompt.endswith('"""')
     assert len({statements(problem, reference) for reference in problem.references}) == len(problem.references)
-    [function] = ast.parse(problem.prompt).body
+    *worked_examples, function = ast.parse(problem.prompt).body
     assert isinstance(function, ast.FunctionDef)
     assert function.name == problem.entry_point
-    assert all(argument.annotation for argument in function.args.args)
-    assert function.returns is not None
+    assert len(function.body) == 1
+    assert all(isinstance(example, ast.FunctionDef) and ast.get_docstring(example) for example in worked_examples)
     assert problem.problem_id == f"{problem.family}/{problem.entry_point}"
 
 
@@ -81,5 +81,5 @@ def test_no_reference_is_cut_by_a_stop():
 
 
 def test_no_two_problems_ask_the_same():
-    descriptions = Counter(ast.get_docstring(ast.parse(problem.prompt).body[0]) for problem in PROBLEMS)
+    descriptions = Counter(ast.get_docstring(ast.parse(problem.prompt).body[-1]) for problem in PROBLEMS)
     assert [text for text, count in descriptions.items() if count > 1] == []
