@@ -21,7 +21,9 @@ from crlhf_ray.policy.model import ModelSettings, load_tokenizer
 from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.rollout.fleet import Fleet, Request, RolloutSettings
+from crlhf_ray.rollout.fleet import Fleet
+from crlhf_ray.rollout.settings import RolloutSettings
+from crlhf_ray.rollout.shares import Request
 
 
 def measure(problems: list[Problem], model: ModelSettings, n: int, temperature: float, max_tokens: int, seed: int):
@@ -84,7 +86,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m", help="preset, hub id or directory")
     parser.add_argument("--n", type=int, default=16, help="samples a problem")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("difficulty.json"))
     args = parser.parse_args()
