@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 #: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
 ANSWER_SECONDS = 60.0
 
+#: vLLM compiles one comparison of its log-prob code anew for several batch sizes; that takes longer than it ever saves.
+CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
+
 
 class Learner(Protocol):
     """What the fleet needs of a learner group: both return object references, one a rank.
@@ -261,13 +264,15 @@ class Fleet:
 
     def _actor(self, replica: str) -> Any:
         settings = self.settings
-        threads = settings.threads or len(os.sched_getaffinity(0))
+        environment = {"OMP_NUM_THREADS": str(settings.threads or len(os.sched_getaffinity(0)))}
+        if not settings.gpus_per_replica:
+            environment |= CPU_ENVIRONMENT
         options = ray.remote(Replica).options(
             num_cpus=settings.cpus_per_replica,
             num_gpus=settings.gpus_per_replica,
             resources=settings.resources,
             max_restarts=0,  # a restarted actor would be stale; the fleet replaces it and syncs
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            runtime_env={"env_vars": environment},
         )
         file = self._log_file(replica)
         return options.remote(replica, settings, self.model, str(file) if file else None)

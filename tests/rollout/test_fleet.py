@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -18,6 +19,9 @@ from crlhf_ray.rollout.fleet import Fleet, Request, RolloutSettings
 from crlhf_ray.rollout.weights import Senders
 
 pytestmark = pytest.mark.engine
+
+# Ray's workers do not have the tests on their path, so this module's classes travel by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 STOPS = ("\ndef ", "\nclass ", "\nprint", "\n#")
 PROMPTS = {
