@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -28,6 +28,9 @@ __all__ = ["Experience", "KLSettings", "LearnerGroup", "LearnerSettings"]
 
 #: glibc hands large arrays back to the kernel and faults them in anew on every use; keeping them saves that.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+#: After a rank failed, how long to wait for news of the others before naming the culprit.
+BLAME_SECONDS = 5.0
 
 
 class RankActor:
@@ -191,7 +194,7 @@ class LearnerGroup:
         return [actor.call.remote(method, *shared) for actor in self._ranks]
 
     def _wait(self, references: list[Any], doing: str, seconds: float) -> list[Any]:
-        """All answers, or an error for the first rank that fails; the others may then hang in a collective."""
+        """All answers in the order of the ranks, or one error that names the culprit."""
         pending = list(references)
         while pending:
             done, pending = ray.wait(pending, timeout=seconds)
@@ -200,21 +203,32 @@ class LearnerGroup:
                 raise EngineError(
                     f"learner rank(s) {silent} did not {doing} within {seconds:g} s; {self._where(silent[0])}"
                 )
-            rank = references.index(done[0])
-            try:
-                ray.get(done[0], timeout=seconds)
-            except RayTaskError as error:
-                if isinstance(error.cause, CrlhfError):
-                    raise error.cause from error
-                raise EngineError(
-                    f"learner rank {rank} failed to {doing}: {error.cause!r}; {self._where(rank)}"
-                ) from error
-            except (RayActorError, GetTimeoutError) as error:
-                raise EngineError(f"learner rank {rank} died during {doing}: {error}; {self._where(rank)}") from error
+            if _failure(done[0]) is not None:
+                # A rank that dies makes the others fail in a collective: give both a moment, and blame the dead one.
+                finished, _ = ray.wait(references, num_returns=len(references), timeout=BLAME_SECONDS)
+                failures = [(references.index(ref), _failure(ref)) for ref in finished]
+                self._raise([(rank, error) for rank, error in failures if error is not None], doing)
         return ray.get(references)
+
+    def _raise(self, failures: list[tuple[int, Exception]], doing: str) -> NoReturn:
+        rank, error = min(failures, key=lambda failure: not isinstance(failure[1], RayActorError))
+        if isinstance(error, RayTaskError) and isinstance(error.cause, CrlhfError):
+            raise error.cause from error
+        if isinstance(error, RayTaskError):
+            raise EngineError(f"learner rank {rank} failed to {doing}: {error.cause!r}; {self._where(rank)}") from error
+        raise EngineError(f"learner rank {rank} died during {doing}: {error}; {self._where(rank)}") from error
 
     def _where(self, rank: int) -> str:
         return f"see {self._log(rank)}" if self.log_dir is not None else "see the Ray worker's log"
+
+
+def _failure(reference: Any) -> Exception | None:
+    """What a finished call raised."""
+    try:
+        ray.get(reference)
+    except RayError as error:
+        return error
+    return None
 
 
 def _amounts(bundle: dict[str, float]) -> str:
