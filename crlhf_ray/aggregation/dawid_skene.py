@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from functools import reduce
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.held import HeldVotesEstimator
+
+
+def _normalised(log_p: np.ndarray) -> np.ndarray:
+    """Softmax over the columns, column by column: with few of them several times faster than over an axis."""
+    p = np.exp(log_p - reduce(np.maximum, log_p.T)[:, None])
+    p /= reduce(np.add, p.T)[:, None]
+    return p
 
 
 class DawidSkene(HeldVotesEstimator):
@@ -45,7 +53,6 @@ class DawidSkene(HeldVotesEstimator):
         k, n_tasks, n_workers = len(self.classes_), len(self.task_book_), len(self.worker_book_)
         cast = self._rows[:, 2] >= 0
         task, worker, label = self._rows[cast].T
-        # Votes in a canonical order, so that sums, and with them every answer, don't depend on the order of rows.
         self._votes = csr_array((self._weight[cast], (task, worker * k + label)), shape=(n_tasks, n_workers * k))
         self._votes_t = self._votes.T.tocsr()
         judged = np.zeros(n_tasks, bool)
@@ -58,7 +65,7 @@ class DawidSkene(HeldVotesEstimator):
             self.n_iter_ += 1
             self._m_step(posterior)
             self.log_posterior_ = self._e_step()
-            new = self._clamp(softmax(self.log_posterior_, axis=1))
+            new = self._clamp(_normalised(self.log_posterior_))
             change = np.abs(new - posterior).max(initial=0.0)
             posterior = new
             if change < self.tol and self.n_iter_ > 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import gammaln, log_softmax
 
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
@@ -77,7 +76,7 @@ class Hierarchical(DawidSkene):
         truth = self._gold[known][rows.row]
         prior = self.strengths_ * self.means_
         alone = self.counts_[worker]
-        np.subtract.at(alone, (np.arange(len(worker)), vote, truth), rows.data)
+        alone[np.arange(len(worker)), vote, truth] -= rows.data
         shares = np.maximum(alone, 0.0) + prior
         evidence = np.log(shares[np.arange(len(worker)), vote] / shares.sum(axis=1)) * rows.data[:, None]
         log_p = np.log(self.priors_) + np.stack(
@@ -94,17 +93,18 @@ class Hierarchical(DawidSkene):
 
     def _m_step(self, posterior: np.ndarray) -> None:
         k = self._n_classes
-        weight = np.where(self._gold >= 0, 1.0, self.trust_)[:, None]
-        self.counts_ = (self._votes_t @ (posterior * weight)).reshape(-1, k, k)
+        if self.trust_ != 1:
+            posterior = posterior * np.where(self._gold >= 0, 1.0, self.trust_)[:, None]
+        self.counts_ = (self._votes_t @ posterior).reshape(-1, k, k)
         guess = np.full((k, k), (1 - self.start) / max(k - 1, 1))
         np.fill_diagonal(guess, self.start)
         pooled = self.counts_.sum(axis=0)
         self.means_ = (self.start_weight * guess + pooled) / (self.start_weight + pooled.sum(axis=0))
-        if self.n_iter_ <= 10 or self.n_iter_ % 5 == 0:  # the strengths settle long before the posteriors
+        if self.n_iter_ <= 5 or self.n_iter_ % 5 == 0:  # the strengths settle long before the posteriors
             self.strengths_ = np.array([fitted_strength(self.counts_[:, :, c], self.means_[:, c]) for c in range(k)])
         self.errors_ = self.counts_ + self.strengths_ * self.means_
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
-        shares = (posterior * weight * self._judged).sum(axis=0)
+        shares = (posterior * self._judged).sum(axis=0)
         self.priors_ = (shares + self.share_weight / k) / (shares.sum() + self.share_weight)
 
     def _dirichlet(self, truth: int) -> np.ndarray:
@@ -124,11 +124,17 @@ def fitted_strength(
     total = counts.sum(axis=1)
     counts, total = counts[total > 1e-9], total[total > 1e-9]
 
-    def loss(log_strength: float) -> float:
-        prior = np.exp(log_strength) * mean
-        likelihood = gammaln(prior + counts).sum() - len(counts) * gammaln(prior).sum()
-        likelihood += len(counts) * gammaln(prior.sum()) - gammaln(prior.sum() + total).sum()
-        return 0.5 * (log_strength - np.log(centre)) ** 2 - likelihood
-
-    found = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded", options={"xatol": 0.05})
-    return float(np.exp(found.x))
+    steps = np.linspace(np.log(low), np.log(high), 19)
+    prior = np.exp(steps)[:, None] * mean
+    likelihood = len(counts) * (gammaln(np.exp(steps)) - gammaln(prior).sum(axis=1))
+    for start in range(0, len(counts), 20_000):  # bounds the memory for crowds of a million
+        some, sums = counts[start : start + 20_000], total[start : start + 20_000]
+        likelihood += gammaln(prior[:, None, :] + some).sum(axis=(1, 2))
+        likelihood -= gammaln(np.exp(steps)[:, None] + sums).sum(axis=1)
+    score = likelihood - 0.5 * (steps - np.log(centre)) ** 2
+    best = int(np.argmax(score))
+    if 0 < best < len(steps) - 1:  # the vertex of the parabola through the three highest points
+        left, middle, right = score[best - 1 : best + 2]
+        shift = 0.5 * (left - right) / (left - 2 * middle + right)
+        return float(np.exp(steps[best] + shift * (steps[1] - steps[0])))
+    return float(np.exp(steps[best]))

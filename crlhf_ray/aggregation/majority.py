@@ -25,6 +25,10 @@ class EqualRates:
         p = np.full(len(counts), self.p)
         return p, p
 
+    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+        """``(p, p)``."""
+        return self.p, self.p
+
 
 class Majority(StreamingEstimator):
     """The label most votes are for, weighted by the votes' weights; even votes are left at the prior.

@@ -38,6 +38,12 @@ class OneCoinRates:
         p = np.clip((self.a + right) / (self.a + self.b + counts.sum(axis=1)), self.clip, 1 - self.clip)
         return p, p
 
+    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+        """`rates` of one annotator, in plain Python numbers."""
+        p = (self.a + counts[CC] + counts[WW]) / (self.a + self.b + sum(counts))
+        p = min(max(p, self.clip), 1 - self.clip)
+        return p, p
+
 
 class OneCoin(StreamingEstimator):
     """The paper's Bayesian engine (Wong and Tan, arXiv 2503.15129), streamed, honeypots first.

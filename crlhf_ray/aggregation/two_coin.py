@@ -41,6 +41,15 @@ class TwoCoinRates:
             counts[:, WW], counts[:, WC], float(pool[WW]), float(pool[WC])
         )
 
+    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+        """`rates` of one annotator, in plain Python numbers."""
+        means = []
+        for right, wrong in ((CC, CW), (WW, WC)):
+            prior = self.strength * self._crowd(pool[right], pool[wrong])
+            mean = (counts[right] + prior) / (counts[right] + counts[wrong] + self.strength)
+            means.append(min(max(mean, self.clip), 1 - self.clip))
+        return means[0], means[1]
+
     def _mean(self, right: np.ndarray, wrong: np.ndarray, pool_right: float, pool_wrong: float) -> np.ndarray:
         prior = self.strength * self._crowd(pool_right, pool_wrong)
         mean = (right + prior) / (right + wrong + self.strength)
