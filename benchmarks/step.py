@@ -6,8 +6,8 @@ end-of-sequence token or the limit on both sides; stop strings are off, because 
 
 - Ours: vLLM samples, the sandbox runs the tests, ten simulated annotators judge the lines, the aggregation actor finds
   the consensus, DeepSpeed learns, vLLM gets the weights: `crlhf_ray.loop.play_round` as it is.
-- TRL: transformers samples (on CPU it has no vLLM), the same sandbox is the reward, gradient checkpointing off and
-  micro-batches of 8, which was its fastest setting that fits in memory.
+- TRL: transformers samples (on CPU it has no vLLM), the same sandbox is the reward. Gradient checkpointing, on by
+  default, is off in its favour; micro-batches of 8 keep its activations within the memory.
 
 Each side has a process of its own, one after the other; the first round of each warms up and is not counted. TRL gets
 the very prompts of our rounds, in their order.
@@ -53,6 +53,8 @@ def main() -> None:
     if options.side:
         (run_ours if options.side == "ours" else run_trl)(options, out)
         return
+    for name in ("ours", "trl"):
+        (out / f"{name}.json").unlink(missing_ok=True)
     for side in ["ours"] + ["trl"] * (options.trl_rounds > 0):
         with (out / f"{side}.log").open("w") as log:
             done = subprocess.run(
@@ -214,29 +216,25 @@ def report(out: Path, options: argparse.Namespace) -> None:
     }
     mode = "full fine-tuning" if options.full else f"LoRA r={LORA['r']}"
     table = Table(title=f"One round of {PROBLEMS} x {SAMPLES} samples, {options.model}, {mode}, {os.cpu_count()} cores")
-    for heading in (
-        "",
-        "rounds",
-        "seconds (median)",
-        "lowest to highest",
-        "tokens a sample",
-        "seconds by phase (mean)",
-    ):
+    for heading in ("", "rounds", "seconds (median)", "lowest to highest", "tokens a sample"):
         table.add_column(heading)
-    for name, rounds in sides.items():
+    spent = []
+    for side, rounds in sides.items():
         seconds = [row["seconds"] for row in rounds]
-        phases = {
-            phase: statistics.mean(row["phases"].get(phase, 0.0) for row in rounds) for phase in rounds[0]["phases"]
-        }
+        means = {name: statistics.mean(row["phases"].get(name, 0.0) for row in rounds) for name in rounds[0]["phases"]}
+        spent.append(
+            f"{side}, seconds by phase (mean): " + ", ".join(f"{name} {mean:.1f}" for name, mean in means.items())
+        )
         table.add_row(
-            name,
+            side,
             str(len(rounds)),
             f"{statistics.median(seconds):.1f}",
             f"{min(seconds):.1f} to {max(seconds):.1f}",
             f"{statistics.mean(row['tokens'] for row in rounds):.0f}",
-            ", ".join(f"{phase} {spent:.1f}" for phase, spent in phases.items()),
         )
     console.print(table)
+    for line in spent:
+        console.print(line, highlight=False, soft_wrap=True)
     result: dict[str, Any] = {"mode": mode, "model": options.model, "load": os.getloadavg(), **sides}
     if len(sides) == 2:
         ours, trl = ([row["seconds"] for row in sides[name]] for name in ("ours", "trl"))
