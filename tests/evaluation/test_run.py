@@ -1,0 +1,127 @@
+"""Judging sample files, and evaluating a policy with pass@k."""
+
+import json
+
+import pytest
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings
+from crlhf_ray.evaluation.run import cut, data_set_id, evaluate, judge_samples, read_samples
+from crlhf_ray.evaluation.verdict import Verdict
+
+from .samples import DOUBLE, RIGHT, WRONG, asserted
+
+
+class Scripted:
+    """A judge that reads the verdict off the completion, and counts what it was asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def check(self, jobs):
+        self.asked += len(jobs)
+        return [Verdict("passed" if "2 * x" in completion else "wrong") for _, completion in jobs]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def samples(tmp_path, completions):
+    return write(tmp_path / "samples.jsonl", [{"task_id": "double", "completion": text} for text in completions])
+
+
+def test_a_file_in_human_evals_format_gets_verdicts_beside_its_rows(tmp_path):
+    path = samples(tmp_path, [RIGHT, WRONG, "    return 2 * x\nprint('no')\n"])
+    with Judge(JudgeSettings(slots=1)) as judge:
+        output = judge_samples(path, [DOUBLE], judge, stops=("\nprint",))
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert output.name == "samples.jsonl_results.jsonl"
+    assert [(row["passed"], row["result"]) for row in rows] == [(True, "passed"), (False, "wrong"), (True, "passed")]
+    assert rows[1]["verdict"]["failing_test"] == 0
+
+
+def test_an_interrupted_file_is_taken_up_where_it_ended(tmp_path):
+    path = samples(tmp_path, [RIGHT, WRONG, RIGHT])
+    output = judge_samples(path, [DOUBLE], Scripted())
+    whole = output.read_text()
+    output.write_text(whole[: whole.rindex("{", 0, -200) + 30])  # cut off in the middle of a row
+    judge = Scripted()
+    assert judge_samples(path, [DOUBLE], judge).read_text() == whole
+    assert 0 < judge.asked < 3
+
+
+def test_infrastructure_errors_are_judged_again(tmp_path):
+    class Failing(Scripted):
+        def check(self, jobs):
+            return [Verdict("infra_error") for _ in jobs]
+
+    path = samples(tmp_path, [RIGHT])
+    judge_samples(path, [DOUBLE], Failing())
+    assert json.loads(judge_samples(path, [DOUBLE], Scripted()).read_text())["passed"] is True
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"task_id": "triple", "completion": ""}, r"row 1, field 'task_id': no problem 'triple'.*'double'"),
+        ({"task_id": "double"}, r"row 1, field 'completion': a string belongs here"),
+        ([], r"row 1, field 'task_id'"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        read_samples(write(tmp_path / "samples.jsonl", [row]), [DOUBLE])
+
+
+def test_a_completion_ends_before_the_first_stop():
+    assert cut("    return 1\n\ndef other():\n    pass\nprint(2)", ("\nprint", "\ndef ")) == "    return 1\n"
+    assert cut("    return 1\n", ()) == "    return 1\n"
+
+
+def generate(problems, n):
+    return [(problem, RIGHT if i % 4 == 0 else WRONG) for problem in problems for i in range(n)]
+
+
+def test_evaluation_estimates_pass_at_k_with_its_data_set_named(tmp_path):
+    result = evaluate("set", [DOUBLE], generate, Scripted(), tmp_path / "s.jsonl", n=8, ks=(1, 8, 100))
+    assert [(estimate.k, estimate.mean) for estimate in result.pass_at_k] == [(1, 0.25), (8, 1.0)]
+    assert result.data_set == data_set_id("set", [DOUBLE])
+    assert result.statuses == {"passed": 2, "wrong": 6}
+    assert result.isolation == ("jailed",)
+
+
+def test_evaluation_resumes_after_the_last_whole_chunk(tmp_path):
+    problems = [asserted("assert f()", prompt=f'"""Task {i}."""') for i in range(3)]
+    problems = [type(p)(f"p{i}", p.prompt, p.entry_point, p.checker, ()) for i, p in enumerate(problems)]
+    path = tmp_path / "s.jsonl"
+    first = evaluate("set", problems, generate, Scripted(), path, n=4, chunk=1)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:7]) + lines[7][:20])  # p0 whole, p1 half, one row cut off
+    judge = Scripted()
+    assert evaluate("set", problems, generate, judge, path, n=4, chunk=1) == first
+    assert judge.asked == 8
+
+
+def test_samples_of_another_data_set_are_refused(tmp_path):
+    path = tmp_path / "s.jsonl"
+    evaluate("set", [DOUBLE], generate, Scripted(), path, n=4)
+    with pytest.raises(DataError, match="belongs to another evaluation"):
+        evaluate("set", [asserted("assert f()")], generate, Scripted(), path, n=4)
+
+
+def test_the_data_sets_hash_changes_with_a_test():
+    same, other = asserted("assert f() == 1"), asserted("assert f() == 2")
+    assert data_set_id("s", [same]) == data_set_id("s", [asserted("assert f() == 1")])
+    assert data_set_id("s", [same])["sha256"] != data_set_id("s", [other])["sha256"]
+
+
+def test_infrastructure_errors_count_for_nothing(tmp_path):
+    class Flaky(Scripted):
+        def check(self, jobs):
+            return [Verdict("infra_error") if i == 0 else Verdict("passed") for i, _ in enumerate(jobs)]
+
+    result = evaluate("set", [DOUBLE], generate, Flaky(), tmp_path / "s.jsonl", n=4, ks=(1, 3, 4))
+    assert [(estimate.k, estimate.mean) for estimate in result.pass_at_k] == [(1, 1.0), (3, 1.0)]
+    assert result.statuses == {"infra_error": 1, "passed": 3}
