@@ -266,7 +266,7 @@ class Aggregator:
         arrays["annotator_offsets"], arrays["annotator_names"] = pack_strings(self._annotators.names)  # type: ignore[arg-type]
         arrays["item_offsets"], arrays["item_names"] = pack_strings(self._items.names)  # type: ignore[arg-type]
         arrays["task_keys"] = self._task_keys()
-        arrays["events"] = self._events.hashes()
+        arrays["events"], arrays["events_second"] = self._events.hashes()
         return arrays
 
     def _restore(self) -> None:
@@ -276,7 +276,7 @@ class Aggregator:
             self._annotators = Codebook(unpack_strings(arrays["annotator_offsets"], arrays["annotator_names"]))
             self._items = Codebook(unpack_strings(arrays["item_offsets"], arrays["item_names"]))
             self._tasks = Codebook(arrays["task_keys"].tolist())
-            self._events = EventIds(arrays["events"])
+            self._events = EventIds((arrays["events"], arrays["events_second"]))
         for kind, table in self._journal.replay():
             if kind == _EVENTS:
                 self._events.add(self._events.unseen(table["event_id"])[1])

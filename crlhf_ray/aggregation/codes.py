@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,14 +30,12 @@ class Codebook:
     def encode(self, values: Any, *, grow: bool = True) -> np.ndarray:
         """Codes (int64) of ``values``; unknown names get a new code, or -1 where ``grow`` is False."""
         local, names = distinct(values)
-        codes = np.empty(len(names), np.int64)
-        known = self._code
-        for i, name in enumerate(names):
-            code = known.get(name, -1)
-            if code < 0 and grow:
-                code = known[name] = len(self.names)
-                self.names.append(name)
-            codes[i] = code
+        codes = np.fromiter(map(self._code.get, names, repeat(-1)), np.int64, len(names))
+        if grow and (missing := np.flatnonzero(codes < 0)).size:
+            fresh = [names[i] for i in missing]
+            codes[missing] = np.arange(len(self.names), len(self.names) + len(fresh))
+            self._code.update(zip(fresh, range(len(self.names), len(self.names) + len(fresh)), strict=True))
+            self.names += fresh
         return codes[local]
 
     def encode_one(self, name: Hashable) -> int:

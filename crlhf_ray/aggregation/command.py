@@ -1,0 +1,60 @@
+"""What ``crlhf aggregate`` does with the files it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from crlhf_ray.aggregation.batch import EstimatorName, aggregate
+from crlhf_ray.aggregation.mapreduce import aggregate_parquet
+from crlhf_ray.aggregation.rejections import RejectionReport
+
+#: Workers shown on the terminal; all of them are in the file.
+SHOWN = 10
+
+
+def aggregate_files(
+    labels: Sequence[Path], gold: Path | None, out: Path, estimator: EstimatorName, big: bool, console: Console
+) -> None:
+    """Write consensus, reliability and rejected rows into ``out`` and print a summary.
+
+    big: for Parquet larger than memory; starts Ray on this machine where it is not running. Raises as
+    `aggregate` and `aggregate_parquet` do.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if big:
+        import ray
+
+        ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+        try:
+            large = aggregate_parquet(labels, out / "consensus", gold)
+        finally:
+            ray.shutdown()
+        reliability, report, consensus = large.reliability, large.report, large.consensus
+    else:
+        found = aggregate(labels, gold, estimator=estimator)
+        consensus = out / "consensus.csv"
+        found.consensus.to_csv(consensus, index=False)
+        reliability, report = found.reliability, found.report
+        if found.temperature is not None:
+            console.print(f"tempered by the honeypots: temperature {found.temperature:.2f}")
+    reliability.to_csv(out / "reliability.csv", index=False)
+    report.write(out / "rejected.jsonl")
+    _show(reliability, report, console)
+    console.print(f"Consensus: [bold]{consensus}[/bold]; reliabilities and rejected rows beside it")
+
+
+def _show(reliability: pd.DataFrame, report: RejectionReport, console: Console) -> None:
+    table = Table(title=f"{len(reliability)} workers", title_justify="left")
+    for column in reliability.columns:
+        table.add_column(str(column))
+    for row in reliability.head(SHOWN).itertuples(index=False):
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)
+    if len(reliability) > SHOWN:
+        console.print(f"and {len(reliability) - SHOWN} more, in the file")
+    console.print(str(report))
