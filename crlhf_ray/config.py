@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,7 @@ from crlhf_ray.evaluation.judge import JudgeSettings
 from crlhf_ray.feedback.collect import FeedbackSettings
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
+from crlhf_ray.policy.prompts import Template
 from crlhf_ray.reward.credit import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.settings import Settings
@@ -45,7 +46,7 @@ class ProblemSettings(Settings):
 
     source: str = "starter"
     """starter, humaneval, mbpp:PATH, or a JSONL file (docs/problems.md). Training uses its train split."""
-    template: str = "bare"
+    template: Template = "bare"
     """Prompt template: bare (signature and docstring) or chat."""
 
 
@@ -89,7 +90,15 @@ class Config(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
 def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Config:
+    """The settings of a training run; see `read_settings`."""
+    return read_settings(Config, file, changes)
+
+
+def read_settings(kind: type[SettingsType], file: Path | None = None, changes: Sequence[str] = ()) -> SettingsType:
     """Read settings from YAML, then apply ``a.b=value`` changes (values are YAML too).
 
     Raises:
@@ -121,9 +130,9 @@ def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Config
                 raise ConfigError(f"--set {change!r}: {part} is a value, not a group of settings")
         node[last] = _value(value)
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(Config, item) for item in error.errors()]
+        lines = [_explain(kind, item) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from error
 
 

@@ -22,7 +22,7 @@ import ray.data
 from ray.exceptions import GetTimeoutError
 
 from crlhf_ray.aggregation.actor import Aggregator
-from crlhf_ray.config import Config
+from crlhf_ray.config import Config, RaySettings
 from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.evaluation.verdict import Verdict
@@ -42,6 +42,30 @@ from crlhf_ray.rollout.sample import Sample
 
 #: Handed to every Ray worker: nothing phones home.
 WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@contextmanager
+def connect(settings: RaySettings) -> Iterator[None]:
+    """Ray, quiet: the named cluster, the submitted job's, or one of this machine's own that ends with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    ray.init(
+        address=address,
+        include_dashboard=None if address else False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+    )
+    try:
+        # Ray's own handler prints a stack trace before Python's: put Python's back in front.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
+    finally:
+        ray.shutdown()
 
 
 class Run:
@@ -90,14 +114,14 @@ class Run:
             self.heldout = load_problems(config.evaluation.source, "heldout")[: config.evaluation.limit]
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
             self._train_ids = [problem.problem_id for problem in train]
-            self._connect()
+            self._exit.enter_context(connect(config.ray))
             self.judge = self._exit.enter_context(Judge(config.judge))
-            self.aggregator = (
+            self.aggregator: Any = (
                 ray.remote(Aggregator)
                 .options(num_cpus=0, max_restarts=3, max_task_retries=3)
                 .remote(str(self.dir / "aggregation"), config.aggregation)
             )
-            pool = HoneypotPool(
+            honeypots = HoneypotPool(
                 build_honeypots(
                     train,
                     self.judge,
@@ -109,7 +133,7 @@ class Run:
             )
             self.feedback = SimulatedFeedback(
                 config.feedback,
-                pool,
+                honeypots,
                 self.aggregator,
                 self.dir / "annotations",
                 seed=config.run.seed,
@@ -126,22 +150,6 @@ class Run:
             self._restore()
         self.metrics = MetricsLog(self.dir, resume_at=self.round)
         self._exit.callback(self.metrics.close)
-
-    def _connect(self) -> None:
-        address = self.config.ray.address or os.environ.get("RAY_ADDRESS")
-        if not ray.is_initialized():
-            ray.init(
-                address=address,
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            )
-            self._exit.callback(ray.shutdown)
-            # Ray's own handler prints a stack trace before Python's: put Python's back in front.
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
 
     def _restore(self) -> None:
         checkpoints = self.dir / "checkpoints"

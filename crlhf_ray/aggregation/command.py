@@ -18,25 +18,33 @@ SHOWN = 10
 
 
 def aggregate_files(
-    labels: Sequence[Path], gold: Path | None, out: Path, estimator: EstimatorName, big: bool, console: Console
+    labels: Sequence[Path],
+    gold: Path | None,
+    out: Path,
+    estimator: EstimatorName,
+    big: bool,
+    console: Console,
+    classes: Sequence[str] = (),
 ) -> None:
     """Write consensus, reliability and rejected rows into ``out`` and print a summary.
 
-    big: for Parquet larger than memory; starts Ray on this machine where it is not running. Raises as
+    classes: the labels that count, as text, for two the negative one first; any other label is then rejected and
+    reported. Empty: every label found is a class. big: for Parquet larger than memory; starts Ray on this machine where it is not running. Raises as
     `aggregate` and `aggregate_parquet` do.
     """
     out.mkdir(parents=True, exist_ok=True)
+    named = tuple(int(name) if name.lstrip("+-").isdigit() else name for name in classes) or None
     if big:
         import ray
 
         ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
         try:
-            large = aggregate_parquet(labels, out / "consensus", gold)
+            large = aggregate_parquet(labels, out / "consensus", gold, classes=named)
         finally:
             ray.shutdown()
         reliability, report, consensus = large.reliability, large.report, large.consensus
     else:
-        found = aggregate(labels, gold, estimator=estimator)
+        found = aggregate(labels, gold, estimator=estimator, classes=named)
         consensus = out / "consensus.csv"
         found.consensus.to_csv(consensus, index=False)
         reliability, report = found.reliability, found.report

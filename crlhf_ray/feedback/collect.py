@@ -53,7 +53,7 @@ class SimulatedFeedback:
         self,
         settings: FeedbackSettings,
         pool: HoneypotPool,
-        aggregator: ray.actor.ActorHandle,
+        aggregator: Any,
         directory: Path,
         *,
         seed: int,

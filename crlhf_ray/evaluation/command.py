@@ -1,0 +1,85 @@
+"""What ``crlhf evaluate`` does: sample with vLLM, judge in the sandbox, estimate pass@k."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from crlhf_ray.config import Config
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.evaluation.judge import Judge
+from crlhf_ray.evaluation.run import Evaluation
+from crlhf_ray.evaluation.run import evaluate as estimate
+from crlhf_ray.learner.group import LearnerGroup
+from crlhf_ray.policy.model import load_tokenizer
+from crlhf_ray.policy.prompts import encode
+from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.problem import Problem
+from crlhf_ray.rollout.fleet import Fleet, Request
+from crlhf_ray.run import connect
+
+
+def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str, console: Console) -> Evaluation:
+    """Evaluate the model of ``config``, with the weights of a run's last checkpoint where ``run_dir`` is given.
+
+    Raises ConfigError for an unknown split and a run without checkpoint, and as the engines do.
+    """
+    if split not in ("train", "heldout", "all"):
+        raise ConfigError(f"split {split!r} is unknown; use heldout, train or all")
+    if run_dir is not None and not (run_dir / "checkpoints" / "latest").exists():
+        raise ConfigError(f"{run_dir} holds no checkpoint yet; name the run.dir of a training run")
+    settings = config.evaluation
+    problems = load_problems(settings.source, None if split == "all" else split)[: settings.limit]
+    tokenizer = load_tokenizer(config.model.name)
+    with ExitStack() as stack:
+        stack.enter_context(connect(config.ray))
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crlhf-logs-")))
+        judge = stack.enter_context(Judge(config.judge))
+        fleet = Fleet(config.rollout, config.model, log_dir=logs)
+        stack.callback(fleet.close)
+        fleet.start()
+        if run_dir is not None:
+            learner = LearnerGroup(config.learner, config.model, log_dir=logs)
+            stack.callback(learner.close)
+            learner.start()
+            learner.load(run_dir / "checkpoints")
+            fleet.sync(learner, 1)
+            learner.close()
+
+        def generate(chunk: Sequence[Problem], n: int) -> Iterable[tuple[Problem, str]]:
+            by_id = {problem.problem_id: problem for problem in chunk}
+            requests = [
+                Request(p.problem_id, tuple(encode(p, config.problems.template, tokenizer)), p.stops, n) for p in chunk
+            ]
+            drawn = fleet.generate(requests, temperature=settings.temperature, seed=config.run.seed, tag="evaluate")
+            return [(by_id[sample.problem_id], sample.text) for sample in drawn]
+
+        progress = stack.enter_context(Progress(console=console, transient=True))
+        task = progress.add_task("problems", total=len(problems))
+        found = estimate(
+            settings.source,
+            problems,
+            generate,
+            judge,
+            out,
+            n=settings.samples,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _show(found, out, console)
+    return found
+
+
+def _show(found: Evaluation, out: Path, console: Console) -> None:
+    table = Table(title=f"{found.data_set['name']}, {found.samples} samples a problem", title_justify="left")
+    for column in ("", "mean", "95% interval", "problems"):
+        table.add_column(column)
+    for row in found.pass_at_k:
+        table.add_row(f"pass@{row.k}", f"{row.mean:.1%}", f"{row.low:.1%} to {row.high:.1%}", str(row.problems))
+    console.print(table)
+    console.print(f"verdicts: {found.statuses}; data set {found.data_set}; samples in [bold]{out}[/bold]")
