@@ -1,4 +1,4 @@
-"""One DeepSpeed rank. The only file that imports deepspeed; it knows nothing of Ray.
+"""One DeepSpeed rank, and how any process joins DeepSpeed's group. It knows nothing of Ray.
 
 All public methods are collective: every rank is called with the same arguments.
 """

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError
+from crlhf_ray.learner.worker import join_group
 from crlhf_ray.policy.demonstrations import (
     Batch,
     Demonstration,
@@ -37,6 +38,8 @@ from crlhf_ray.settings import Settings
 
 WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS = 0.5
+#: Longest wait of a rank for the others, at the start and in any collective.
+GROUP_SECONDS = 1800.0
 
 
 class SftSettings(Settings):
@@ -323,12 +326,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _engine(settings: SftSettings, steps: int) -> Any:
-    import deepspeed
-
-    # On CPU DeepSpeed compiles a shared-memory collective when it joins a group: a minute, and an error where there
-    # is no compiler or ninja. gloo does without.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if settings.gpus_per_rank else "gloo", auto_mpi_discovery=False)
+    deepspeed = join_group(cuda=settings.gpus_per_rank > 0, timeout_seconds=GROUP_SECONDS)
     model = load_model(settings.model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
