@@ -11,6 +11,7 @@ import pandas as pd
 
 from crlhf_ray.aggregation.base import Estimator
 from crlhf_ray.aggregation.calibrate import Calibrated
+from crlhf_ray.aggregation.codes import infer_classes
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
 from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.logistic_l1 import LogisticL1
@@ -147,8 +148,6 @@ def _report_rows(bad: pd.DataFrame, report: RejectionReport, field: str, problem
 
 
 def _classes(labels: pd.Series, truth: pd.Series) -> tuple[Hashable, ...]:
-    from crlhf_ray.aggregation.codes import infer_classes
-
     found = pd.unique(pd.concat([labels, truth]).dropna()).tolist()
     if len(found) <= 2 or set(found) == {-1, 0, 1}:
         return infer_classes(found)
@@ -167,13 +166,3 @@ def _maker(name: EstimatorName, classes: tuple[Hashable, ...]) -> Callable[[], E
     two = {"two_coin": TwoCoin, "one_coin": OneCoin, "majority": Majority, "logistic_l1": LogisticL1}
     pair = (classes[0], classes[1])
     return lambda: two[name](classes=pair)
-
-
-def write(result: Aggregation, out: Path) -> dict[str, Path]:
-    """Write consensus.csv, reliability.csv and rejections.jsonl into ``out``; returns the paths by name."""
-    out.mkdir(parents=True, exist_ok=True)
-    paths = {name: out / name for name in ("consensus.csv", "reliability.csv", "rejections.jsonl")}
-    result.consensus.to_csv(paths["consensus.csv"], index=False)
-    result.reliability.to_csv(paths["reliability.csv"], index=False)
-    result.report.write(paths["rejections.jsonl"])
-    return paths

@@ -29,8 +29,9 @@ def aggregate_files(
     """Write consensus, reliability and rejected rows into ``out`` and print a summary.
 
     classes: the labels that count, as text, for two the negative one first; any other label is then rejected and
-    reported. Empty: every label found is a class. big: for Parquet larger than memory; starts Ray on this machine where it is not running. Raises as
-    `aggregate` and `aggregate_parquet` do.
+    reported. Empty: every label found is a class.
+    big: for Parquet larger than memory; starts Ray on this machine where it is not running.
+    Raises as `aggregate` and `aggregate_parquet` do.
     """
     out.mkdir(parents=True, exist_ok=True)
     named = tuple(int(name) if name.lstrip("+-").isdigit() else name for name in classes) or None
@@ -39,7 +40,8 @@ def aggregate_files(
 
         ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
         try:
-            large = aggregate_parquet(labels, out / "consensus", gold, classes=named)
+            pair = (named[0], named[1]) if named else None
+            large = aggregate_parquet(labels, out / "consensus", gold, classes=pair)
         finally:
             ray.shutdown()
         reliability, report, consensus = large.reliability, large.report, large.consensus

@@ -68,6 +68,10 @@ class RejectionReport:
         """Rows left out."""
         return sum(self.counts.values())
 
+    def __str__(self) -> str:
+        text = f"{self.read:,} rows read, {self.used:,} used ({self.abstained:,} abstained), {self.rejected:,} rejected"
+        return "\n".join([text, *(f"  {count:,} x {reason}" for reason, count in self.counts.most_common())])
+
     def write(self, path: Path) -> None:
         """One JSON object a line: first the totals, then the rows."""
         with path.open("w") as out:
