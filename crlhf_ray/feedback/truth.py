@@ -58,25 +58,26 @@ def line_truth(
     if broken is not None:
         truth[[n for n in code if n >= min(broken, code[-1])]] = -1
         return truth
-    program = _outline(problem.prompt, "\n".join(lines))
+    program = outline(problem.prompt, "\n".join(lines))
     known = dict.fromkeys((*problem.references, *passing))
     if not known:
         raise ValueError(f"{problem.problem_id} has no reference and no passing sample to compare with")
-    truth[list(_nearest(program, [_outline(problem.prompt, text) for text in known]).wrong)] = -1
+    truth[list(_nearest(program, [outline(problem.prompt, text) for text in known]).wrong)] = -1
     return truth
 
 
 @dataclass(frozen=True)
-class _CodeLine:
+class CodeLine:
     number: int
     depth: int
+    text: str  # without indent
     tokens: tuple[str, ...]
     shape: tuple[str, ...]  # the tokens with "_" for each local name
 
 
 @dataclass(frozen=True)
-class _Outline:
-    lines: tuple[_CodeLine, ...]
+class Outline:
+    lines: tuple[CodeLine, ...]
     local: frozenset[str]
 
 
@@ -100,9 +101,9 @@ def _syntax_error_line(prompt: str, completion: str) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _outline(prompt: str, completion: str) -> _Outline:
+def outline(prompt: str, completion: str) -> Outline:
     local = _local_names(prompt, completion)
-    lines: list[_CodeLine] = []
+    lines: list[CodeLine] = []
     indents: list[int] = []
     for number, text in enumerate(completion.split("\n")):
         if not carries_code(text):
@@ -115,8 +116,8 @@ def _outline(prompt: str, completion: str) -> _Outline:
             indents.append(indent)
         tokens = tuple(_TOKEN.findall(text.split(" #")[0].split("\t#")[0]))
         shape = tuple("_" if token in local else token for token in tokens)
-        lines.append(_CodeLine(number, len(indents), tokens, shape))
-    return _Outline(tuple(lines), local)
+        lines.append(CodeLine(number, len(indents), text.strip(), tokens, shape))
+    return Outline(tuple(lines), local)
 
 
 def _local_names(prompt: str, completion: str) -> frozenset[str]:
@@ -137,7 +138,7 @@ def _local_names(prompt: str, completion: str) -> frozenset[str]:
     return frozenset(own - given)
 
 
-def _nearest(program: _Outline, references: Sequence[_Outline]) -> _Comparison:
+def _nearest(program: Outline, references: Sequence[Outline]) -> _Comparison:
     """The comparison of least distance; of equals, with the reference nearest in length, then the first."""
     best: _Comparison | None = None
     for gap, reference in sorted(
@@ -145,17 +146,17 @@ def _nearest(program: _Outline, references: Sequence[_Outline]) -> _Comparison:
     ):
         if best and gap >= best.distance:
             break  # the distance is at least the gap
-        found = _compare(program, reference)
+        found = compare(program, reference)
         if best is None or found.distance < best.distance:
             best = found
     assert best is not None
     return best
 
 
-def _compare(program: _Outline, reference: _Outline) -> _Comparison:
+def compare(program: Outline, reference: Outline) -> _Comparison:
     """Align two programs line by line; see the module's text."""
-    pairs = _align(program.lines, reference.lines)
-    names = _renaming(program, reference, pairs)
+    pairs = align(program.lines, reference.lines)
+    names = renaming(program, reference, pairs)
     pairs = [
         (a, b) for a, b in pairs if tuple(names.get(t, t) for t in program.lines[a].tokens) == reference.lines[b].tokens
     ]
@@ -170,7 +171,7 @@ def _compare(program: _Outline, reference: _Outline) -> _Comparison:
     return _Comparison(len(program.lines) - len(matched) + len(missing), tuple(wrong))
 
 
-def _align(a: Sequence[_CodeLine], b: Sequence[_CodeLine]) -> list[tuple[int, int]]:
+def align(a: Sequence[CodeLine], b: Sequence[CodeLine]) -> list[tuple[int, int]]:
     """The common subsequence of most lines with equal shape and depth; of those, the one with most equal tokens."""
     score = [[0.0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i in range(len(a) - 1, -1, -1):
@@ -190,7 +191,7 @@ def _align(a: Sequence[_CodeLine], b: Sequence[_CodeLine]) -> list[tuple[int, in
     return pairs
 
 
-def _renaming(program: _Outline, reference: _Outline, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
+def renaming(program: Outline, reference: Outline, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
     """Which local name of the program stands for which of the reference: one to one, most frequent pairing first."""
     votes: Counter[tuple[str, str]] = Counter()
     for at, other in pairs:

@@ -1,0 +1,86 @@
+"""Line truth by repair: only the lines that must change for the tests to pass are wrong."""
+
+import pytest
+
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings
+from crlhf_ray.feedback.repair import Failing, apply, changes, repair
+from crlhf_ray.feedback.truth import line_truth, outline
+from crlhf_ray.problems.problem import AssertChecker, Problem
+
+REFERENCE = "\n    total = 0\n    for x in xs:\n        if x > 0:\n            total += x\n    return total\n"
+PROBLEM = Problem(
+    problem_id="sum_positive",
+    prompt='def sum_positive(xs):\n    """Sum of the positive entries."""',
+    entry_point="sum_positive",
+    checker=AssertChecker(("assert sum_positive([1, -2, 3]) == 4", "assert sum_positive([]) == 0")),
+    references=(REFERENCE,),
+)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with Judge(JudgeSettings(slots=1)) as judge:
+        yield judge
+
+
+def repaired(judge, text, passing=()):
+    verdict, *_ = judge.check([(PROBLEM, text)])
+    (found,) = repair([Failing(PROBLEM, text, verdict, tuple(passing))], judge)
+    return found
+
+
+def wrong_lines(found, text):
+    return [line.strip() for line, truth in zip(text.split("\n"), found.truth, strict=True) if truth == -1]
+
+
+def test_only_the_line_that_must_change_is_wrong(judge):
+    text = "\n    s = 0\n    for v in xs:\n        if v < 0:\n            s += v\n    return s\n"
+    found = repaired(judge, text)
+    assert wrong_lines(found, text) == ["if v < 0:"]
+    assert found.consistent
+
+
+def test_a_harmless_difference_is_not_blamed(judge):
+    text = "\n    n = 7\n    total = 0\n    for x in xs:\n        if x > 0:\n            total += 1\n    return total\n"
+    verdict = judge.check([(PROBLEM, text)])[0]
+    found = repaired(judge, text)
+    assert wrong_lines(found, text) == ["total += 1"]
+    assert (line_truth(PROBLEM, text, verdict, ()) == -1).sum() > 1
+
+
+def test_what_is_missing_is_blamed_on_the_line_before(judge):
+    text = "\n    total = 0\n    for x in xs:\n        if x > 0:\n            total += x\n"
+    assert wrong_lines(repaired(judge, text), text) == ["total += x"]
+
+
+def test_the_repaired_program_passes_and_nothing_less_does(judge):
+    text = "\n    # start\n    t = 1\n    for x in xs:\n        if x >= 1:\n            t = x\n    return t\n"
+    found = repaired(judge, text)
+    assert wrong_lines(found, text) == ["t = 1", "t = x"]
+    assert "# start" in found.repaired
+    assert judge.check([(PROBLEM, found.repaired)])[0].passed
+
+
+def test_a_passing_program_has_no_wrong_line(judge):
+    found = repaired(judge, REFERENCE)
+    assert wrong_lines(found, REFERENCE) == []
+
+
+def test_what_is_not_python_keeps_the_alignments_truth(judge):
+    text = "\n    total = 0\n    for x in xs\n        total += x\n    return total\n"
+    found = repaired(judge, text)
+    assert not found.consistent
+    assert wrong_lines(found, text)[0] == "for x in xs"
+
+
+def test_all_changes_together_give_the_reference_in_the_programs_own_names():
+    text = "\n    s = 5\n    for v in xs:\n      s += v\n    return s\n"
+    mine, theirs = outline(PROBLEM.prompt, text), outline(PROBLEM.prompt, REFERENCE)
+    done = apply(text, mine, changes(mine, theirs))
+    assert [line.strip() for line in done.split("\n") if line.strip()] == [
+        "s = 0",
+        "for v in xs:",
+        "if v > 0:",
+        "s += v",
+        "return s",
+    ]
