@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from crlhf_ray.errors import CrlhfError
 
@@ -16,11 +17,14 @@ from crlhf_ray.errors import CrlhfError
 Estimator = Literal["hierarchical", "two_coin", "one_coin", "majority", "dawid_skene", "logistic_l1"]
 
 app = typer.Typer(
+    pretty_exceptions_show_locals=False,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     help="Train code models from line-by-line crowd feedback (cRLHF) on Ray, vLLM and DeepSpeed.",
 )
+INTERRUPTED = 130
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -174,13 +178,14 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        app(standalone_mode=False)
+        app()
     except CrlhfError as error:
-        errors.print(f"[bold red]error:[/bold red] {error}", highlight=False)
+        errors.print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        errors.print("[yellow]Stopped.[/yellow] The same command with --resume goes on from the last checkpoint.")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            errors.print("[yellow]Stopped.[/yellow] The same command with --resume goes on from the last checkpoint.")
+        raise
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_a_run_measures_before_and_after_and_says_where_the_report_lies(whole):
     run_dir, output, _ = whole
     assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 2]
     assert "report.html" in output
-    assert (run_dir / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (run_dir / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_every_round_logs_the_gap_between_rollout_and_learner_log_probs(whole):
