@@ -10,6 +10,19 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 
 
+PREFIX = "crlhf-"
+
+
+def sweep() -> None:
+    """Remove empty groups of judges that are no more: one that was killed could not."""
+    for folder in (ROOT, ROOT / "memory", ROOT / "pids"):
+        for path in folder.glob(f"{PREFIX}*-*"):
+            pid = path.name.removeprefix(PREFIX).partition("-")[0]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+
 def create(name: str, memory_bytes: int, processes: int) -> tuple[Path, ...]:
     """Groups for the slot called ``name``, in version 1 or 2, or none where that is not allowed."""
     if (ROOT / "cgroup.controllers").exists():

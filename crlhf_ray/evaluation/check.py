@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from crlhf_ray.evaluation.guest.wire import ProtocolError
 from crlhf_ray.evaluation.jail import Ending, Jail, SlotLost
 from crlhf_ray.evaluation.limits import Limits
 from crlhf_ray.evaluation.program import Ended, Program, RemoteError, Stopped
 from crlhf_ray.evaluation.verdict import Status, Verdict
 from crlhf_ray.problems.problem import Problem
 
-SIGKILL = 9
-OUT_OF_MEMORY = 137
+OUT_OF_MEMORY = 137  # as guest/worker.py ends a script
 VERIFIER_SECONDS = 10.0  # CPU seconds for the trusted side of one check: comparing, not solving
 
 
@@ -95,13 +93,13 @@ class Check:
             status, detail = stopped.status, stopped.detail
             if isinstance(stopped, Ended):
                 status, detail = self._how_it_ended()
-        except SlotLost:
-            raise
         except RemoteError as error:
             status, detail = "error", f"{type(error).__name__.removeprefix('Remote')}: {error}"
         except ImportError as error:
             status, detail = "infra_error", f"the tests of {problem.problem_id} cannot run here: {error}"
-        except (Exception, RecursionError) as error:
+        except SlotLost:
+            raise
+        except Exception as error:
             status, detail = "wrong", f"{type(error).__name__}: {error}".rstrip(": ")
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
@@ -125,10 +123,13 @@ class Check:
 
     def _how_it_ended(self) -> tuple[Status, str]:
         ending = self._finish(1.0) or self.ending
-        if ending.signal == signal.SIGKILL and ending.cpu >= 0.9 * self._limits.cpu_seconds:
+        # The kernel's limit and its report of CPU time are two clocks, which differ by a tick now and then.
+        if ending.signal == signal.SIGKILL and ending.cpu >= 0.5 * self._limits.cpu_seconds:
             return "timeout", f"{self._limits.cpu_seconds:g} s of CPU"
         if ending.signal == signal.SIGKILL and time.monotonic() >= self._deadline:
             return "timeout", f"{self._limits.wall_seconds:g} s of wall clock"
+        if ending.signal == signal.SIGKILL and ending.memory_kb >= self._limits.memory_mb << 9:
+            return "out_of_memory", "the slot's control group ran out of memory"
         if ending.signal:
             return "killed", f"the process died of signal {ending.signal}"
         return "error", f"the program ended its process with status {ending.code} before its tests had run"
@@ -136,6 +137,3 @@ class Check:
 
 def _out_of_time(number: int, frame: FrameType | None) -> None:
     raise Stopped("timeout", f"comparing the program's answers took {VERIFIER_SECONDS:g} s of CPU")
-
-
-__all__ = ["Check", "ProtocolError", "Script"]

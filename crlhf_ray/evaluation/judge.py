@@ -45,7 +45,7 @@ class _SlotProcess:
         self.known: dict[int, Problem] = {}
         _SlotProcess._count += 1
         memory = (settings.limits.memory_mb + SLOT_MEMORY_MB) << 20
-        name = f"crlhf-{os.getpid()}-{_SlotProcess._count}"
+        name = f"{cgroups.PREFIX}{os.getpid()}-{_SlotProcess._count}"
         self.groups = cgroups.create(name, memory, settings.limits.processes + 16)
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "crlhf_ray.evaluation.slot", str(theirs.fileno()), settings.model_dump_json()]
@@ -112,6 +112,7 @@ class Judge:
     def __init__(self, settings: JudgeSettings | None = None):
         self.settings = settings or JudgeSettings()
         self._turn = threading.Lock()
+        cgroups.sweep()
         self._slots = [_SlotProcess(self.settings) for _ in range(self.settings.slots)]
         self._threads = ThreadPoolExecutor(self.settings.slots, thread_name_prefix="judge")
         try:

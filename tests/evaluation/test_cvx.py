@@ -10,13 +10,21 @@ from crlhf_ray.problems.cvx import TASKS, cvx_problems
 
 
 @pytest.fixture(scope="module")
-def verdicts():
+def judge():
+    with Judge(JudgeSettings(slots=1, limits=Limits(cpu_seconds=10, wall_seconds=60))) as judge:
+        yield judge
+
+
+PROBLEMS = {task.name: task.problem() for task in TASKS}
+
+
+@pytest.fixture(scope="module")
+def verdicts(judge):
     """Of every reference and every wrong variant, judged once."""
-    programs = [(task.problem(), task.name, {"reference": task.completion, **task.wrong()}) for task in TASKS]
+    programs = [(PROBLEMS[task.name], task.name, {"reference": task.completion, **task.wrong()}) for task in TASKS]
     jobs = [(problem, text) for problem, _, texts in programs for text in texts.values()]
     names = [(name, what) for _, name, texts in programs for what in texts]
-    with Judge(JudgeSettings(slots=1, limits=Limits(cpu_seconds=10, wall_seconds=60))) as judge:
-        return dict(zip(names, judge.check(jobs), strict=True))
+    return dict(zip(names, judge.check(jobs), strict=True))
 
 
 def test_there_are_at_least_twelve_with_four_kinds_of_fault_each():
@@ -42,8 +50,7 @@ def test_wrong_program_is_rejected(verdicts, name, what):
         assert "not DCP" in verdict.detail
 
 
-LASSO = next(task.problem() for task in TASKS if task.name == "lasso")
-SIMPLEX = next(task.problem() for task in TASKS if task.name == "nonnegative_least_squares")
+LASSO, SIMPLEX = PROBLEMS["lasso"], PROBLEMS["nonnegative_least_squares"]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +105,8 @@ SIMPLEX = next(task.problem() for task in TASKS if task.name == "nonnegative_lea
         ),
     ],
 )
-def test_what_counts_as_the_same_problem(problem, body, wanted):
-    with Judge(JudgeSettings(slots=1, limits=Limits(cpu_seconds=10, wall_seconds=60))) as judge:
-        (verdict,) = judge.check([(problem, body)])
+def test_what_counts_as_the_same_problem(judge, problem, body, wanted):
+    (verdict,) = judge.check([(problem, body)])
     assert verdict.status == wanted, verdict
 
 

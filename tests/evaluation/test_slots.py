@@ -141,6 +141,15 @@ def test_weak_isolation_judges_too_and_every_verdict_says_so():
     assert {verdict.isolation for verdict in verdicts} == {"weak"}
 
 
+def test_groups_of_judges_that_were_killed_are_swept_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
+    gone, mine = tmp_path / "memory" / "crlhf-999999999-1", tmp_path / "memory" / f"crlhf-{os.getpid()}-1"
+    gone.mkdir(parents=True)
+    mine.mkdir()
+    cgroups.sweep()
+    assert (gone.exists(), mine.exists()) == (False, True)
+
+
 def test_without_permission_for_control_groups_there_are_none(monkeypatch, tmp_path):
     monkeypatch.setattr(cgroups, "ROOT", tmp_path / "missing")
     assert cgroups.create("slot", 1 << 20, 10) == ()
