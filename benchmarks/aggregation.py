@@ -436,7 +436,7 @@ def main() -> None:
         "--slow-limit",
         type=int,
         default=10_000,
-        help="largest set, in labels, on which crowd-kit's GLAD, MACE and MMSR run (100 to 2,000 labels/s; default 10000)",
+        help="largest set, in labels, on which crowd-kit's slow GLAD, MACE and MMSR run (default 10000)",
     )
     parser.add_argument("--plot", type=Path, help="folder to write plots into")
     parser.add_argument("--json", type=Path, help="file to write every draw's numbers into")
