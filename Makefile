@@ -17,14 +17,19 @@ INSTALL = $(UV) pip install --compile-bytecode --python $(VENV)/bin/python $(TOR
 BASE_STAMP := $(VENV)/.$(EXTRA)
 DEV_STAMP := $(VENV)/.$(EXTRA)-dev
 
-.PHONY: help env env-dev quickstart test check clean
+.PHONY: help env env-dev sandbox quickstart test check clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-env: $(BASE_STAMP)  ## Build .venv (EXTRA=gpu on a machine with GPUs)
+env: sandbox $(BASE_STAMP)  ## Build .venv (EXTRA=gpu on a machine with GPUs)
 
-env-dev: $(DEV_STAMP)  ## Build .venv with what the tests need
+env-dev: sandbox $(DEV_STAMP)  ## Build .venv with what the tests need
+
+sandbox:  ## Install bubblewrap, which generated programs are jailed by
+	@command -v bwrap >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y bubblewrap; \
+	} || echo "Without bubblewrap no generated program is run. Install it: sudo apt-get install bubblewrap"
 
 $(UV):
 	$(PYTHON) -m venv $(VENV)
@@ -35,7 +40,7 @@ $(BASE_STAMP): pyproject.toml $(UV)
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(UV)
-	$(INSTALL) --extra $(EXTRA) --extra dev
+	$(INSTALL) --extra $(EXTRA) --extra cvx --extra dev
 	@touch $@ $(BASE_STAMP)
 
 quickstart: env  ## Train SmolLM2-135M from a simulated crowd: before, a few PPO rounds, after, a report
