@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 from sklearn.base import BaseEstimator
 
 from crlhf_ray.aggregation.adversaries import Scenario, simulate
@@ -416,14 +415,6 @@ def plot(folder: Path, table: pd.DataFrame, crowds: pd.DataFrame, sets: dict, sh
     axes.set(xlabel="accuracy (%)", xlim=(0, 100))
     axes.legend(fontsize=7)
     figure.savefig(folder / "adversaries.png", dpi=130)
-
-    figure, axes = plt.subplots(figsize=(5, 3.6), layout="constrained")
-    odds = np.linspace(0, 8, 100)
-    for t in (1, 2, 4):
-        axes.plot(odds, expit(odds / t), label=f"temperature {t}")
-    axes.set(xlabel="log-odds of the consensus", ylabel="P said")
-    axes.legend()
-    figure.savefig(folder / "temperature.png", dpi=130)
     print(f"\nplots in {folder}")
 
 
