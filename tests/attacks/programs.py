@@ -308,10 +308,13 @@ def largest_gap(xs):
     ),
     "memory by mapping": (
         "import mmap\ndef largest_gap(xs):\n    hold = []\n    while True:\n        m = mmap.mmap(-1, 1 << 24); m.write(b'x' * (1 << 24)); hold.append(m)\n",
-        {"error", "out_of_memory"},
+        {"error", "out_of_memory", "timeout"},
     ),
-    "huge answer": ("def largest_gap(xs): return 'x' * (1 << 25)\n", {"error", "out_of_memory"}),
-    "huge integer answer": ("def largest_gap(xs): return 1 << (1 << 26)\n", {"error", "wrong", "out_of_memory"}),
+    "huge answer": ("def largest_gap(xs): return 'x' * (1 << 25)\n", {"error", "out_of_memory", "timeout"}),
+    "huge integer answer": (
+        "def largest_gap(xs): return 1 << (1 << 26)\n",
+        {"error", "wrong", "out_of_memory", "timeout"},
+    ),
     "deeply nested answer": (
         "def largest_gap(xs):\n    a = []\n    for _ in range(100000): a = [a]\n    return a\n",
         {"error"},
@@ -474,8 +477,9 @@ import os
 for root in ('/usr', '/tmp', '/guest'):
     for folder, folders, files in os.walk(root):
         for name in files:
+            path = os.path.join(folder, name)
             try:
-                if os.stat(os.path.join(folder, name)).st_mode & 0o6000: done.append(name)
+                if os.stat(path).st_mode & 0o6000 and not os.statvfs(path).f_flag & os.ST_NOSUID: done.append(name)
             except OSError: pass
 """,
     "leaves something for the next program": """
