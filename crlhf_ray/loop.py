@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crlhf_ray.aggregation.quality import consensus_quality
+from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
 from crlhf_ray.config import Config
 from crlhf_ray.evaluation.pass_at_k import pass_at_k, pass_at_k_interval
 from crlhf_ray.learner.group import Experience
@@ -69,7 +69,11 @@ def play_round(run: Run) -> None:
         "train_pass_rate": np.mean([verdict.passed for verdict in verdicts]),
         "tokens_per_sample": np.mean([len(sample.token_ids) for sample in samples]),
         "learner": learnt,
-        "aggregation": {"labels": annotations.num_rows, **consensus_quality(consensus, truth, items)},
+        "aggregation": {
+            "labels": annotations.num_rows,
+            "majority_accuracy": consensus_quality(majority_consensus(annotations), truth, items)["consensus_accuracy"],
+            **consensus_quality(consensus, truth, items),
+        },
     }
     run.finish_round(row, samples, items, consensus, truth, verdicts, scores)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import rankdata
 
 from crlhf_ray.feedback.schema import Item
@@ -37,6 +39,22 @@ def balanced_accuracy(positive: np.ndarray, p: np.ndarray) -> float:
     positive = np.asarray(positive, bool)
     right = (np.asarray(p) >= 0.5) == positive
     return float(np.mean([right[side].mean() for side in (positive, ~positive) if side.any()]))
+
+
+def majority_consensus(annotations: pa.Table) -> dict[str, dict[int, float]]:
+    """Share of "correct" among the votes on each line, by item and line: what weighing nobody would say.
+
+    annotations: ANNOTATION_SCHEMA. Lines on which everybody was unsure are left out.
+    """
+    votes = annotations.filter(pc.not_equal(annotations["label"], 0))
+    votes = votes.append_column("correct", pc.greater(votes["label"], 0).cast(pa.float64()))
+    shares = votes.group_by(["item_id", "line"]).aggregate([("correct", "mean")])
+    found: dict[str, dict[int, float]] = {}
+    for item, line, share in zip(
+        *(shares[name].to_pylist() for name in ("item_id", "line", "correct_mean")), strict=True
+    ):
+        found.setdefault(item, {})[line] = share
+    return found
 
 
 def consensus_quality(
