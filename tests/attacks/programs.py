@@ -473,14 +473,18 @@ for name, number, args in (('ptrace', 101, (0, 0, 0, 0)), ('memfd', 319, (b'x', 
     if libc.syscall(number, *args) >= 0: done.append(name)
 """,
     "gains rights by executing": """
-import os
-for root in ('/usr', '/tmp', '/guest'):
-    for folder, folders, files in os.walk(root):
-        for name in files:
-            path = os.path.join(folder, name)
-            try:
-                if os.stat(path).st_mode & 0o6000 and not os.statvfs(path).f_flag & os.ST_NOSUID: done.append(name)
-            except OSError: pass
+import os, sys
+for path in ('/', '/usr/lib', '/usr/lib64', '/guest', '/tmp', os.path.dirname(os.__file__), sys.executable):
+    try:
+        if not os.statvfs(path).f_flag & os.ST_NOSUID and path != '/': done.append(path)
+    except OSError: pass
+for path in ('/usr/lib/dbus-1.0/dbus-daemon-launch-helper', '/usr/lib/openssh/ssh-keysign'):
+    pid = os.fork()
+    if pid == 0:
+        try: os.execv(path, [path])
+        except OSError: os._exit(1)
+    os.waitpid(pid, 0)
+if os.geteuid() == 0: done.append('root')
 """,
     "leaves something for the next program": """
 import os
