@@ -42,15 +42,15 @@ def batch(number, size=200):
 def test_after_sigkill_no_event_is_lost_or_counted_twice(cluster, tmp_path):
     settings = AggregationSettings(snapshot_events=1500)
     actor = killable().remote(str(tmp_path / "killed"), settings)
-    ray.get(actor.add_gold.remote(gold([(f"item0-{i}", i % 7, 1) for i in range(20)])), timeout=60)
+    ray.get(actor.add_gold.remote(gold([(f"item0-{i}", i % 7, 1) for i in range(20)])), timeout=180)
     with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(lambda: [ray.get(actor.ingest.remote(batch(i)), timeout=60) for i in range(30)])
-        for _ in range(3):
-            os.kill(ray.get(actor.pid.remote(), timeout=60), signal.SIGKILL)
-        sending.result(timeout=120)
-    os.kill(ray.get(actor.pid.remote(), timeout=60), signal.SIGKILL)
-    stats = ray.get(actor.stats.remote(), timeout=60)
-    digest = ray.get(actor.digest.remote(), timeout=60)
+        sending = pool.submit(lambda: [ray.get(actor.ingest.remote(batch(i)), timeout=180) for i in range(30)])
+        for _ in range(2):
+            os.kill(ray.get(actor.pid.remote(), timeout=180), signal.SIGKILL)
+        sending.result(timeout=400)
+    os.kill(ray.get(actor.pid.remote(), timeout=180), signal.SIGKILL)
+    stats = ray.get(actor.stats.remote(), timeout=180)
+    digest = ray.get(actor.digest.remote(), timeout=180)
     ray.kill(actor)
 
     undisturbed = Aggregator(tmp_path / "undisturbed", settings)
