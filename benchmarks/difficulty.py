@@ -3,7 +3,8 @@
     python benchmarks/difficulty.py --n 16 --out difficulty.json
 
 Samples n completions a problem from the bare prompt at temperature 1, judges them, and prints pass rates. The starter
-set's `difficulty` labels come from this measurement (docs/problems.md).
+set's `difficulty` labels come from this measurement (docs/problems.md). Results are written as they come: a run that
+was cut off goes on where it stopped when started again with the same --out.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from crlhf_ray.rollout.fleet import Fleet
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.rollout.shares import Request
 
+#: Problems sampled together: enough sequences to fill the engine, few enough that a cut-off run loses little.
+CHUNK = 16
 
-def measure(problems: list[Problem], model: ModelSettings, n: int, temperature: float, max_tokens: int, seed: int):
+
+def measure(problems: list[Problem], fleet: Fleet, judge: Judge, tokenizer, n: int, seed: int) -> list[dict]:
     """One row a problem: pass rate and token counts."""
-    tokenizer = load_tokenizer(model.name)
     requests = [
         Request(
             problem_id=problem.problem_id,
@@ -38,30 +41,22 @@ def measure(problems: list[Problem], model: ModelSettings, n: int, temperature: 
         )
         for problem in problems
     ]
-    fleet = Fleet(RolloutSettings(replicas=1, temperature=temperature, max_tokens=max_tokens), model)
-    try:
-        fleet.start()
-        samples = fleet.generate(requests, temperature=temperature, max_tokens=max_tokens, seed=seed)
-    finally:
-        fleet.close()
-    by_id = {problem.problem_id: problem for problem in problems}
-    with Judge(JudgeSettings()) as judge:
-        verdicts = judge.check([(by_id[sample.problem_id], sample.text) for sample in samples])
-    judged = defaultdict(list)
-    for sample, verdict in zip(samples, verdicts, strict=True):
-        judged[sample.problem_id].append((sample, verdict))
+    samples = fleet.generate(requests, seed=seed)
+    verdicts = judge.check([(problems[position // n], sample.text) for position, sample in enumerate(samples)])
     return [
         {
             "problem_id": problem.problem_id,
+            "prompt": problem.prompt,
             "family": problem.family,
             "split": problem.split,
             "difficulty": problem.difficulty,
-            "pass_rate": sum(verdict.passed for _, verdict in judged[problem.problem_id]) / n,
             "samples": n,
-            "prompt_tokens": len(request.prompt_token_ids),
-            "mean_tokens": sum(len(sample.token_ids) for sample, _ in judged[problem.problem_id]) / n,
+            "pass_rate": sum(verdict.passed for verdict in verdicts[i * n : (i + 1) * n]) / n,
+            "mean_tokens": sum(len(sample.token_ids) for sample in samples[i * n : (i + 1) * n]) / n,
+            "prompt_tokens": len(requests[i].prompt_token_ids),
+            "texts": [sample.text for sample in samples[i * n : (i + 1) * n]],
         }
-        for problem, request in zip(problems, requests, strict=True)
+        for i, problem in enumerate(problems)
     ]
 
 
@@ -92,18 +87,40 @@ def main() -> None:
     args = parser.parse_args()
 
     problems = load_problems(args.source, args.split)
-    began = time.monotonic()
-    ray.init(include_dashboard=False, log_to_driver=False)
-    try:
-        rows = measure(problems, ModelSettings(name=args.model), args.n, args.temperature, args.max_tokens, args.seed)
-    finally:
-        ray.shutdown()
-    for row in sorted(rows, key=lambda row: -row["pass_rate"]):
-        print(f"{row['problem_id']:32} {row['pass_rate']:6.1%}  {row['prompt_tokens']:4} prompt tokens")
-    print(summary(rows))
-    print(f"longest prompt {max(row['prompt_tokens'] for row in rows)} tokens; {time.monotonic() - began:.0f} s in all")
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.out.write_text(json.dumps({"settings": settings, "problems": rows}, indent=1) + "\n")
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("out", "split")}
+    rows = {}
+    if args.out.exists():
+        kept = json.loads(args.out.read_text())
+        if kept["settings"] != settings:
+            parser.error(f"{args.out} was made with other settings; name another --out or delete it")
+        rows = {row["prompt"]: row for row in kept["problems"]}
+    todo = [problem for problem in problems if problem.prompt not in rows]
+
+    if todo:
+        model = ModelSettings(name=args.model)
+        tokenizer = load_tokenizer(args.model)
+        ray.init(include_dashboard=False, log_to_driver=False)
+        fleet = Fleet(RolloutSettings(temperature=args.temperature, max_tokens=args.max_tokens), model)
+        try:
+            fleet.start()
+            with Judge(JudgeSettings()) as judge:
+                for first in range(0, len(todo), CHUNK):
+                    began = time.monotonic()
+                    for row in measure(todo[first : first + CHUNK], fleet, judge, tokenizer, args.n, args.seed):
+                        rows[row["prompt"]] = row
+                    args.out.write_text(json.dumps({"settings": settings, "problems": list(rows.values())}, indent=1))
+                    print(
+                        f"{min(first + CHUNK, len(todo))} of {len(todo)}, {time.monotonic() - began:.0f} s", flush=True
+                    )
+        finally:
+            fleet.close()
+            ray.shutdown()
+
+    measured = [rows[problem.prompt] | {"difficulty": problem.difficulty} for problem in problems]
+    for row in sorted(measured, key=lambda row: -row["pass_rate"]):
+        print(f"{row['problem_id']:32} {row['pass_rate']:6.1%}  {row['mean_tokens']:5.1f} tokens")
+    print(summary(measured))
+    print(f"longest prompt {max(row['prompt_tokens'] for row in measured)} tokens")
 
 
 if __name__ == "__main__":
