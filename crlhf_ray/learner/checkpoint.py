@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
-from crlhf_ray.errors import DataError
+from crlhf_ray.errors import DataError, EngineError
 
 LATEST = "latest"
+SHAPE = "shape.json"
 
 
 def temporary_tag(step: int) -> str:
     return f"unfinished-{step:08d}"
 
 
-def publish(directory: Path, step: int) -> Path:
-    """Give the whole checkpoint its final name, then flip ``latest`` to it, both atomically. Returns its folder."""
+def publish(directory: Path, step: int, shape: dict[str, int]) -> Path:
+    """Give the whole checkpoint its final name, then flip ``latest`` to it, both atomically. Returns its folder.
+
+    shape: the settings that a run must share to read it, see `check_shape`.
+    """
     final = directory / f"step-{step:08d}"
+    (directory / temporary_tag(step) / SHAPE).write_text(json.dumps(shape))
     if final.exists():
         shutil.rmtree(final)
     os.replace(directory / temporary_tag(step), final)
@@ -39,6 +45,17 @@ def latest_tag(directory: Path) -> str:
     if not (directory / tag).is_dir():
         raise DataError(f"it names {tag!r}, which is not there", file=str(pointer))
     return tag
+
+
+def check_shape(checkpoint: Path, shape: dict[str, int]) -> None:
+    """Raises EngineError when the checkpoint was written by another number of ranks or ZeRO stage: DeepSpeed's files
+    are cut by both, and it would fail with no more than the name of a file."""
+    for name, written in json.loads((checkpoint / SHAPE).read_text()).items():
+        if written != shape[name]:
+            raise EngineError(
+                f"checkpoint {checkpoint} was written with learner.{name}={written}, this run has {shape[name]}: "
+                "set it back, or convert with DeepSpeed's universal checkpoint"
+            )
 
 
 def prune(directory: Path, kept: int) -> None:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
 from crlhf_ray.learner.batching import Experience
-from crlhf_ray.learner.checkpoint import latest_tag, prune, publish
+from crlhf_ray.learner.checkpoint import check_shape, latest_tag, prune, publish
 from crlhf_ray.learner.settings import KLSettings, LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.rollout.weights import TransferSpec
@@ -125,7 +125,7 @@ class LearnerGroup:
         directory = Path(directory).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         step = self._all("save", str(directory), client_state)[0]
-        folder = publish(directory, step)
+        folder = publish(directory, step, self._shape())
         if kept is not None:
             prune(directory, kept)
         return folder
@@ -136,7 +136,9 @@ class LearnerGroup:
         Raises DataError when there is none, EngineError when ranks or ZeRO stage differ from those that wrote it.
         """
         directory = Path(directory).absolute()
-        return self._all("load", str(directory), latest_tag(directory))[0]
+        tag = latest_tag(directory)
+        check_shape(directory / tag, self._shape())
+        return self._all("load", str(directory), tag)[0]
 
     def weight_meta(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """(Hugging Face name, dtype, shape) of each weight, in the order in which they are sent."""
@@ -167,6 +169,9 @@ class LearnerGroup:
         if self.settings.threads_per_rank is not None:
             variables["OMP_NUM_THREADS"] = str(self.settings.threads_per_rank)
         return variables
+
+    def _shape(self) -> dict[str, int]:
+        return {"ranks": self.settings.ranks, "zero_stage": self.settings.zero_stage}
 
     def _log(self, rank: int) -> str | None:
         return str(self.log_dir / f"learner-rank{rank}.log") if self.log_dir is not None else None
@@ -216,7 +221,9 @@ class LearnerGroup:
             raise error.cause from error
         if isinstance(error, RayTaskError):
             raise EngineError(f"learner rank {rank} failed to {doing}: {error.cause!r}; {self._where(rank)}") from error
-        raise EngineError(f"learner rank {rank} died during {doing}: {error}; {self._where(rank)}") from error
+        raise EngineError(
+            f"learner rank {rank} died during {doing}: {str(error).splitlines()[0]}; {self._where(rank)}"
+        ) from error
 
     def _where(self, rank: int) -> str:
         return f"see {self._log(rank)}" if self.log_dir is not None else "see the Ray worker's log"

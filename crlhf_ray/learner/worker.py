@@ -275,8 +275,6 @@ class LearnerWorker:
                 "step": self.step,
                 "kl_coef": self.kl.coef,
                 "torch_rng": torch.get_rng_state(),
-                "ranks": self.settings.ranks,
-                "zero_stage": self.settings.zero_stage,
             },
             "client": client_state,
         }
@@ -290,20 +288,11 @@ class LearnerWorker:
         return self.step
 
     def load(self, directory: str, tag: str) -> dict[str, Any]:
-        """Read a checkpoint back; returns the client state.
-
-        Raises EngineError when it was written by another number of ranks or ZeRO stage.
-        """
+        """Read a checkpoint back; returns the client state."""
         path, state = self.engine.load_checkpoint(directory, tag=tag, load_module_strict=False)
         if path is None:
             raise EngineError(f"rank {self.rank}: DeepSpeed found no checkpoint {Path(directory) / tag}")
         own = state["learner"]
-        for name in ("ranks", "zero_stage"):
-            if own[name] != getattr(self.settings, name):
-                raise EngineError(
-                    f"checkpoint {Path(directory) / tag} was written with learner.{name}={own[name]}, this run has "
-                    f"{getattr(self.settings, name)}: set it back, or convert with DeepSpeed's universal checkpoint"
-                )
         self.step, self.kl.coef = own["step"], own["kl_coef"]
         torch.set_rng_state(own["torch_rng"])
         return state["client"]

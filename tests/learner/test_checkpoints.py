@@ -12,13 +12,13 @@ def write(directory, step):
 def test_latest_names_the_newest_whole_checkpoint(tmp_path):
     for step in (1, 2):
         write(tmp_path, step)
-        publish(tmp_path, step)
+        publish(tmp_path, step, {})
     assert (tmp_path / latest_tag(tmp_path) / "part").read_text() == "2"
 
 
 def test_a_save_that_died_half_way_leaves_the_checkpoint_before(tmp_path):
     write(tmp_path, 1)
-    publish(tmp_path, 1)
+    publish(tmp_path, 1, {})
     write(tmp_path, 2)
     assert (tmp_path / latest_tag(tmp_path) / "part").read_text() == "1"
 
@@ -31,7 +31,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
 def test_pruning_keeps_the_newest_and_clears_unfinished_ones(tmp_path):
     for step in (1, 2, 3):
         write(tmp_path, step)
-        publish(tmp_path, step)
+        publish(tmp_path, step, {})
     write(tmp_path, 4)
     prune(tmp_path, kept=2)
     assert sorted(path.name for path in tmp_path.glob("*-*")) == ["step-00000002", "step-00000003"]
