@@ -141,8 +141,14 @@ def aggregate(
     ),
     estimator: Annotated[Estimator, typer.Option(help="See docs/aggregation.md.")] = "hierarchical",
     big: Annotated[
-        bool, typer.Option("--big", help="Labels larger than memory, in Parquet: a Ray Data map-reduce (two_coin).")
+        bool, typer.Option("--big", help="Labels larger than memory, in Parquet: a Ray Data map-reduce (hierarchical).")
     ] = False,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", help="The classes that there are; any other label is rejected. Default: all labels seen."
+        ),
+    ] = None,
 ) -> None:
     """Turn crowd labels into one probability a task, and tell how reliable each worker is.
 
@@ -150,7 +156,7 @@ def aggregate(
     """
     from crlhf_ray.aggregation.command import aggregate_files
 
-    aggregate_files(labels, gold, out, estimator, big, console)
+    aggregate_files(labels, gold, out, estimator, big, console, classes or ())
 
 
 @app.command()
