@@ -9,13 +9,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import ray
 import ray.data
@@ -43,6 +44,9 @@ from crlhf_ray.rollout.sample import Sample
 #: Handed to every Ray worker: nothing phones home.
 WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+#: How long the processes of an ended cluster may take before they are killed.
+LEAVING_SECONDS = 3.0
+
 
 @contextmanager
 def connect(settings: RaySettings) -> Iterator[None]:
@@ -65,7 +69,14 @@ def connect(settings: RaySettings) -> Iterator[None]:
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:
+        started = [] if address else psutil.Process().children(recursive=True)
         ray.shutdown()
+        # Ray returns while workers are still ending: see them out, so that nothing outlives the command.
+        _, stubborn = psutil.wait_procs(started, timeout=LEAVING_SECONDS)
+        for process in stubborn:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=1)
 
 
 class Run:

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import pydantic
 import pytest
 
 from crlhf_ray.errors import EngineError
@@ -168,16 +169,16 @@ def test_a_user_without_rights_gets_the_same_jail(tmp_path):
         "print(os.geteuid(), Check(jail, Limits()).verdict(DOUBLE, RIGHT).status)\n"
         "jail.close()\n"
     )
-    home = Path(__file__).parent.parent.parent
+    home, packages = Path(__file__).parent.parent.parent, sysconfig.get_path("purelib")
     as_nobody = {"user": 65534, "group": 65534, "extra_groups": [], "capture_output": True, "text": True, "cwd": "/"}
     for prefix in (sys.base_prefix, "/usr"):
         interpreter = Path(prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
         with contextlib.suppress(OSError):
-            probe = subprocess.run([interpreter, "-c", f"open({__file__!r})"], **as_nobody)
+            probe = subprocess.run([interpreter, "-c", f"open({__file__!r}); open({pydantic.__file__!r})"], **as_nobody)
             if probe.returncode == 0:
                 break
     else:
-        pytest.skip(f"{sys.base_prefix} or {home} lies in a home folder that another user may not enter")
-    path = os.pathsep.join([str(home), sysconfig.get_path("purelib")])
+        pytest.skip(f"{sys.base_prefix}, {home} or {packages} lies in a folder that another user may not enter")
+    path = os.pathsep.join([str(home), packages])
     found = subprocess.run([interpreter, "-c", code], env={**os.environ, "PYTHONPATH": path}, **as_nobody)
     assert found.stdout.split() == ["65534", "passed"], found.stderr
