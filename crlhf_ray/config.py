@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.evaluation.judge import JudgeSettings
+from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
 from crlhf_ray.feedback.collect import FeedbackSettings
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
@@ -87,6 +87,7 @@ class Config(Settings):
     reward: RewardSettings = RewardSettings()
     learner: LearnerSettings = LearnerSettings()
     judge: JudgeSettings = JudgeSettings()
+    judges: PoolSettings = PoolSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 

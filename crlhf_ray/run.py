@@ -25,7 +25,7 @@ from ray.exceptions import GetTimeoutError
 from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.config import Config, RaySettings
 from crlhf_ray.errors import ConfigError, EngineError
-from crlhf_ray.evaluation.judge import Judge
+from crlhf_ray.evaluation.pool import JudgePool
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.collect import SimulatedFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
@@ -126,7 +126,7 @@ class Run:
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
             self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray))
-            self.judge = self._exit.enter_context(Judge(config.judge))
+            self.judge = self._exit.enter_context(JudgePool(config.judges, config.judge))
             self.aggregator: Any = (
                 ray.remote(Aggregator)
                 .options(num_cpus=0, max_restarts=3, max_task_retries=3)
@@ -269,7 +269,7 @@ class Run:
         scores: np.ndarray,
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
-        alerts = [asdict(alert) for alert in self._ask(self.aggregator.alerts.remote())]
+        alerts = [asdict(alert) for alert in [*self._ask(self.aggregator.alerts.remote()), *self.feedback.alerts()]]
         self.metrics.append_samples(
             [
                 {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -215,5 +215,23 @@ def label_shortage(labels: np.ndarray, *, wanted: int = 3, share: float = 0.1) -
             "label shortage",
             f"{short:.0%} of {len(labels)} lines have fewer than {wanted} judgements",
             "ask more annotators, or put fewer programs before them in a round",
+        )
+    ]
+
+
+def honeypot_shortage(unseen: Mapping[str, int], *, wanted: int) -> list[Alert]:
+    """Annotators who will soon have seen every honeypot. unseen: how many each has not seen yet.
+
+    wanted: what the next round would show; with fewer, an annotator's reliability no longer follows their work.
+    """
+    short = tuple(name for name, count in unseen.items() if count < wanted)
+    if not short:
+        return []
+    return [
+        Alert(
+            "honeypot shortage",
+            f"{len(short)} annotators have fewer than {wanted} honeypots left that they have not seen",
+            "make more a problem (feedback.honeypots_per_problem), add problems, or show fewer a round",
+            short,
         )
     ]

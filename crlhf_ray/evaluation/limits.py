@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from crlhf_ray.settings import Settings
 
 
@@ -38,3 +40,21 @@ class JudgeSettings(Settings):
     trusted programs on such a machine; every verdict then says so."""
     attempts: int = 3
     """Times that a program is tried when its slot is lost, before the verdict is `infra_error`."""
+
+
+class PoolSettings(Settings):
+    """How many judges a cluster runs, and how work is handed to them."""
+
+    minimum: int = Field(default=1, ge=1)
+    """Actors kept warm when there is nothing to do."""
+    maximum: int = Field(default=1, ge=1)
+    """Most actors at a time, each with `judge.slots` slots; fewer run where the cluster has fewer CPUs."""
+    cpus_per_slot: float = Field(default=0.0, ge=0)
+    """Ray CPUs reserved for a slot. 0 where judging takes turns with sampling and learning on the same cores; 1 on a
+    cluster, so that judges spread over nodes which have cores to spare."""
+    chunk: int = Field(default=32, ge=1)
+    """Programs in one call: enough to hide the call, few enough to share the work out evenly."""
+    ahead: int = Field(default=2, ge=1)
+    """Calls waiting at one actor. What waits beyond that stays with the caller, so that memory does not grow."""
+    wait_seconds: float = Field(default=600.0, gt=0)
+    """Longest wait for any call to come back before the pool gives up and names the actors that it waits for."""

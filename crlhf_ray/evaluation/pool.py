@@ -11,30 +11,15 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from crlhf_ray.errors import EngineError
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings
+from crlhf_ray.evaluation.judge import Judge
+from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     from ray.data import Dataset
-
-
-class PoolSettings(Settings):
-    """How many judges a cluster runs, and how work is handed to them."""
-
-    minimum: int = 1
-    """Actors kept warm when there is nothing to do."""
-    maximum: int = 2
-    """Most actors at a time. Each takes one CPU for each of its slots; fewer run where the cluster has fewer."""
-    chunk: int = 32
-    """Programs in one call: enough to hide the call, few enough to share the work out evenly."""
-    ahead: int = 2
-    """Calls waiting at one actor. What waits beyond that stays with the caller, so that memory does not grow."""
-    wait_seconds: float = 600.0
-    """Longest wait for any call to come back before the pool gives up and names the actors that it waits for."""
 
 
 class JudgePool:
@@ -48,6 +33,7 @@ class JudgePool:
         self.settings = settings or PoolSettings()
         self.judge = judge or JudgeSettings(slots=1)
         self._actors: list[Any] = []
+        self._cpus = self.settings.cpus_per_slot * self.judge.slots
         for _ in range(self.settings.minimum):
             self._grow()
 
@@ -107,18 +93,18 @@ class JudgePool:
         if load and min(load.values()) == 0:
             return min(load, key=load.__getitem__)
         cpus = ray.available_resources().get("CPU", 0)
-        if not load or (len(load) < self.settings.maximum and cpus >= self.judge.slots):
+        if not load or (len(load) < self.settings.maximum and cpus >= self._cpus):
             return self._grow()
         least = min(load, key=load.__getitem__)
         return least if load[least] < self.settings.ahead else None
 
     def _grow(self) -> Any:
-        if not self._actors and ray.cluster_resources().get("CPU", 0) < self.judge.slots:
+        if not self._actors and ray.cluster_resources().get("CPU", 0) < self._cpus:
             raise EngineError(
-                f"a judge needs {self.judge.slots} CPU, and the cluster has {ray.cluster_resources().get('CPU', 0):g}: "
-                "lower judge.slots or add a node"
+                f"a judge needs {self._cpus:g} CPU, and the cluster has {ray.cluster_resources().get('CPU', 0):g}: "
+                "lower judge.slots or judges.cpus_per_slot, or add a node"
             )
-        actor = ray.remote(Judge).options(num_cpus=self.judge.slots).remote(self.judge)
+        actor = ray.remote(Judge).options(num_cpus=self._cpus, scheduling_strategy="SPREAD").remote(self.judge)
         self._actors.append(actor)
         return actor
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
 from crlhf_ray.errors import DataError
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.ingest import read_annotations
@@ -116,6 +117,11 @@ class SimulatedFeedback:
     def skills(self, round: int) -> pa.Table:
         """The simulated annotators' true skill in a round; see `Crowd.skills`."""
         return self.crowd.skills(self._progress(round))
+
+    def alerts(self) -> list[Alert]:
+        """Annotators for whom the honeypots run out."""
+        unseen = {annotator: self.pool.remaining(annotator) for annotator in self.crowd.annotator_ids}
+        return honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round)
 
     def _progress(self, round: int) -> float:
         return min(1.0, round / max(1, self._rounds - 1))

@@ -72,7 +72,7 @@ class LearnerGroup:
             EngineError: a rank failed or did not answer in time; names the rank and its log.
         """
         settings = self.settings
-        bundle = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank}
+        bundle = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, **settings.resources}
         bundle = {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.001}
         self._check_resources(bundle)
         self._group = placement_group([dict(bundle) for _ in range(settings.ranks)], strategy="PACK")
@@ -89,6 +89,7 @@ class LearnerGroup:
             .options(
                 num_cpus=bundle.get("CPU", 0),
                 num_gpus=settings.gpus_per_rank,
+                resources=settings.resources,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, rank),
                 runtime_env={"env_vars": self._environment()},
                 max_restarts=0,  # a rank alone cannot rejoin its group; the run resumes from its checkpoint

@@ -72,6 +72,8 @@ class LearnerSettings(Settings):
     """Ray CPUs reserved a rank. Rollouts and learning take turns, so on one machine both may count on all cores."""
     gpus_per_rank: float = Field(default=0.0, ge=0)
     """Ray GPUs reserved a rank; above 0 means NCCL and the GPU. Never run on a GPU by us."""
+    resources: dict[str, float] = Field(default={})
+    """Custom Ray resources reserved a rank, to keep the learner on nodes of its own."""
     threads_per_rank: int | None = Field(default=None, ge=1)
     """Compute threads a rank. None: the machine's cores divided by the ranks."""
     micro_batch_tokens: int = Field(default=1024, ge=16)

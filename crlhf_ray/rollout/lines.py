@@ -14,11 +14,13 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.rollout.sample import Line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 

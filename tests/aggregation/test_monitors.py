@@ -11,6 +11,7 @@ from crlhf_ray.aggregation.monitors import (
     excess_agreement,
     frozen_reliabilities,
     honeypot_exposure,
+    honeypot_shortage,
     label_shortage,
     score_stagnation,
     spammer_score,
@@ -88,6 +89,13 @@ def test_label_shortage_is_too_many_lines_with_too_few_judgements():
     assert label_shortage(np.array([3, 4, 5, 3])) == []
     (alert,) = label_shortage(np.array([3, 1, 5, 0]))
     assert "50%" in alert.message
+
+
+def test_honeypot_shortage_names_those_who_have_seen_nearly_all():
+    assert honeypot_shortage({"a": 2, "b": 40}, wanted=2) == []
+    (alert,) = honeypot_shortage({"a": 1, "b": 40}, wanted=2)
+    assert alert.subjects == ("a",)
+    assert "honeypots_per_problem" in alert.remedy
 
 
 def test_frozen_reliabilities_are_cleared_by_any_movement():

@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from crlhf_ray.errors import EngineError
-from crlhf_ray.evaluation.judge import JudgeSettings
-from crlhf_ray.evaluation.pool import JudgePool, PoolSettings, judge_dataset
+from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
+from crlhf_ray.evaluation.pool import JudgePool, judge_dataset
 
 from .samples import DOUBLE, RIGHT, WRONG
 
@@ -35,7 +35,7 @@ def test_pool_grows_with_its_queue_and_shrinks_after():
             return super()._free(flying)
 
     completions = [RIGHT, WRONG, WRONG] * 40
-    with Watched(PoolSettings(minimum=1, maximum=2, chunk=8)) as pool:
+    with Watched(PoolSettings(maximum=2, cpus_per_slot=1, chunk=8)) as pool:
         verdicts = pool.check([(DOUBLE, completion) for completion in completions])
         assert pool.size == 1
     assert [verdict.passed for verdict in verdicts] == [completion == RIGHT for completion in completions]
@@ -53,7 +53,7 @@ def test_a_killed_judge_loses_no_result():
             return super()._free(flying)
 
     completions = [RIGHT, WRONG] * 30
-    with Sabotaged(PoolSettings(minimum=1, maximum=2, chunk=8), JudgeSettings(slots=1, attempts=5)) as pool:
+    with Sabotaged(PoolSettings(maximum=2, cpus_per_slot=1, chunk=8), JudgeSettings(slots=1, attempts=5)) as pool:
         verdicts = pool.check([(DOUBLE, completion) for completion in completions])
     assert pool.killed == 2
     assert [verdict.passed for verdict in verdicts] == [completion == RIGHT for completion in completions]
@@ -61,7 +61,7 @@ def test_a_killed_judge_loses_no_result():
 
 def test_too_small_a_cluster_is_named():
     with pytest.raises(EngineError, match=r"needs 64 CPU, and the cluster has 3"):
-        JudgePool(judge=JudgeSettings(slots=64))
+        JudgePool(PoolSettings(cpus_per_slot=1), JudgeSettings(slots=64))
 
 
 def test_as_an_operator_of_ray_data():
