@@ -1,4 +1,4 @@
-"""One DeepSpeed rank, and how any process joins DeepSpeed's group. It knows nothing of Ray.
+"""One DeepSpeed rank. It knows nothing of Ray.
 
 All public methods are collective: every rank is called with the same arguments.
 """
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,15 @@ from crlhf_ray.errors import EngineError
 from crlhf_ray.learner.advantage import explained_variance, gae, leave_one_out, penalised, whiten
 from crlhf_ray.learner.batching import Experience, Packed, plan
 from crlhf_ray.learner.checkpoint import temporary_tag
+from crlhf_ray.learner.exact import check_exact, plain_logprobs, probe
 from crlhf_ray.learner.forward import ActorCritic, Frozen
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.loss import policy_loss, value_loss
+from crlhf_ray.learner.process_group import join_group
 from crlhf_ray.learner.settings import LearnerSettings
+from crlhf_ray.output import print_to
 from crlhf_ray.policy.model import ModelSettings, load_model
 from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
-
-#: Largest difference between packed log-probs and those of the plain model that the check at the start accepts, nats.
-EXACT = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 
 
 class LearnerWorker:
@@ -44,7 +43,7 @@ class LearnerWorker:
 
     def __init__(self, settings: LearnerSettings, model: ModelSettings, rank: int, log_file: str | None = None):
         if log_file is not None:
-            _send_output_to(log_file)
+            print_to(log_file)
         self.settings, self.model_settings, self.rank = settings, model, rank
         self.kl = KLController(settings.kl)
         self.step = 0
@@ -71,9 +70,9 @@ class LearnerWorker:
             )
         deepspeed = join_group(cuda=cuda, timeout_seconds=self.settings.timeout_seconds)
         self._gathered = deepspeed.zero.GatheredParameters
-        policy = load_model(self.model_settings)
+        policy: Any = load_model(self.model_settings)
         adapted = self.model_settings.lora is not None
-        expected = self._plain_logprobs(policy)
+        expected = plain_logprobs(policy)
         reference = None if adapted else deepcopy(policy).requires_grad_(False)
         module = ActorCritic(policy, reference, self.settings.value_trunk)
         if self.settings.algorithm == "group":
@@ -93,7 +92,7 @@ class LearnerWorker:
             optimizer.register_step_pre_hook(self._clip)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
         self.module = module
-        self._check_exact(expected)
+        check_exact(self.model_settings, policy.config, expected, self.logprobs(probe(policy.config.vocab_size)))
 
     def _deepspeed_config(self) -> dict[str, Any]:
         return {
@@ -352,25 +351,6 @@ class LearnerWorker:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _plain_logprobs(self, policy: Any) -> torch.Tensor:
-        probe = _probe(policy.config.vocab_size)
-        ids = torch.tensor([probe[0].prompt_token_ids + probe[0].token_ids])
-        with torch.no_grad():
-            logits = policy(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-        start = len(probe[0].prompt_token_ids)
-        return logits[range(start - 1, ids.shape[1] - 1), ids[0, start:]]
-
-    def _check_exact(self, expected: torch.Tensor) -> None:
-        config: Any = self.module.policy.config
-        scored = self.logprobs(_probe(config.vocab_size))
-        gap = max(float(np.abs(found - expected.numpy()).max()) for found in scored)
-        allowed = EXACT[getattr(torch, self.model_settings.dtype)]
-        if not gap <= allowed:
-            raise EngineError(
-                f"{self.model_settings.name} ({config.model_type}): packed log-probs differ from the model's own by "
-                f"{gap:.3g} nats (at most {allowed:g}); this architecture is not supported by the learner"
-            )
-
     @property
     def _clips_here(self) -> bool:
         """DeepSpeed's plain fp32 path clips but keeps no norm to report."""
@@ -406,30 +386,3 @@ class _Clock:
         begun = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - begun  # type: ignore[assignment]
-
-
-def join_group(*, cuda: bool, timeout_seconds: float) -> Any:
-    """Join DeepSpeed's process group as the environment's RANK says; returns the deepspeed module."""
-    import deepspeed
-
-    # On CPU DeepSpeed compiles a shared-memory collective when it joins a group: a minute, and an error where there
-    # is no compiler or ninja. gloo does without.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, timeout=timedelta(seconds=timeout_seconds)
-    )
-    return deepspeed
-
-
-def _probe(vocabulary: int) -> list[Experience]:
-    """Two equal answers to one prompt: the second must not see the first."""
-    tokens = tuple(int(t) for t in np.random.default_rng(0).integers(vocabulary // 8, vocabulary, 12))
-    nothing = np.zeros(8)
-    return [Experience(str(i), "probe", tokens[:4], tokens[4:], nothing, nothing) for i in range(2)]
-
-
-def _send_output_to(log_file: str) -> None:
-    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError
-from crlhf_ray.learner.worker import join_group
+from crlhf_ray.learner.process_group import join_group
 from crlhf_ray.policy.demonstrations import (
     Batch,
     Demonstration,

@@ -8,12 +8,12 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import ray
 
 from crlhf_ray.errors import ConfigError, EngineError
+from crlhf_ray.output import print_to
 from crlhf_ray.policy.model import ModelSettings, load_tokenizer, resolve
 from crlhf_ray.rollout.lines import cut_at_stop, split_lines
 from crlhf_ray.rollout.sample import Sample
@@ -53,7 +53,7 @@ class Replica:
     ):
         self.replica_id, self.settings, self.log_file, self._on_death = replica_id, settings, log_file, on_death
         if log_file is not None:
-            _print_to(Path(log_file))
+            print_to(log_file)
         # Imported after the output was turned away, because vllm prints while it is imported.
         from crlhf_ray.rollout.engine import Engine, EngineOptions
 
@@ -152,13 +152,3 @@ class Replica:
             self._on_death()
             log = f"; its log is {self.log_file}" if self.log_file else ""
             raise EngineError(f"replica {self.replica_id} failed in {doing}: {error}{log}") from error
-
-
-def _print_to(file: Path) -> None:
-    """Send this process's output, that of its C libraries too, to a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with file.open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
