@@ -167,7 +167,9 @@ class Engine:
 
 # Chunked prefill off: a partial prefill rewinds the request's own random generator by its offset, which only GPU
 # generators have ("CPU Generator does not use offset"). Every prompt is then prefilled in one piece.
-_CPU_SCHEDULING: dict[str, Any] = {"enable_chunked_prefill": False}
+# Blocks of 32 tokens, the smallest that the CPU kernels take, instead of 128: only whole blocks of a prompt are shared,
+# and the samples of a short prompt would each compute it again.
+_CPU_SCHEDULING: dict[str, Any] = {"enable_chunked_prefill": False, "block_size": 32}
 
 
 def _completion(output: Any) -> Completion:
