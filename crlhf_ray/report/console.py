@@ -34,6 +34,7 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self._tasks: list[TaskID] = []
+        self._alerts: list[str] = []
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -63,10 +64,13 @@ class Display:
             self._progress.advance(self._tasks[-1], n)
 
     def round_done(self, row: Mapping[str, Any]) -> None:
-        """Print a finished round (a row of metrics.jsonl) and its alerts."""
+        """Print a finished round (a row of metrics.jsonl) and those of its alerts that are new."""
         self._print(round_line(row))
-        for alert in row.get("alerts") or ():
-            self._print(f"  alert: {alert_text(alert)}", style="yellow")
+        alerts = [alert_text(alert) for alert in row.get("alerts") or ()]
+        for text in alerts:
+            if text not in self._alerts:
+                self._print(f"  alert: {text}", style="yellow")
+        self._alerts = alerts
 
     def final_table(self, summary: Mapping[str, str]) -> None:
         """Print what happened; summary: text by label, in the order shown (see `crlhf_ray.report.headline`)."""

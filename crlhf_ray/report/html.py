@@ -146,11 +146,14 @@ def _subtitle(settings: Mapping[str, Any]) -> str:
 
 
 def _alerts(run: Run) -> list[dict[str, Any]]:
-    rounds: dict[str, list[int]] = {}
+    """One a kind: as it was last said, and in which rounds."""
+    said: dict[str, tuple[str, dict[int, None]]] = {}
     for row in run.metrics:
-        for alert in row.get("alerts") or ():
-            rounds.setdefault(alert_text(alert), []).append(row["round"])
-    return [{"text": visible(text), "rounds": numbers} for text, numbers in rounds.items()]
+        for text in map(alert_text, row.get("alerts") or ()):
+            kind = text.partition(":")[0]
+            rounds = said[kind][1] if kind in said else {}
+            said[kind] = text, {**rounds, row["round"]: None}
+    return [{"text": visible(text), "rounds": list(rounds)} for text, rounds in said.values()]
 
 
 def _sample(row: Mapping[str, Any]) -> dict[str, Any]:

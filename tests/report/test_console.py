@@ -46,6 +46,14 @@ def test_without_a_terminal_there_are_plain_lines_only():
     ]
 
 
+def test_an_alert_that_goes_on_is_printed_once():
+    out = io.StringIO()
+    with Display(Console(file=out, width=100)) as display:
+        for _ in range(3):
+            display.round_done(ROW)
+    assert out.getvalue().count("annotator collapse") == 1
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_closing_table_shows_text_as_it_is(terminal):
     text = play(terminal)

@@ -92,6 +92,15 @@ def test_hostile_text_is_shown_and_not_interpreted(tmp_path):
     assert r"\u202e\x00" in page.text
 
 
+def test_alerts_of_one_kind_are_one_line_as_last_said(tmp_path):
+    rows = [{"round": number, "alerts": [f"spammers: {number + 1} of them"]} for number in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "settings.json").write_text("{}")
+    text = Page(write_report(tmp_path).read_text()).text
+    assert text.count("spammers") == 1
+    assert re.search(r"spammers: 3 of them rounds 0, 1, 2", text)
+
+
 def test_characters_that_hide_or_reorder_code_are_shown_as_escapes():
     assert visible("a\u202eb\u200b\ud800\tc\n") == "a\\u202eb\\u200b\\ud800\tc\n"
     assert visible("größe = '日本'") == "größe = '日本'"
