@@ -38,7 +38,7 @@ def frozen_reliabilities(rates: np.ndarray, start: np.ndarray, labels: np.ndarra
     return [
         Alert(
             "frozen reliabilities",
-            f"{int(labels.sum())} labels of {int(judged.sum())} annotators have moved no reliability off its start",
+            f"{int(labels.sum())} labels of {_people(judged.sum())} moved no reliability off its start",
             "the consensus is meaningless: add honeypots (gold lines) that these annotators answer, or use two_coin",
         )
     ]
@@ -78,7 +78,7 @@ def annotator_collapse(
     return [
         Alert(
             "annotator collapse",
-            f"reliabilities of {len(subjects)} annotators moved by up to {moved[swung].max():.2f} since the last look",
+            f"reliabilities of {_people(len(subjects))} moved by up to {moved[swung].max():.2f} since the last look",
             "give them honeypots, and look at what they answered; if their skill drifts set aggregation.decay to 0.98",
             subjects,
         )
@@ -106,7 +106,7 @@ def spammers(names: Sequence[str], rates: np.ndarray, sd: np.ndarray, *, most: f
         alerts.append(
             Alert(
                 "spammers",
-                f"{int(idle.sum())} annotators answer without regard to the truth",
+                f"{_people(idle.sum())} answered without regard to the truth",
                 "stop asking them; their votes weigh next to nothing already",
                 tuple(np.asarray(names, object)[idle].tolist()),
             )
@@ -116,7 +116,7 @@ def spammers(names: Sequence[str], rates: np.ndarray, sd: np.ndarray, *, most: f
         alerts.append(
             Alert(
                 "adversaries",
-                f"{int(hostile.sum())} annotators are wrong more often than chance allows",
+                f"{_people(hostile.sum())} went wrong more often than chance allows",
                 "stop asking them, check their answers for collusion, and check more items late",
                 tuple(np.asarray(names, object)[hostile].tolist()),
             )
@@ -196,7 +196,7 @@ def honeypot_exposure(
     return [
         Alert(
             "honeypot exposure",
-            f"{int(exposed.sum())} annotators are right on honeypots by {gap[exposed].mean():.0%} more than elsewhere",
+            f"{_people(exposed.sum())} did better on honeypots than elsewhere, by {gap[exposed].mean():.0%}",
             "rotate the honeypots and make them look like any other item; check items late; trust late checks only",
             tuple(np.asarray(names, object)[exposed].tolist()),
         )
@@ -230,8 +230,12 @@ def honeypot_shortage(unseen: Mapping[str, int], *, wanted: int) -> list[Alert]:
     return [
         Alert(
             "honeypot shortage",
-            f"{len(short)} annotators have fewer than {wanted} honeypots left that they have not seen",
+            f"fewer than {wanted} honeypots are left that {_people(len(short))} did not see yet",
             "make more a problem (feedback.honeypots_per_problem), add problems, or show fewer a round",
             short,
         )
     ]
+
+
+def _people(count: int) -> str:
+    return f"{count} annotator{'' if count == 1 else 's'}"
