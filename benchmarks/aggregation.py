@@ -269,15 +269,15 @@ def replay(folder: Path) -> dict[str, float]:
     """AUC of "this line is faulty" (class 0), the set replayed in time order, vote by vote in batches of 20.
 
     Without gold, as the set is. A vote's weight is its confidence (of 5), times the test score corrected for chance:
-    half of the 5 points come by guessing, so (score - 2.5) / 2.5. The median annotator gave three answers; so the
-    second two_coin trusts their own answers less beside the crowd's (strength 30 labels).
+    half of the 5 points come by guessing, so (score - 2.5) / 2.5. The median annotator gave three answers; how
+    far to trust so few beside the crowd's rate is for the estimator to find out.
     """
     votes, truth, _ = load(folder)
     votes = votes.sort_values("time", kind="stable").drop(columns="time")
     confidence = votes["confidence"].to_numpy() / 5
     score = np.clip((votes["score"].to_numpy() - 2.5) / 2.5, 0, 1)
     weights = {"votes": None, "confidence": confidence, "confidence x score": confidence * score}
-    makers = {"majority": Majority, "two_coin": TwoCoin, "two_coin strength 30": lambda **kw: TwoCoin(30, **kw)}
+    makers = {"majority": Majority, "two_coin": TwoCoin, "two_coin, strength 4": lambda **kw: TwoCoin(4, **kw)}
     result = {}
     for title, weight in weights.items():
         table = votes[["task", "worker", "label"]]

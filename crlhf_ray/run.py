@@ -8,7 +8,6 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -155,9 +154,9 @@ class Run:
             self._exit.callback(self.learner.close)
             self.fleet = Fleet(config.rollout, config.model, log_dir=logs)
             self._exit.callback(self.fleet.close)
-            with ThreadPoolExecutor(2) as pool:  # both load the model; neither needs the other yet
-                for started in [pool.submit(self.learner.start), pool.submit(self.fleet.start)]:
-                    started.result()
+            self.learner.launch()  # loads the model while the fleet does
+            self.fleet.start()
+            self.learner.ready()
             self._restore()
         self.metrics = MetricsLog(self.dir, resume_at=self.round)
         self._exit.callback(self.metrics.close)

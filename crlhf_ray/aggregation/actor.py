@@ -180,7 +180,7 @@ class Aggregator:
         votes, cast = state.votes(), state.n_labels(lines)
         found: list[Alert] = []
         if self.settings.estimator != "majority" and len(names):
-            start = np.array([rate[0] for rate in state.coin.rates(np.zeros((1, 4)), np.zeros(4))])
+            start = state.newcomer()
             rates, shapes = np.stack(state.rates(everyone), axis=1), np.stack(state.beta(everyone), axis=1)
             total = shapes.sum(axis=2)
             sd = np.sqrt(shapes.prod(axis=2) / (total**2 * (total + 1)))

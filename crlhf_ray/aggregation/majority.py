@@ -15,17 +15,21 @@ class EqualRates:
     def __init__(self, p: float):
         self.p = p
 
-    def beta(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def beta(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Beta parameters [n, 2] so narrow that the interval is the point."""
         fixed = np.tile([self.p * 1e12, (1 - self.p) * 1e12], (len(counts), 1))
         return fixed, fixed
 
-    def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rates(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(p, p)`` [n]."""
         p = np.full(len(counts), self.p)
         return p, p
 
-    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+    def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+        """None: nobody's rates are drawn to the crowd's."""
+        return np.zeros(2)
+
+    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
         """``(p, p)``."""
         return self.p, self.p
 

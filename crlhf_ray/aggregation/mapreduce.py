@@ -27,8 +27,8 @@ from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.batch import read_gold_file, tidy
 from crlhf_ray.aggregation.codes import infer_classes
-from crlhf_ray.aggregation.hierarchical import fitted_strength
 from crlhf_ray.aggregation.rejections import RejectionReport, clean, read_row_group
+from crlhf_ray.aggregation.shrinkage import fitted_strength
 from crlhf_ray.errors import DataError
 
 #: Votes a part: some 200 MB while it is worked on.

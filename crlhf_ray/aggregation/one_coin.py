@@ -26,19 +26,23 @@ class OneCoinRates:
     def __init__(self, a: float = 1.0, b: float = 1.0, clip: float = 1e-6):
         self.a, self.b, self.clip = a, b, clip
 
-    def beta(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def beta(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Beta parameters [n, 2] of p_i, the same for both rates."""
         right = counts[:, CC] + counts[:, WW]
         both = np.stack([self.a + right, self.b + counts.sum(axis=1) - right], axis=1)
         return both, both
 
-    def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rates(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(p, p)`` [n]."""
         right = counts[:, CC] + counts[:, WW]
         p = np.clip((self.a + right) / (self.a + self.b + counts.sum(axis=1)), self.clip, 1 - self.clip)
         return p, p
 
-    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+    def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+        """None: nobody's rates are drawn to the crowd's."""
+        return np.zeros(2)
+
+    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
         """`rates` of one annotator, in plain Python numbers."""
         p = (self.a + counts[CC] + counts[WW]) / (self.a + self.b + sum(counts))
         p = min(max(p, self.clip), 1 - self.clip)

@@ -21,8 +21,9 @@ class AggregationSettings(Settings):
     prior: float = Field(default=0.5, gt=0, lt=1)
     """P(a line is correct) before any vote. The paper's 0.5: it decides nothing by itself."""
 
-    strength: float = Field(default=4.0, gt=0)
-    """two_coin: labels that the crowd's rate is worth beside an annotator's own; newcomers count as average people."""
+    strength: float | None = Field(default=None, gt=0)
+    """two_coin: labels that the crowd's rate is worth beside an annotator's own; newcomers count as average people.
+    None: learnt from how alike the annotators are."""
 
     decay: float = Field(default=1.0, gt=0, le=1)
     """Factor on an annotator's old counts at each new label of theirs. 1 never forgets; 0.98 follows drifting skill."""

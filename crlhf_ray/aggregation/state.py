@@ -17,6 +17,13 @@ from crlhf_ray.aggregation.codes import Votes
 
 #: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).
 WW, WC, CW, CC = range(4)
+#: What is known of the crowd as a whole: everybody's soft counts, then how many labels of an annotator's own its
+#: sensitivity and its specificity are worth.
+CROWD = 6
+STRENGTHS = slice(4, 6)
+#: The crowd's strengths are learnt anew when it has given so many times as many labels, from its first members.
+_RELEARN = 1.5
+_TEACHERS = 10_000
 _WORKER = ("worker_counts", "worker_labels", "worker_gold", "worker_clock")
 _TASK = ("task_start", "task_length", "task_credited", "task_gold")
 _VOTE = ("vote_worker", "vote_label", "vote_weight", "vote_time", "vote_clock")
@@ -25,17 +32,21 @@ NO_VOTES = Votes(NONE, NONE, np.empty(0, np.int8), np.empty(0), NONE)
 
 
 class Coin(Protocol):
-    """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin."""
+    """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin. crowd: [`CROWD`]."""
 
-    def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``(sensitivity, specificity)`` [n] from counts [n, 4] and the counts of all annotators together [4]."""
+    def rates(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``(sensitivity, specificity)`` [n] from counts [n, 4]."""
         ...
 
-    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
         """`rates` of one annotator, in plain Python numbers."""
         ...
 
-    def beta(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+        """What ``crowd[STRENGTHS]`` should be, [2], by these annotators' counts [n, 4]."""
+        ...
+
+    def beta(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Beta parameters [n, 2] of the sensitivity's and of the specificity's posterior."""
         ...
 
@@ -56,7 +67,9 @@ class CrowdState:
         self.worker_labels = np.zeros(16, np.int64)
         self.worker_gold = np.zeros(16, np.int64)
         self.worker_clock = np.zeros(16, np.int64)
-        self.pool = np.zeros(4)
+        self.crowd = np.zeros(CROWD)
+        self.crowd[STRENGTHS] = coin.strengths(self.worker_counts[:0], self.crowd)
+        self.cast = 0  # labels in all
         self.task_start = np.zeros(16, np.int64)
         self.task_length = np.zeros(16, np.int64)
         self.task_credited = np.full(16, np.nan)
@@ -159,12 +172,13 @@ class CrowdState:
         for column in range(4):
             counts[:, column] += np.bincount(who, gain[:, column], minlength=len(crew))
         np.maximum(counts, 0.0, out=counts)  # subtraction may leave -1e-17 where the count is nought
-        self.pool += (counts - self.worker_counts[crew]).sum(axis=0)
+        self.crowd[:4] += (counts - self.worker_counts[crew]).sum(axis=0)
         self.worker_counts[crew] = counts
         cast, is_gold = label != 0, gold != 0
         self.worker_labels[crew] += np.bincount(who[cast], minlength=len(crew)) - np.bincount(
             old[old_cast], minlength=len(crew)
         )
+        self._count(int(cast.sum()) - int(old_cast.sum()))
         self.worker_gold[crew] += np.bincount(who[cast & is_gold[task]], minlength=len(crew)) - np.bincount(
             old[old_cast & was_gold[old_task]], minlength=len(crew)
         )
@@ -193,7 +207,7 @@ class CrowdState:
         if self.decay != 1:
             age = self.worker_clock[crew] - self.vote_clock[here]
             faded = (self.vote_weight[here] * self.decay**age).tolist()
-        credited, gold, pool = float(self.task_credited[task]), int(self.task_gold[task]), self.pool.tolist()
+        credited, gold, crowd = float(self.task_credited[task]), int(self.task_gold[task]), self.crowd.tolist()
         before = self.worker_counts[crew]
         rows = before.tolist()
         rows[-1] = [count * self.decay for count in rows[-1]]
@@ -204,8 +218,8 @@ class CrowdState:
                 row[vote] = max(row[vote] - fade * (1 - credited), 0.0)
                 row[2 + vote] = max(row[2 + vote] - fade * credited, 0.0)
             if sign and not gold:
-                log_odds += held * self._evidence(row, sign, pool)
-        log_odds += weight * self._evidence(rows[-1], label, pool) if not gold else 0.0
+                log_odds += held * self._evidence(row, sign, crowd)
+        log_odds += weight * self._evidence(rows[-1], label, crowd) if not gold else 0.0
         if gold:
             posterior = (gold + 1) / 2
         elif self.learn_from == "all":
@@ -219,14 +233,22 @@ class CrowdState:
                     row[vote] += fade * (1 - posterior)
                     row[2 + vote] += fade * posterior
         after = np.array(rows)
-        self.pool += (after - before).sum(axis=0)
+        self.crowd[:4] += (after - before).sum(axis=0)
         self.worker_counts[crew] = after
         self.worker_labels[worker] += 1
         self.worker_gold[worker] += gold != 0
         self.task_credited[task] = posterior
+        self._count(1)
 
-    def _evidence(self, row: list[float], sign: int, pool: list[float]) -> float:
-        sensitivity, specificity = self.coin.rate(row, pool)
+    def _count(self, more: int) -> None:
+        """Count labels; at each step of a geometric series the crowd's strengths are learnt anew."""
+        before, self.cast = self.cast, self.cast + more
+        if self.cast > 0 and (before == 0 or int(math.log(self.cast, _RELEARN)) > int(math.log(before, _RELEARN))):
+            counts = self.worker_counts[: min(self.n_workers, _TEACHERS)]
+            self.crowd[STRENGTHS] = self.coin.strengths(counts, self.crowd)
+
+    def _evidence(self, row: list[float], sign: int, crowd: list[float]) -> float:
+        sensitivity, specificity = self.coin.rate(row, crowd)
         if sign > 0:
             return math.log(sensitivity / (1 - specificity))
         return math.log((1 - sensitivity) / specificity)
@@ -283,7 +305,7 @@ class CrowdState:
         self, n: int, task: np.ndarray, label: np.ndarray, weight: np.ndarray, counts: np.ndarray
     ) -> np.ndarray:
         """Eq. 7 with both kinds of error: prior log-odds plus each vote's log-likelihood ratio, by task."""
-        sensitivity, specificity = self.coin.rates(counts, self.pool)
+        sensitivity, specificity = self.coin.rates(counts, self.crowd)
         evidence = np.where(
             label > 0, np.log(sensitivity) - np.log1p(-specificity), np.log1p(-sensitivity) - np.log(specificity)
         )
@@ -311,11 +333,15 @@ class CrowdState:
 
     def rates(self, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(sensitivity, specificity)`` of these annotators."""
-        return self.coin.rates(self.worker_counts[workers], self.pool)
+        return self.coin.rates(self.worker_counts[workers], self.crowd)
+
+    def newcomer(self) -> np.ndarray:
+        """``(sensitivity, specificity)``, [2], of anyone before anybody labelled anything."""
+        return np.stack(CrowdState(self.coin).rates(np.array([0])))[:, 0]
 
     def beta(self, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Beta parameters [n, 2] of these annotators' sensitivity and specificity."""
-        return self.coin.beta(self.worker_counts[workers], self.pool)
+        return self.coin.beta(self.worker_counts[workers], self.crowd)
 
     def votes(self) -> Votes:
         """All standing votes, ordered by task and annotator."""
@@ -333,7 +359,7 @@ class CrowdState:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The whole state, compact and in a canonical order: equal states give equal arrays."""
         slots, _ = self._slots(np.arange(self.n_tasks))
-        arrays: dict[str, np.ndarray] = {"pool": self.pool}
+        arrays: dict[str, np.ndarray] = {"crowd": self.crowd}
         arrays |= {name: getattr(self, name)[: self.n_workers] for name in _WORKER}
         arrays |= {name: getattr(self, name)[: self.n_tasks] for name in _TASK if name != "task_start"}
         arrays |= {name: getattr(self, name)[slots] for name in _VOTE}
@@ -341,11 +367,12 @@ class CrowdState:
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """Take over what `to_arrays` gave."""
-        for name in ("pool", *_WORKER, *_TASK, *_VOTE):
+        for name in ("crowd", *_WORKER, *_TASK, *_VOTE):
             if name != "task_start":
                 setattr(self, name, np.array(arrays[name]))
         self.task_start = np.cumsum(self.task_length) - self.task_length
         self.n_workers, self.n_tasks, self.used = len(self.worker_labels), len(self.task_length), len(self.vote_worker)
+        self.cast = int(self.worker_labels.sum())
 
 
 def _contributions(label: np.ndarray, weight: np.ndarray, posterior: np.ndarray) -> np.ndarray:

@@ -2,67 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from crlhf_ray.aggregation.base import StreamingEstimator
 from crlhf_ray.aggregation.codes import Classes
-from crlhf_ray.aggregation.state import CC, CW, WC, WW, CrowdState
+from crlhf_ray.aggregation.shrinkage import fitted_strength
+from crlhf_ray.aggregation.state import CC, CW, STRENGTHS, WC, WW, CrowdState
+
+#: Columns of the counts: (right, wrong) of sensitivity, and of specificity.
+_COINS = ((CC, CW), (WW, WC))
+#: Soft counts make a crowd look more alike than it is, so less is expected here than where EM converged.
+_EXPECTED_STRENGTH = 4.0
 
 
 class TwoCoinRates:
     """Beta-binomial rates whose prior mean is the rate of the whole crowd (pooled) and whose weight is ``strength``.
 
-    strength: how many labels the crowd's rate is worth beside an annotator's own.
+    strength: how many labels the crowd's rate is worth beside an annotator's own. None: learnt, by how alike the
+    annotators are found to be, for sensitivity and specificity apart.
     start, start_weight: the crowd's rate before it labelled anything, and how many labels that guess is worth. Above
     one half, so that a crowd without gold starts as a majority vote.
     """
 
-    def __init__(self, strength: float = 4.0, start: float = 0.7, start_weight: float = 10.0, clip: float = 1e-6):
+    def __init__(
+        self, strength: float | None = None, start: float = 0.7, start_weight: float = 10.0, clip: float = 1e-6
+    ):
         self.strength, self.start, self.start_weight, self.clip = strength, start, start_weight, clip
 
-    def beta(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def beta(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Beta parameters [n, 2] of sensitivity and of specificity."""
-        return self._beta(counts[:, CC], counts[:, CW], pool[CC], pool[CW]), self._beta(
-            counts[:, WW], counts[:, WC], pool[WW], pool[WC]
-        )
+        shapes = []
+        for (right, wrong), strength in zip(_COINS, crowd[STRENGTHS], strict=True):
+            mean = self._mean(crowd, right, wrong)
+            shapes.append(
+                np.stack([strength * mean + counts[:, right], strength * (1 - mean) + counts[:, wrong]], axis=1)
+            )
+        return shapes[0], shapes[1]
 
-    def _crowd(self, pool_right: float, pool_wrong: float) -> float:
-        return (self.start * self.start_weight + pool_right) / (self.start_weight + pool_right + pool_wrong)
-
-    def _beta(self, right: np.ndarray, wrong: np.ndarray, pool_right: float, pool_wrong: float) -> np.ndarray:
-        crowd = self._crowd(pool_right, pool_wrong)
-        return np.stack([self.strength * crowd + right, self.strength * (1 - crowd) + wrong], axis=1)
-
-    def rates(self, counts: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rates(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(sensitivity, specificity)``, posterior means, [n]."""
-        return self._mean(counts[:, CC], counts[:, CW], float(pool[CC]), float(pool[CW])), self._mean(
-            counts[:, WW], counts[:, WC], float(pool[WW]), float(pool[WC])
-        )
+        means = []
+        for (right, wrong), strength in zip(_COINS, crowd[STRENGTHS].tolist(), strict=True):
+            prior = strength * self._mean(crowd, right, wrong)
+            mean = (counts[:, right] + prior) / (counts[:, right] + counts[:, wrong] + strength)
+            means.append(np.minimum(np.maximum(mean, self.clip), 1 - self.clip))
+        return means[0], means[1]
 
-    def rate(self, counts: list[float], pool: list[float]) -> tuple[float, float]:
+    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
         """`rates` of one annotator, in plain Python numbers."""
         means = []
-        for right, wrong in ((CC, CW), (WW, WC)):
-            prior = self.strength * self._crowd(pool[right], pool[wrong])
-            mean = (counts[right] + prior) / (counts[right] + counts[wrong] + self.strength)
+        for (right, wrong), strength in zip(_COINS, crowd[STRENGTHS], strict=True):
+            prior = strength * self._mean(crowd, right, wrong)
+            mean = (counts[right] + prior) / (counts[right] + counts[wrong] + strength)
             means.append(min(max(mean, self.clip), 1 - self.clip))
         return means[0], means[1]
 
-    def _mean(self, right: np.ndarray, wrong: np.ndarray, pool_right: float, pool_wrong: float) -> np.ndarray:
-        prior = self.strength * self._crowd(pool_right, pool_wrong)
-        mean = (right + prior) / (right + wrong + self.strength)
-        return np.minimum(np.maximum(mean, self.clip), 1 - self.clip)
+    def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+        """The strengths that were set, or the most probable ones, [2]."""
+        if self.strength is not None:
+            return np.full(2, self.strength)
+        found = []
+        for coin in _COINS:
+            mean = self._mean(crowd, *coin)
+            found.append(fitted_strength(counts[:, coin], np.array([mean, 1 - mean]), centre=_EXPECTED_STRENGTH))
+        return np.array(found)
+
+    def _mean(self, crowd: Sequence[float] | np.ndarray, right: int, wrong: int) -> float:
+        return float(
+            (self.start * self.start_weight + crowd[right]) / (self.start_weight + crowd[right] + crowd[wrong])
+        )
 
 
 class TwoCoin(StreamingEstimator):
     """Two-coin log-odds, streamed, honeypots first.
 
     A "correct" vote weighs ``log(sens / (1 - spec))``, a "wrong" vote ``log((1 - sens) / spec)``; both rates are
-    posterior means under a Beta prior pooled over the crowd (empirical Bayes). So an annotator who marks everything
-    "correct" gets weight nought, where one coin would call them good whenever most lines are. The model is that of
-    Dawid and Skene (1979, doi:10.2307/2346806); the estimate is incremental EM (Neal and Hinton 1998).
+    posterior means under a Beta prior pooled over the crowd, and as strong as the crowd is alike (empirical Bayes). So
+    an annotator who marks everything "correct" gets weight nought, where one coin would call them good whenever most
+    lines are. The model is that of Dawid and Skene (1979, doi:10.2307/2346806); the estimate is incremental EM (Neal
+    and Hinton 1998). The strengths are learnt from the first 10,000 annotators.
     Assumes that annotators err independently given the truth.
 
     >>> import pandas as pd
@@ -73,7 +94,7 @@ class TwoCoin(StreamingEstimator):
 
     def __init__(
         self,
-        strength: float = 4.0,
+        strength: float | None = None,
         *,
         start: float = 0.7,
         start_weight: float = 10.0,

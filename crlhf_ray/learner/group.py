@@ -63,13 +63,20 @@ class LearnerGroup:
         self.log_dir = Path(log_dir).absolute() if log_dir is not None else None
         self._group: PlacementGroup | None = None
         self._ranks: list[Any] = []
+        self._starting: list[ray.ObjectRef] = []
 
     def start(self) -> None:
-        """Place the ranks, load the model on each, and check that packed log-probs equal the plain model's.
+        """`launch`, and wait until the ranks are `ready`."""
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
+        """Place the ranks and have each load the model and check that packed log-probs equal the plain model's.
+
+        Returns at once, so that other engines can load meanwhile; `ready` waits for the ranks.
 
         Raises:
             ResourceError: the cluster has fewer CPUs or GPUs than the ranks need, or they were not free in time.
-            EngineError: a rank failed or did not answer in time; names the rank and its log.
         """
         settings = self.settings
         bundle = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, **settings.resources}
@@ -97,8 +104,15 @@ class LearnerGroup:
             .remote(settings, self.model, rank, self._log(rank))
             for rank in range(settings.ranks)
         ]
-        address, port = self._wait([self._ranks[0].endpoint.remote()], "give an address", settings.start_seconds)[0]
-        self._all("start", address, port, seconds=settings.start_seconds)
+        self._starting = self._begin("start", self._ranks[0].endpoint.remote())
+
+    def ready(self) -> None:
+        """Wait for the ranks that were launched.
+
+        Raises:
+            EngineError: a rank failed or did not answer in time; names the rank and its log.
+        """
+        self._wait(self._starting, "start", self.settings.start_seconds)
 
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
         """One PPO update: ``epochs`` passes over the batch in minibatches. Blocks until all ranks are done.
@@ -196,7 +210,7 @@ class LearnerGroup:
     def _begin(self, method: str, *arguments: Any) -> list[Any]:
         if not self._ranks:
             raise EngineError("the learner is not running: call start() first")
-        shared = [ray.put(argument) for argument in arguments]
+        shared = [argument if isinstance(argument, ray.ObjectRef) else ray.put(argument) for argument in arguments]
         return [actor.call.remote(method, *shared) for actor in self._ranks]
 
     def _wait(self, references: list[Any], doing: str, seconds: float) -> list[Any]:

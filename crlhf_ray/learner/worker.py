@@ -49,8 +49,8 @@ class LearnerWorker:
         self.step = 0
         self.senders = Senders()
 
-    def start(self, address: str, port: int) -> None:
-        """Join the process group, load the model and build the DeepSpeed engine.
+    def start(self, endpoint: tuple[str, int]) -> None:
+        """Join the process group at rank 0's address and port, load the model and build the DeepSpeed engine.
 
         Raises EngineError when packed log-probs differ from the plain model's (an architecture that treats positions
         or attention in its own way).
@@ -60,8 +60,8 @@ class LearnerWorker:
             RANK=str(self.rank),
             WORLD_SIZE=str(self.settings.ranks),
             LOCAL_RANK="0",
-            MASTER_ADDR=address,
-            MASTER_PORT=str(port),
+            MASTER_ADDR=endpoint[0],
+            MASTER_PORT=str(endpoint[1]),
         )
         if not cuda:
             os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is first imported

@@ -249,7 +249,7 @@ def test_incremental_bookkeeping_equals_counting_anew(seed, decay):
             counts[worker, 0 + (label > 0)] += faded * (1 - q)
             counts[worker, 2 + (label > 0)] += faded * q
     assert np.allclose(counts, state.worker_counts[: state.n_workers], atol=1e-9)
-    assert np.allclose(counts.sum(axis=0), state.pool, atol=1e-9)
+    assert np.allclose(counts.sum(axis=0), state.crowd[:4], atol=1e-9)
 
 
 # -- the optimisation view ------------------------------------------------------------------------------------------
