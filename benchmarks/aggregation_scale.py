@@ -9,7 +9,6 @@ count once), Ray and its object store included, sampled twice a second. Needs ab
 from __future__ import annotations
 
 import argparse
-import logging
 import shutil
 import tempfile
 import threading
@@ -20,9 +19,9 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
+from crlhf_ray.cluster import connect
 
 VOTES_A_TASK, GOLD_SHARE, ROW_GROUP = 5, 0.01, 1_000_000
 
@@ -83,7 +82,6 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--dir", type=Path, help="where the files go (default: a temporary folder)")
     options = parser.parse_args()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     work = Path(tempfile.mkdtemp(prefix="scale", dir=options.dir))
     heads = ("labels", 12), ("seconds", 8), ("labels/s", 10), ("peak MB", 8), ("largest MB", 10), ("passes", 6)
     print(" ".join(f"{name:>{width}}" for name, width in (*heads, ("accuracy", 8))))
@@ -94,15 +92,10 @@ def main() -> None:
             temp = tempfile.mkdtemp(prefix="ray", dir="/tmp")
             peak = Peak()
             peak.start()
-            ray.init(
-                num_cpus=options.cpus, include_dashboard=False, log_to_driver=False, _temp_dir=temp,
-                object_store_memory=300 * 1024**2,
-            )  # fmt: skip
-            ray.data.DataContext.get_current().enable_progress_bars = False
-            begun = time.perf_counter()
-            result = aggregate_parquet([path], work / "out", gold)
-            seconds = time.perf_counter() - begun
-            ray.shutdown()
+            with connect(num_cpus=options.cpus, _temp_dir=temp, object_store_memory=300 * 1024**2):
+                begun = time.perf_counter()
+                result = aggregate_parquet([path], work / "out", gold)
+                seconds = time.perf_counter() - begun
             peak.stop()
             right = total = 0
             for part in result.consensus.glob("*.parquet"):

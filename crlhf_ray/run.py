@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import ray
-import ray.data
 from ray.exceptions import GetTimeoutError
 
 from crlhf_ray.aggregation.actor import Aggregator
-from crlhf_ray.config import Config, RaySettings
+from crlhf_ray.cluster import connect
+from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.evaluation.pool import JudgePool
 from crlhf_ray.evaluation.verdict import Verdict
@@ -39,43 +35,6 @@ from crlhf_ray.report.console import Display
 from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
-
-#: Handed to every Ray worker: nothing phones home.
-WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-#: How long the processes of an ended cluster may take before they are killed.
-LEAVING_SECONDS = 3.0
-
-
-@contextmanager
-def connect(settings: RaySettings) -> Iterator[None]:
-    """Ray, quiet: the named cluster, the submitted job's, or one of this machine's own that ends with the block."""
-    if ray.is_initialized():
-        yield
-        return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address,
-        include_dashboard=None if address else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-    )
-    try:
-        # Ray's own handler prints a stack trace before Python's: put Python's back in front.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        yield
-    finally:
-        started = [] if address else psutil.Process().children(recursive=True)
-        ray.shutdown()
-        # Ray returns while workers are still ending: see them out, so that nothing outlives the command.
-        _, stubborn = psutil.wait_procs(started, timeout=LEAVING_SECONDS)
-        for process in stubborn:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(stubborn, timeout=1)
 
 
 class Run:
@@ -124,7 +83,7 @@ class Run:
             self.heldout = load_problems(config.evaluation.source, "heldout")[: config.evaluation.limit]
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
             self._train_ids = [problem.problem_id for problem in train]
-            self._exit.enter_context(connect(config.ray))
+            self._exit.enter_context(connect(config.ray.address))
             self.judge = self._exit.enter_context(JudgePool(config.judges, config.judge))
             self.aggregator: Any = (
                 ray.remote(Aggregator)

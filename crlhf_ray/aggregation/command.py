@@ -36,14 +36,11 @@ def aggregate_files(
     out.mkdir(parents=True, exist_ok=True)
     named = tuple(int(name) if name.lstrip("+-").isdigit() else name for name in classes) or None
     if big:
-        import ray
+        from crlhf_ray.cluster import connect
 
-        ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-        try:
-            pair = (named[0], named[1]) if named else None
+        pair = (named[0], named[1]) if named else None
+        with connect(), console.status("Ray Data passes over the labels ..."):
             large = aggregate_parquet(labels, out / "consensus", gold, classes=pair)
-        finally:
-            ray.shutdown()
         reliability, report, consensus = large.reliability, large.report, large.consensus
     else:
         found = aggregate(labels, gold, estimator=estimator, classes=named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from crlhf_ray.errors import DataError
 
 CHUNK_ROWS = 1_000_000
+#: No row is longer than this, in bytes: what is longer is another kind of file, and would fill the memory.
+LONGEST_ROW = 1 << 20
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 _REQUIRED = ("task", "worker", "label")
 
@@ -111,7 +114,11 @@ def _read_csv(path: Path, report: RejectionReport) -> Iterator[tuple[pd.DataFram
         broken.append((row.number - 1, f"has {row.actual_columns} fields, the header {row.expected_columns}"))
         return "skip"
 
-    names = pd.read_csv(path, nrows=0).columns
+    with path.open("rb") as file:
+        head = file.read(LONGEST_ROW)
+    if len(head) == LONGEST_ROW and b"\n" not in head:
+        raise DataError(f"is no CSV file: its first line is longer than {LONGEST_ROW:,} bytes", file=str(path))
+    names = pd.read_csv(io.BytesIO(head), nrows=0).columns
     reader = pa_csv.open_csv(
         path,
         read_options=pa_csv.ReadOptions(use_threads=False, block_size=16 << 20),
@@ -156,7 +163,9 @@ def _read_jsonl(path: Path, report: RejectionReport) -> Iterator[tuple[pd.DataFr
     records: list[dict[str, Any]] = []
     rows: list[int] = []
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(lambda: lines.readline(LONGEST_ROW), b""), 1):
+            if len(line) == LONGEST_ROW and not line.endswith(b"\n"):
+                raise DataError(f"is longer than {LONGEST_ROW:,} bytes: no JSON Lines", file=str(path), row=number)
             report.read += 1
             try:
                 record = json.loads(line)

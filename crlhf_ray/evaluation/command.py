@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from crlhf_ray.cluster import connect
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.judge import Judge
@@ -22,7 +23,6 @@ from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.fleet import Fleet, Request
-from crlhf_ray.run import connect
 
 
 def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str, console: Console) -> Evaluation:
@@ -38,7 +38,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
     problems = load_problems(settings.source, None if split == "all" else split)[: settings.limit]
     tokenizer = load_tokenizer(config.model.name)
     with ExitStack() as stack:
-        stack.enter_context(connect(config.ray))
+        stack.enter_context(connect(config.ray.address))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crlhf-logs-")))
         judge = stack.enter_context(Judge(config.judge))
         fleet = Fleet(config.rollout, config.model, log_dir=logs)

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from crlhf_ray.cluster import connect
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError
 from crlhf_ray.learner.process_group import join_group
 from crlhf_ray.policy.demonstrations import (
@@ -36,7 +37,6 @@ from crlhf_ray.policy.model import ModelSettings, load_model, load_tokenizer, re
 from crlhf_ray.policy.prompts import Template
 from crlhf_ray.settings import Settings
 
-WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS = 0.5
 #: Longest wait of a rank for the others, at the start and in any collective.
 GROUP_SECONDS = 1800.0
@@ -126,8 +126,7 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
         f"SFT of [bold]{settings.model.name}[/bold] on {len(demonstrations)} demonstrations: {steps} steps of "
         f"{settings.minibatch_samples}, {settings.ranks} rank(s), ZeRO {settings.zero_stage}"
     )
-    begun_here = _connect()
-    try:
+    with connect():
         _check_resources(settings)
         config = {
             "settings": settings.model_dump_json(),
@@ -135,9 +134,6 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
             "pad_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         }
         _fit_with_progress(settings, root, config, steps, console)
-    finally:
-        if begun_here:
-            ray.shutdown()
     rows = read_metrics(root)
     console.print(
         f"Loss a token: {rows[0]['loss']:.3f} at the first step, {rows[-1]['loss']:.3f} at the last. "
@@ -170,21 +166,6 @@ def _claim(root: Path, settings: SftSettings, resume: bool) -> Path | None:
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(settings.model_dump_json(indent=2))
     return root / "model" if (root / "model").is_dir() else None
-
-
-def _connect() -> bool:
-    """True when a Ray was started here."""
-    if ray.is_initialized():
-        return False
-    address = os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address,
-        include_dashboard=None if address else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-    )
-    return True
 
 
 def _check_resources(settings: SftSettings) -> None:

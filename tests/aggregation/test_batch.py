@@ -14,6 +14,7 @@ import pytest
 from crlhf_ray.aggregation.batch import aggregate
 from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
+from crlhf_ray.aggregation.rejections import LONGEST_ROW
 from crlhf_ray.errors import ConfigError, DataError
 from tests.aggregation.tables import crowd
 
@@ -102,6 +103,13 @@ def test_garbage_is_an_error_that_names_the_file(tmp_path):
         aggregate([tmp_path / "v.txt"])
     with pytest.raises(DataError, match="no such file"):
         aggregate([tmp_path / "missing.csv"])
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v.jsonl"])
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(3 * LONGEST_ROW))
+    with pytest.raises(DataError, match=rf"{name}.*is longer than"):
+        aggregate([tmp_path / name])
 
 
 def test_gold_that_contradicts_itself_names_both_rows(votes, tmp_path):
