@@ -40,7 +40,7 @@ $(BASE_STAMP): pyproject.toml $(UV)
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(UV)
-	$(INSTALL) --extra $(EXTRA) --extra cvx --extra dev
+	$(INSTALL) --extra $(EXTRA) --extra cvx --extra postgres --extra serve --extra dev
 	@touch $@ $(BASE_STAMP)
 
 quickstart: env  ## Train SmolLM2-135M from a simulated crowd: before, a few PPO rounds, after, a report

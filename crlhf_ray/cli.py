@@ -43,6 +43,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in run.dir, or start where there is none.")
     ] = False,
+    feedback: Annotated[
+        Literal["simulated", "web"] | None,
+        typer.Option(help="Who judges: the simulated crowd, or people at `crlhf serve` (feedback.web.* names it)."),
+    ] = None,
 ) -> None:
     """Run the whole loop: held-out pass@1 before, PPO rounds from crowd feedback, pass@1 after, a report.
 
@@ -51,7 +55,8 @@ def train(
     from crlhf_ray.config import load_config
     from crlhf_ray.loop import train as run_training
 
-    run_training(load_config(config, changes or []), resume=resume)
+    chosen = [f"feedback.source={feedback}"] if feedback else []
+    run_training(load_config(config, [*(changes or []), *chosen]), resume=resume)
 
 
 @app.command()
@@ -100,6 +105,26 @@ def sft(
 
     path = run_sft(read_settings(SftSettings, config, changes or []), resume=resume, console=console)
     console.print(f"Model: [bold]{path}[/bold]. Train from it by --set model.name={path}")
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")] = None,
+    changes: Changes = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for everybody who can reach this machine.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the page where people judge code, the lead's dashboard and their API. The first start names the admin link.
+
+    Example: crlhf serve --set dir=annotation --set database=postgresql+psycopg://me@host/reviews
+    """
+    from crlhf_ray.config import read_settings
+    from crlhf_ray.feedback.web.serve import serve as run_server
+    from crlhf_ray.feedback.web.settings import WebSettings
+
+    run_server(read_settings(WebSettings, config, changes or []), host, port, console)
 
 
 @app.command()

@@ -22,10 +22,11 @@ from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.evaluation.pool import JudgePool
 from crlhf_ray.evaluation.verdict import Verdict
-from crlhf_ray.feedback.collect import SimulatedFeedback
+from crlhf_ray.feedback.collect import Feedback, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
 from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.truth import line_truth
+from crlhf_ray.feedback.web.feedback import WebFeedback
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.policy.prompts import encode
@@ -100,7 +101,8 @@ class Run:
                 ),
                 config.run.seed,
             )
-            self.feedback = SimulatedFeedback(
+            kind = WebFeedback if config.feedback.source == "web" else SimulatedFeedback
+            self.feedback: Feedback = kind(
                 config.feedback,
                 honeypots,
                 self.aggregator,

@@ -34,6 +34,23 @@ def calibration_error(positive: np.ndarray, p: np.ndarray, bins: int = 10) -> fl
     return float(np.abs(gaps).sum() / len(p))
 
 
+def krippendorff_alpha(counts: np.ndarray) -> float | None:
+    """Agreement beyond chance for nominal labels: 1 is perfect, 0 is what chance gives (Krippendorff 2004, ch. 11).
+
+    counts: how many annotators gave each label to each task [tasks, labels]. Tasks with one label say nothing. None
+    where no two annotators share a task, or where all gave one label.
+    """
+    counts = np.asarray(counts, float)
+    counts = counts[counts.sum(axis=1) >= 2]
+    total = counts.sum(axis=1)
+    pairs = counts.sum()
+    chance = pairs**2 - (counts.sum(axis=0) ** 2).sum() if len(counts) else 0.0
+    if not chance:
+        return None
+    observed = ((total**2 - (counts**2).sum(axis=1)) / (total - 1)).sum()
+    return float(1 - (pairs - 1) * observed / chance)
+
+
 def balanced_accuracy(positive: np.ndarray, p: np.ndarray) -> float:
     """Mean of the accuracies on the two classes; of one class where the other is missing."""
     positive = np.asarray(positive, bool)

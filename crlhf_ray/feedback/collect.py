@@ -1,19 +1,22 @@
-"""One round of feedback from the simulated crowd: honeypots mixed in, answers to the log, the log to the aggregator.
+"""One round of feedback: programs and honeypots out, answers to the log, the log to the aggregation actor.
 
-The path is the one that people's answers take: an append-only log, read as a Ray Dataset, validated, and handed in
-Arrow batches to the aggregation actor.
+Whoever answers, people or the simulated crowd, the answers take one path: an append-only log, read as a Ray Dataset,
+validated, and handed in Arrow batches to the actor. Here is that path, and the crowd in this process;
+`feedback/web/feedback.py` has those who work at the annotation server.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import ray
+from pydantic import Field
 
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
 from crlhf_ray.errors import DataError
@@ -28,27 +31,98 @@ from crlhf_ray.settings import Settings
 _START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
+class WebFeedbackSettings(Settings):
+    """The annotation server that people work at."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Where `crlhf serve` listens."""
+    token_file: Path = Path("annotation/token")
+    """The file with its API token; `crlhf serve` names it."""
+    deadline_minutes: float = Field(default=120.0, gt=0)
+    """How long a round waits for people. Programs that nobody was sure about by then count by what is known."""
+    poll_seconds: float = Field(default=2.0, gt=0)
+    """Between two looks at what came in."""
+    simulated_crowd: bool = False
+    """Have the simulated crowd (feedback.crowd) work at the server too, over the same API as people do."""
+
+
 class FeedbackSettings(Settings):
     """Who judges, and how often their reliability is checked."""
 
+    source: Literal["simulated", "web"] = "simulated"
+    """simulated: the crowd below, in this process. web: whoever works at the annotation server."""
+    web: WebFeedbackSettings = WebFeedbackSettings()
     crowd: CrowdSettings = CrowdSettings()
     """The simulated annotators."""
     labels_per_item: int | None = None
-    """How many annotators judge each program. None: all of them."""
+    """simulated: how many annotators judge each program. None: all of them. The server decides for itself."""
     first_honeypots: int = 12
-    """Honeypot programs put to each annotator before the first round (honeypots come first)."""
+    """simulated: honeypot programs put to each annotator before the first round (honeypots come first)."""
     honeypots_per_problem: int = 6
     """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
     honeypots_per_round: int = 2
-    """Honeypot programs mixed into each later round, for each annotator."""
+    """simulated: honeypot programs mixed into each later round, for each annotator."""
 
 
-class SimulatedFeedback:
-    """The simulated crowd at work.
+class Feedback(ABC):
+    """Where a round's judgements come from. Every event is in the log, then in the aggregation actor.
 
     aggregator: handle of the aggregation actor. wait_seconds: longest wait for it before the error that names it.
-    rounds: how many the run has; those who drift know how far it is.
     """
+
+    def __init__(self, directory: Path, aggregator: Any, wait_seconds: float):
+        self.log = AnnotationLog(directory)
+        self._aggregator = aggregator
+        self._wait = wait_seconds
+        self._handed_in = 0
+
+    @abstractmethod
+    def collect(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> pa.Table:
+        """Have a round's items judged; returns the round's events, honeypots' left out.
+
+        On return the aggregation actor holds every event. Raises DataError if a stored event cannot be read back.
+        """
+
+    @abstractmethod
+    def skills(self, round: int) -> pa.Table:
+        """The true skill in a round of those whose skill is known; columns as `Crowd.skills`."""
+
+    @abstractmethod
+    def alerts(self) -> list[Alert]:
+        """What is wrong with the supply of judgements."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, as JSON can hold it."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+
+    def hand_in(self, table: pa.Table) -> None:
+        """Store the events, then read what is new in the log as a Ray Dataset into the aggregation actor.
+
+        An interrupted round is played again: its events are in the log already, and the actor knows their ids, so the
+        files that the actor may not have seen are handed on whoever wrote them.
+        """
+        self.log.append(table)
+        fresh = self.log.files()[self._handed_in :]
+        if not fresh:
+            return
+        dataset, rejected = read_annotations(fresh, num_cpus=0.5)
+        if rejected.count:
+            raise DataError(f"stored annotations do not validate: {rejected}", file=str(self.log.directory))
+        for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+            ray.get(self._aggregator.ingest.remote(batch), timeout=self._wait)
+        self._handed_in += len(fresh)
+
+    def add_gold(self, gold: pa.Table) -> None:
+        """Tell the aggregation actor known truth."""
+        ray.get(self._aggregator.add_gold.remote(gold), timeout=self._wait)
+
+
+class SimulatedFeedback(Feedback):
+    """The simulated crowd at work. rounds: how many the run has; those who drift know how far it is."""
 
     def __init__(
         self,
@@ -61,27 +135,20 @@ class SimulatedFeedback:
         rounds: int,
         wait_seconds: float,
     ):
+        super().__init__(directory, aggregator, wait_seconds)
         self.settings = settings
         self.pool = pool
         self.crowd = Crowd(settings.crowd, seed)
-        self.log = AnnotationLog(directory)
-        self._aggregator = aggregator
         self._rounds = rounds
-        self._wait = wait_seconds
-        self._handed_in = 0
 
     def collect(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> pa.Table:
-        """Have the crowd judge a round's items; returns the round's events, honeypots' left out.
-
-        On return the aggregation actor holds every event. Raises DataError if a stored event cannot be read back.
-        """
         now = _START + timedelta(hours=round)
         progress = self._progress(round)
         count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
         tables: list[pa.Table] = []
         for annotator in self.crowd.annotator_ids:
             shown = self.pool.next_for(annotator, count)
-            ray.get(self._aggregator.add_gold.remote(self.pool.gold(shown)), timeout=self._wait)
+            self.add_gold(self.pool.gold(shown))
             tables.append(
                 self.crowd.annotate(
                     [honeypot.item for honeypot in shown],
@@ -94,28 +161,10 @@ class SimulatedFeedback:
         answers = self.crowd.annotate(
             items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=progress
         )
-        self._hand_in([*tables, answers])
+        self.hand_in(pa.concat_tables([*tables, answers]))
         return answers
 
-    def _hand_in(self, tables: Sequence[pa.Table]) -> None:
-        """Store the events, then read what is new in the log as a Ray Dataset into the aggregation actor.
-
-        An interrupted round is played again: its events are in the log already, and the actor knows their ids, so the
-        files that the actor may not have seen are handed on whoever wrote them.
-        """
-        self.log.append(pa.concat_tables(tables))
-        fresh = self.log.files()[self._handed_in :]
-        if not fresh:
-            return
-        dataset, rejected = read_annotations(fresh, num_cpus=0.5)
-        if rejected.count:
-            raise DataError(f"stored annotations do not validate: {rejected}", file=str(self.log.directory))
-        for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-            ray.get(self._aggregator.ingest.remote(batch), timeout=self._wait)
-        self._handed_in += len(fresh)
-
     def skills(self, round: int) -> pa.Table:
-        """The simulated annotators' true skill in a round; see `Crowd.skills`."""
         return self.crowd.skills(self._progress(round))
 
     def alerts(self) -> list[Alert]:
@@ -127,7 +176,6 @@ class SimulatedFeedback:
         return min(1.0, round / max(1, self._rounds - 1))
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: which honeypots were shown to whom, and how much of the log was handed in."""
         return {"pool": self.pool.state(), "handed_in": self._handed_in}
 
     def restore(self, state: Mapping[str, Any]) -> None:

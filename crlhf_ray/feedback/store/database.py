@@ -1,0 +1,77 @@
+"""Opening the database: SQLite by a file's path, PostgreSQL by its URL; the schema is brought up to date by Alembic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.orm import Session, sessionmaker
+
+from crlhf_ray.errors import ConfigError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """Sessions on one database.
+
+    url: SQLAlchemy's, such as ``sqlite:///folder/store.db`` or ``postgresql+psycopg://user@host/name``.
+    Raises ConfigError where it cannot be opened.
+    """
+
+    def __init__(self, url: str):
+        self.sqlite = url.startswith("sqlite")
+        if not self.sqlite and not url.startswith("postgresql"):
+            raise ConfigError(f"database {url!r}: give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
+        options: dict[str, Any] = {} if self.sqlite else {"pool_size": 20, "max_overflow": 20, "pool_pre_ping": True}
+        self.engine = sa.create_engine(url, **options)
+        if self.sqlite:
+            sa.event.listen(self.engine, "connect", _sqlite_pragmas)
+            sa.event.listen(self.engine, "begin", _sqlite_begin)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        try:
+            migrate(self.engine)
+        except sa.exc.OperationalError as error:
+            raise ConfigError(f"the database cannot be opened: {str(error.orig).strip()}") from error
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction, committed (and on the disk) when the block ends. On SQLite it excludes all other writers."""
+        with self._sessions.begin() as session:
+            session.connection(execution_options={"writes": True})
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading."""
+        with self._sessions() as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema up to date."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _sqlite_pragmas(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _sqlite_begin, not by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # A writer that began as a reader would have to be refused when another one wrote meanwhile.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

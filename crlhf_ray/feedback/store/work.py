@@ -1,0 +1,328 @@
+"""Handing programs out and taking judgements in. One function, one transaction; the time is an argument.
+
+A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`. A
+database constraint, not only this code, keeps anybody from having a program twice. Marks are events: the latest about a
+line stands, and sending one twice stores it once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from crlhf_ray.errors import CrlhfError
+from crlhf_ray.feedback import queue
+from crlhf_ray.feedback.queue import QueueSettings
+from crlhf_ray.feedback.schema import Item
+from crlhf_ray.feedback.store.models import Account, Comment, Lease, Mark, Program, Setting, Submission
+
+#: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
+CROWD_RATES = (0.77, 0.6)
+
+
+class Conflict(CrlhfError):
+    """What was asked for does not fit the present state: the lease is gone, the item is known with another text."""
+
+
+class Unjudged(Conflict):
+    """Lines that have no mark yet. lines: their numbers, in order."""
+
+    def __init__(self, lines: Sequence[int]):
+        super().__init__(f"lines {', '.join(map(str, lines))} have no mark yet: mark each correct, wrong or unsure")
+        self.lines = tuple(lines)
+
+
+@dataclass(frozen=True)
+class NewMark:
+    """An answer as it comes in. label: +1, -1, 0 (unsure), None (taken back). rest: by "the rest is correct"."""
+
+    event_id: str
+    line: int
+    label: int | None
+    rest: bool = False
+    milliseconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A program in somebody's hands, with what they have said of it so far: label, event id and rest by line."""
+
+    lease: Lease
+    program: Program
+    marks: dict[int, Mark]
+    comments: list[Comment]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """truth: by judged line, in the qualification round only."""
+
+    item_id: str
+    truth: dict[int, int] | None
+    marks: dict[int, Mark]
+
+
+def publish(
+    session: Session,
+    items: Iterable[Item],
+    settings: QueueSettings,
+    *,
+    now: float,
+    gold: Mapping[str, Sequence[int]] | None = None,
+    round: int | None = None,
+    deadline: float | None = None,
+) -> int:
+    """Put programs into the queue; returns how many are new. Publishing the same again changes nothing.
+
+    gold: by item_id, +1 or -1 for each line: such items are honeypots.
+    Raises Conflict where an item_id comes with other lines than before.
+    """
+    items, gold = list(items), gold or {}
+    known = {
+        p.item_id: p
+        for p in session.scalars(sa.select(Program).where(Program.item_id.in_([item.item_id for item in items])))
+    }
+    fresh: dict[str, Program] = {}
+    for item in items:
+        old = known.get(item.item_id) or fresh.get(item.item_id)
+        if old is not None:
+            if tuple(old.lines) != item.lines:
+                raise Conflict(
+                    f"item {item.item_id!r} was published with other lines: give the new text an id of its own"
+                )
+            continue
+        truth = gold.get(item.item_id)
+        prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
+        fresh[item.item_id] = Program(
+            item_id=item.item_id, problem_id=item.problem_id, prompt=item.prompt, lines=list(item.lines),
+            judged=list(item.judged), gold=None if truth is None else list(truth), honeypot=truth is not None,
+            round=round, state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
+            slots=settings.labels_least, deadline=deadline, done_at=None if item.judged else now,
+            # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
+            rank=queue.rank(now, prior, settings) if truth is None else random.random(),
+        )  # fmt: skip
+    session.add_all(fresh.values())
+    return len(fresh)
+
+
+def next_task(
+    session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
+) -> Task | None:
+    """What this person judges next; the program they hold already, if any. None when nothing is to do.
+
+    honeypot_share: of their work, see `queue.honeypot_share`. draw: a random number from 0 to 1.
+    """
+    account = session.get_one(Account, account.id, with_for_update=True)  # one request of theirs at a time
+    expire(session, now)
+    held = session.scalar(sa.select(Lease).where(Lease.account_id == account.id, Lease.state == "open"))
+    if held is not None:
+        return _task(session, held)
+    qualification = account.checks_left > 0
+    order = [True] if qualification else [draw < honeypot_share, draw >= honeypot_share]
+    for honeypot in order:
+        program = _take(session, account.id, honeypot)
+        if program is not None:
+            break
+    else:
+        return None
+    if honeypot and not qualification and not _work_waits(session, account.id):
+        return None  # nobody is kept busy with honeypots alone: it would tell them what they are
+    lease = Lease(
+        item_id=program.item_id, account_id=account.id, qualification=qualification, issued_at=now,
+        expires_at=now + settings.lease_seconds, state="open",
+    )  # fmt: skip
+    session.add(lease)
+    if program.honeypot:
+        program.rank += 1
+    else:
+        program.slots -= 1
+    session.flush()
+    return Task(lease, program, {}, [])
+
+
+def _candidates(account_id: int, honeypot: bool) -> sa.Select[Program]:
+    mine = sa.select(Lease.id).where(Lease.item_id == Program.item_id, Lease.account_id == account_id)
+    found = sa.select(Program).where(Program.honeypot.is_(honeypot), Program.state == "open", ~mine.exists())
+    return (found if honeypot else found.where(Program.slots > 0)).order_by(Program.rank).limit(1)
+
+
+def _take(session: Session, account_id: int, honeypot: bool) -> Program | None:
+    return session.scalar(_candidates(account_id, honeypot).with_for_update(skip_locked=True, of=Program))
+
+
+def _work_waits(session: Session, account_id: int) -> bool:
+    return session.scalar(_candidates(account_id, False).with_only_columns(Program.item_id)) is not None
+
+
+def expire(session: Session, now: float) -> None:
+    """Take back the programs that were left alone for too long, and close those whose deadline is over."""
+    session.execute(
+        sa.update(Program)
+        .where(Program.state == "open", Program.deadline < now)
+        .values(state="done", done_at=Program.deadline)
+    )
+    late = session.scalars(
+        sa.update(Lease).where(Lease.state == "open", Lease.expires_at < now).values(state="expired")
+        .returning(Lease.item_id)
+    ).all()  # fmt: skip
+    for item_id in late:
+        session.execute(sa.update(Program).where(Program.item_id == item_id).values(slots=Program.slots + 1))
+
+
+def _task(session: Session, lease: Lease) -> Task:
+    program = session.get_one(Program, lease.item_id)
+    comments = session.scalars(sa.select(Comment).where(Comment.lease_id == lease.id).order_by(Comment.id)).all()
+    return Task(lease, program, standing(session, [lease.id])[lease.id], list(comments))
+
+
+def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, Mark]]:
+    """The marks that stand: by lease, by line. Those taken back are left out."""
+    found: dict[int, dict[int, Mark]] = {lease_id: {} for lease_id in lease_ids}
+    for mark in session.scalars(sa.select(Mark).where(Mark.lease_id.in_(lease_ids)).order_by(Mark.seq)):
+        found[mark.lease_id][mark.line] = mark
+    return {lease: {n: m for n, m in marks.items() if m.label is not None} for lease, marks in found.items()}
+
+
+def own_lease(session: Session, account_id: int, lease_id: int) -> Lease:
+    """The person's own lease, open. One that expired is theirs again while nobody else was given the program.
+
+    Raises Conflict otherwise.
+    """
+    lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
+    if lease is None or lease.account_id != account_id:
+        raise Conflict("this program is not in your hands: ask for the next one")
+    if lease.state == "submitted":
+        raise Conflict("this program is submitted already")
+    if lease.state == "expired":
+        program = session.get_one(Program, lease.item_id, with_for_update=True)
+        if program.state != "open" or (program.slots < 1 and not program.honeypot):
+            raise Conflict("this program was left alone for too long and is in other hands now")
+        lease.state = "open"
+        program.slots -= not program.honeypot
+    return lease
+
+
+def save_marks(
+    session: Session, account_id: int, lease_id: int, marks: Sequence[NewMark], settings: QueueSettings, *, now: float
+) -> None:
+    """Store marks; ones that are stored already are left as they are.
+
+    Raises Conflict where the lease is gone, a line is not to be judged, or an event id comes with another content.
+    """
+    lease = own_lease(session, account_id, lease_id)
+    judged = set(session.get_one(Program, lease.item_id).judged)
+    if wrong := sorted({mark.line for mark in marks} - judged):
+        raise Conflict(f"lines {wrong} of this program are not judged: they hold no code")
+    lease.expires_at = now + settings.lease_seconds
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    rows = [
+        {
+            "event_id": mark.event_id, "lease_id": lease_id, "line": mark.line, "label": mark.label, "rest": mark.rest,
+            "milliseconds": mark.milliseconds, "created_at": now,
+        }
+        for mark in marks
+    ]  # fmt: skip
+    statement = dialect.insert(Mark).on_conflict_do_nothing(index_elements=["event_id"]).returning(Mark.event_id)
+    fresh = set(session.scalars(statement, rows))
+    if len(fresh) == len(marks):
+        return
+    said = {mark.event_id: (lease_id, mark.line, mark.label) for mark in marks}
+    for old in session.scalars(sa.select(Mark).where(Mark.event_id.in_(said.keys() - fresh))):
+        if (old.lease_id, old.line, old.label) != said[old.event_id]:
+            raise Conflict(
+                f"event {old.event_id!r} was stored with another content: give a correction an id of its own"
+            )
+
+
+def submit(session: Session, account: Account, lease_id: int, confidence: int, *, now: float) -> Submitted:
+    """End a lease with a judgement of every line. Raises Unjudged (lines without a mark) or Conflict."""
+    account = session.get_one(Account, account.id, with_for_update=True)
+    lease = own_lease(session, account.id, lease_id)
+    program = session.get_one(Program, lease.item_id, with_for_update=True)
+    marks = standing(session, [lease_id])[lease_id]
+    if missing := [line for line in program.judged if line not in marks]:
+        raise Unjudged(missing)
+    # Sequence numbers may become visible out of order; who holds this row is alone in drawing one.
+    session.execute(sa.select(Setting).where(Setting.name == "submissions").with_for_update())
+    session.add(
+        Submission(
+            lease_id=lease_id, item_id=program.item_id, account_id=account.id, confidence=confidence,
+            labels=len(marks), milliseconds=sum(mark.milliseconds or 0 for mark in marks.values()), created_at=now,
+        )
+    )  # fmt: skip
+    lease.state = "submitted"
+    program.labels += 1
+    if lease.qualification:
+        account.checks_left -= 1
+    truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
+    return Submitted(program.item_id, truth, marks)
+
+
+def settle(
+    session: Session, item_id: str, posterior: Mapping[int, float], settings: QueueSettings, *, now: float
+) -> bool:
+    """Decide by what is known of a program whether it is done; returns whether it became so. Honeypots never are."""
+    program = session.get_one(Program, item_id, with_for_update=True)
+    p = np.array([posterior.get(line, 0.5) for line in program.judged])
+    program.rate = float(p.mean()) if len(p) else None
+    if program.honeypot or program.state == "retired":
+        return False
+    gain = queue.expected_gain(p, *CROWD_RATES)
+    wanted = queue.labels_wanted(program.labels, gain, settings)
+    held = session.scalar(
+        sa.select(sa.func.count()).select_from(Lease).where(Lease.item_id == item_id, Lease.state == "open")
+    )
+    program.slots = max(wanted - program.labels - (held or 0), 0)
+    program.rank = queue.rank(program.created_at, gain, settings)
+    done = wanted <= program.labels
+    became, program.state = done and program.state != "done", "done" if done else "open"
+    program.done_at = now if done else None
+    return became
+
+
+def reopen(session: Session, item_id: str) -> None:
+    """Ask one more person about a program. Raises Conflict for a honeypot or an unknown item."""
+    program = session.get(Program, item_id, with_for_update=True)
+    if program is None or program.honeypot:
+        raise Conflict(f"there is no program {item_id!r} to open again")
+    program.state, program.slots, program.done_at = "open", program.slots + 1, None
+
+
+def retire(session: Session, item_id: str) -> None:
+    """Show a honeypot to nobody any more. Raises Conflict where it is none."""
+    program = session.get(Program, item_id, with_for_update=True)
+    if program is None or not program.honeypot:
+        raise Conflict(f"{item_id!r} is no honeypot")
+    program.state = "retired"
+
+
+def events(session: Session, after: int, limit: int = 500) -> tuple[list[dict[str, Any]], int]:
+    """What was submitted after a cursor (0: from the start), as rows of ANNOTATION_SCHEMA, and the next cursor."""
+    submissions = session.execute(
+        sa.select(Submission, Account).join(Account, Account.id == Submission.account_id)
+        .where(Submission.seq > after).order_by(Submission.seq).limit(limit)
+    ).all()  # fmt: skip
+    marks = standing(session, [submission.lease_id for submission, _ in submissions])
+    rows = [
+        {
+            "event_id": mark.event_id,
+            "item_id": submission.item_id,
+            "line": line,
+            "annotator_id": account.annotator_id,
+            "label": mark.label,
+            "confidence": submission.confidence / 3 if mark.label else None,
+            "milliseconds": mark.milliseconds,
+            "created_at": mark.created_at,
+            "source": account.source,
+        }
+        for submission, account in submissions
+        for line, mark in sorted(marks[submission.lease_id].items())
+    ]
+    return rows, submissions[-1][0].seq if submissions else after

@@ -1,0 +1,40 @@
+"""Python source as highlighted HTML, a string for each line. Everything is escaped: the code is hostile text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from html import escape
+
+from pygments.lexers import PythonLexer
+from pygments.token import STANDARD_TYPES, _TokenType
+
+_LEXER = PythonLexer(stripnl=False, ensurenl=False)
+
+
+@lru_cache(4096)
+def highlighted(source: str) -> tuple[str, ...]:
+    """One HTML string for each line of the source, in as many lines as `str.split` on newlines gives."""
+    lines: list[list[str]] = [[]]
+    for kind, text in _LEXER.get_tokens(source):
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                lines.append([])
+            if part:
+                lines[-1].append(_span(kind, part))
+    html = tuple("".join(parts) for parts in lines)
+    # The lexer drops carriage returns; where that changes the lines they are shown plain.
+    return html if len(html) == source.count("\n") + 1 else tuple(escape(line) for line in source.split("\n"))
+
+
+def program_lines(prompt: str, lines: Sequence[str]) -> tuple[str, ...]:
+    """The completion's lines, highlighted as what they are after the prompt: the end of a whole program."""
+    whole = highlighted(prompt + "\n".join(lines))
+    return whole[len(whole) - len(lines) :]
+
+
+def _span(kind: _TokenType, text: str) -> str:
+    while kind not in STANDARD_TYPES and kind.parent is not None:
+        kind = kind.parent
+    name = STANDARD_TYPES.get(kind, "")
+    return f'<span class="{name}">{escape(text)}</span>' if name else escape(text)

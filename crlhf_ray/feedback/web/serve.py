@@ -1,0 +1,82 @@
+"""Starting the server: plain uvicorn on one machine, or as a Ray Serve deployment on a cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.store.models import Account
+from crlhf_ray.feedback.web.app import create_app
+from crlhf_ray.feedback.web.desk import Desk
+from crlhf_ray.feedback.web.security import create_account
+from crlhf_ray.feedback.web.settings import WebSettings
+
+TOKEN_FILE = "token"
+
+
+def serve(settings: WebSettings, host: str, port: int, console: Console) -> None:
+    """Serve until interrupted. The first start prints a link that makes the first admin.
+
+    Raises ConfigError where the settings cannot work.
+    """
+    desk = Desk(settings)
+    token_file = service_token(desk)
+    console.print(f"Judge code at [bold]http://{host}:{port}[/bold]; everything is kept in {settings.dir.absolute()}")
+    console.print(f"Training reads its token from {token_file}: crlhf train --feedback web")
+    with desk.database.read() as session:
+        admins = session.scalar(sa.select(sa.func.count()).where(Account.role == "admin", Account.name != SERVICE))
+    if not admins:
+        path = f"/invite/{desk.invite('admin', settings.invite_hours, 'the first start')}"
+        console.print(f"Make yourself the admin: http://{host}:{port}{path}", soft_wrap=True)
+    config = uvicorn.Config(create_app(settings, desk), host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.Server(config).run()
+
+
+#: The account in whose name training publishes and reads. Its password is known to nobody.
+SERVICE = "training"
+
+
+def service_token(desk: Desk) -> Path:
+    """The file that holds training's API token, readable by its owner alone; made where it is missing."""
+    file = desk.settings.dir / TOKEN_FILE
+    with desk.database.write() as session:
+        account = session.scalar(sa.select(Account).where(Account.name == SERVICE))
+        if account is None:
+            account = create_account(
+                session, SERVICE, secrets.token_urlsafe(32), "admin", checks=0, now=desk.clock(), source="judge"
+            )
+    if not file.exists() or desk.signer.read("token", file.read_text().strip(), 1e9) is None:
+        with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:
+            out.write(desk.token(account) + "\n")
+    return file
+
+
+def deployment(settings: WebSettings) -> Any:
+    """The same application on Ray Serve: ``serve.run(deployment(settings))``.
+
+    One replica: it alone learns from what comes in. Raises ConfigError where ray[serve] is not installed.
+    """
+    try:
+        from ray import serve as ray_serve
+    except ImportError as error:
+        raise ConfigError("Ray Serve is missing: pip install 'ray[serve]'") from error
+    values = settings.model_dump_json()
+
+    def build() -> FastAPI:
+        desk = Desk(WebSettings.model_validate_json(values))
+        service_token(desk)
+        return create_app(desk.settings, desk)
+
+    class Annotation:
+        pass
+
+    ingress = ray_serve.ingress(build)(Annotation)
+    return ray_serve.deployment(num_replicas=1, max_ongoing_requests=200)(ingress).bind()

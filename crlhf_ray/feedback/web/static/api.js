@@ -1,0 +1,45 @@
+// Shared by all pages: calls to the API, and making elements without ever parsing text as HTML.
+"use strict";
+
+const CSRF = document.querySelector('meta[name="csrf-token"]').content;
+
+class ApiError extends Error {
+  constructor(status, body) {
+    super(typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail ?? body));
+    this.status = status;
+    this.body = body;
+  }
+}
+
+async function call(method, path, body) {
+  const response = await fetch("/api/v1" + path, {
+    method,
+    headers: { "X-CSRF-Token": CSRF, ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  if (response.status === 204) return null;
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new ApiError(response.status, answer);
+  return answer;
+}
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") element.textContent = value;
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+// Lines that the server highlighted and escaped; nothing else may come here.
+function highlightedLine(html, className) {
+  const element = make("code", { class: className });
+  element.innerHTML = html === "" ? " " : html;
+  return element;
+}
+
+const byId = (id) => document.getElementById(id);
+const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(0) + "%");

@@ -1,0 +1,152 @@
+"""A real server on a real socket, on SQLite and on PostgreSQL. PostgreSQL's tests skip where it is not installed."""
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from crlhf_ray.feedback.schema import Item
+from crlhf_ray.feedback.web.app import create_app
+from crlhf_ray.feedback.web.client import AnnotationClient
+from crlhf_ray.feedback.web.desk import Desk
+from crlhf_ray.feedback.web.serve import service_token
+from crlhf_ray.feedback.web.settings import WebSettings
+
+PROMPT = "def double(x):\n"
+PASSWORD = "long enough"
+
+
+def work(number, lines=("    y = x + x", "", "    # so", "    return y"), judged=(0, 3)):
+    return Item(f"i-{number:016x}", "starter/double", PROMPT, tuple(lines), tuple(judged))
+
+
+def honeypot(number):
+    """An item whose last line is wrong, and its truth."""
+    item = work(0x9000 + number, ("    y = x * 2", "    return x"), (0, 1))
+    return item, {item.item_id: [1, -1]}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """SQLAlchemy URL of a PostgreSQL server of our own, without the database's name."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(p) for p in [shutil.which("initdb")] if p]
+    if not found:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    tools = found[-1].parent
+    root = os.geteuid() == 0
+    user = "postgres" if root else getpass.getuser()
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    if root:
+        shutil.chown(folder, user)
+
+    def run(*command):
+        subprocess.run(["runuser", "-u", user, "--", *command] if root else command, check=True, capture_output=True)
+
+    port, data = free_port(), folder / "data"
+    run(tools / "initdb", "-D", data, "-A", "trust", "-U", "crlhf")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c max_connections=150"
+    run(tools / "pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start")
+    yield f"postgresql+psycopg://crlhf@127.0.0.1:{port}"
+    run(tools / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request):
+    """A database URL; None for SQLite in the server's folder."""
+    if request.param == "sqlite":
+        return None
+    import psycopg
+
+    base = request.getfixturevalue("postgres")
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(base.replace("+psycopg", "") + "/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{base}/{name}"
+
+
+class Server:
+    """A running server. clock moves only when told to."""
+
+    def __init__(self, settings):
+        self.now = 1_800_000_000.0
+        self.desk = Desk(settings, clock=lambda: self.now)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        app = create_app(settings, self.desk)
+        self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        self.lead = AnnotationClient.from_file(self.url, service_token(self.desk))
+
+    def person(self, name, role="annotator"):
+        """A client in the name of a new account."""
+        return self.lead.join(self.lead.invite(role), name, PASSWORD)
+
+    def browser(self, name, role="annotator"):
+        """A browser's session of a new account: cookies, and the CSRF header set."""
+        client = httpx.Client(base_url=self.url, follow_redirects=True)
+        form = {"name": name, "password": PASSWORD}
+        page = client.post(f"/invite/{self.lead.invite(role)}", data=form).raise_for_status().text
+        client.headers["X-CSRF-Token"] = re.search('csrf-token" content="([^"]+)"', page).group(1)
+        return client
+
+    def publish(self, items=(), honeypots=0):
+        """Put programs and so many honeypots into the queue."""
+        made = [honeypot(n) for n in range(honeypots)]
+        gold = {name: truth for _, one in made for name, truth in one.items()}
+        self.lead.publish([*items, *(item for item, _ in made)], gold=gold, round=0)
+        return gold
+
+    def settled(self):
+        """Wait until what was submitted has been learnt from."""
+        self.desk.learn()
+
+    def close(self):
+        """Harmless when called twice."""
+        self.lead.close()
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """``serve(**settings)`` starts a server."""
+    running = []
+
+    def start(**settings):
+        running.append(Server(WebSettings(dir=tmp_path / f"desk{len(running)}", **settings)))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()
+
+
+def judge(person, label=1, confidence=2):
+    """Judge the next program, every line alike; returns its id, or None when nothing is to do."""
+    task = person.next()
+    if task is None:
+        return None
+    person.mark(task.lease_id, dict.fromkeys(task.judged, label), 1000)
+    person.submit(task.lease_id, confidence)
+    return task.item_id

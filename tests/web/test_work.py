@@ -1,0 +1,166 @@
+"""Handing out and taking in, over HTTP, on both databases."""
+
+import csv
+import io
+from datetime import UTC, datetime
+
+import pyarrow.parquet as pq
+import pytest
+
+from crlhf_ray.feedback.queue import QueueSettings
+from crlhf_ray.feedback.web.client import ServerError
+from tests.web.conftest import judge, work
+
+NO_CHECKS = QueueSettings(qualification=0, labels_least=2, labels_most=3, honeypots_least=0, honeypots_most=0)
+
+
+@pytest.fixture
+def server(serve, database):
+    return serve(database=database, queue=NO_CHECKS)
+
+
+def test_publishing_again_changes_nothing(server):
+    assert server.lead.publish([work(1), work(2)]) == 2
+    assert server.lead.publish([work(1), work(2), work(3)]) == 1
+
+
+def test_another_text_under_a_known_id_is_refused(server):
+    server.publish([work(1)])
+    with pytest.raises(ServerError, match="published with other lines"):
+        server.lead.publish([work(1, ("    return 0",), (0,))])
+
+
+def test_nobody_gets_a_program_twice(server):
+    server.publish([work(1), work(2)])
+    person = server.person("ann")
+    seen = [judge(person) for _ in range(3)]
+    assert sorted(seen[:2]) == [work(1).item_id, work(2).item_id]
+    assert seen[2] is None
+
+
+def test_asking_again_gives_the_same_program_with_its_marks(server):
+    server.publish([work(1), work(2)])
+    person = server.person("ann")
+    task = person.next()
+    person.mark(task.lease_id, {0: -1})
+    again = person.next()
+    assert (again.lease_id, again.marked) == (task.lease_id, {0: -1})
+
+
+def test_a_program_is_handed_to_no_more_people_than_are_wanted(server):
+    server.publish([work(1)])
+    people = [server.person(name) for name in "abc"]
+    assert [person.next() is not None for person in people] == [True, True, False]
+
+
+def test_a_program_left_alone_goes_to_somebody_else_and_back_only_if_it_is_free(server):
+    server.publish([work(1)])
+    a, b, c = (server.person(name) for name in "abc")
+    task = a.next()
+    b.next()
+    server.now += NO_CHECKS.lease_seconds + 1
+    assert c.next() is not None
+    a.mark(task.lease_id, {0: 1})  # one place is free: it is theirs again
+    with pytest.raises(ServerError, match="in other hands"):
+        b.mark(2, {0: 1})
+
+
+def test_a_mark_sent_twice_is_stored_once_and_a_correction_stands(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    task = person.next()
+    mark = {"event_id": "event-0001", "line": 0, "label": 1}
+    for _ in range(2):
+        person._call("POST", f"/leases/{task.lease_id}/marks", {"marks": [mark]})
+    person.mark(task.lease_id, {0: -1, 3: 0})
+    person.submit(task.lease_id)
+    table, _ = server.lead.annotations(0)
+    assert table.select(["line", "label"]).to_pylist() == [{"line": 0, "label": -1}, {"line": 3, "label": 0}]
+
+
+def test_an_event_id_with_another_content_is_refused(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    task = person.next()
+    mark = {"event_id": "event-0001", "line": 0, "label": 1}
+    person._call("POST", f"/leases/{task.lease_id}/marks", {"marks": [mark]})
+    with pytest.raises(ServerError, match="stored with another content"):
+        person._call("POST", f"/leases/{task.lease_id}/marks", {"marks": [mark | {"label": -1}]})
+
+
+def test_unmarked_lines_and_marks_taken_back_cannot_be_submitted(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    task = person.next()
+    person.mark(task.lease_id, {0: 1, 3: 1})
+    person.mark(task.lease_id, {3: None})
+    with pytest.raises(ServerError, match="lines 3 have no mark yet"):
+        person.submit(task.lease_id)
+
+
+def test_lines_without_code_take_no_mark(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    with pytest.raises(ServerError, match=r"lines \[1\] of this program are not judged"):
+        person.mark(person.next().lease_id, {1: 1})
+
+
+def test_somebody_elses_program_takes_no_mark(server):
+    server.publish([work(1)])
+    a, b = server.person("a"), server.person("b")
+    with pytest.raises(ServerError, match="not in your hands"):
+        b.mark(a.next().lease_id, {0: 1})
+
+
+def test_people_who_disagree_bring_a_third_opinion_and_then_it_is_done(server):
+    server.publish([work(1)])
+    for name, label in (("a", 1), ("b", -1)):
+        judge(server.person(name), label)
+    server.settled()
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "open"}
+    judge(server.person("c"))
+    server.settled()
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+
+
+def test_a_program_past_its_deadline_is_closed(server):
+    server.lead.publish([work(1)], deadline=datetime.fromtimestamp(server.now + 60, UTC))
+    server.now += 61
+    assert server.person("ann").next() is None
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+
+
+def test_a_reopened_program_goes_to_one_more(server):
+    server.publish([work(1)])
+    for name in "ab":
+        judge(server.person(name))
+    server.lead._call("POST", f"/items/{work(1).item_id}/reopen")
+    assert judge(server.person("c")) == work(1).item_id
+
+
+def test_what_was_learnt_survives_a_restart(serve, database):
+    server = serve(database=database, queue=NO_CHECKS)
+    server.publish([work(n) for n in range(4)], honeypots=2)
+    person = server.person("ann")
+    while judge(person):
+        pass
+    server.settled()
+    before = server.desk.crowd.digest()
+    server.close()
+    fresh = type(server.desk)(server.desk.settings)
+    assert fresh.crowd.digest() == before
+    fresh.close()
+
+
+def test_the_whole_is_exported_in_the_long_form(server):
+    server.publish([work(1)])
+    judge(server.person("ann"), -1, confidence=3)
+    export = server.lead._http.get("/export?format=csv").text
+    rows = list(csv.DictReader(io.StringIO(export)))
+    assert [(row["task"], row["label"], row["weight"]) for row in rows] == [
+        (f"{work(1).item_id}:0", "-1", "1.0"),
+        (f"{work(1).item_id}:3", "-1", "1.0"),
+    ]
+    table = pq.read_table(io.BytesIO(server.lead._http.get("/export?format=parquet").content))
+    assert table["task"].to_pylist() == [row["task"] for row in rows]
+    assert len(server.lead._http.get("/export?format=jsonl").text.splitlines()) == 2
