@@ -238,7 +238,7 @@ def set_keys(body: KeysIn, account: Annotator, desk: TheDesk) -> list[dict[str, 
     try:
         check_keys(body.keys)
     except ConfigError as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(400, str(error)) from error
     with desk.database.write() as session:
         session.get_one(Account, account.id).keys = body.keys
     return key_table(body.keys)

@@ -86,7 +86,7 @@ def _conflict(request: Request, error: Exception) -> Response:
 
 
 def _unusable(request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": str(error)}, 422)
+    return JSONResponse({"detail": str(error)}, 400)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

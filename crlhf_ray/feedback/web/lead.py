@@ -71,9 +71,9 @@ def publish(body: ItemsIn, account: Lead, desk: TheDesk) -> dict[str, int]:
     gold: dict[str, list[int]] = {}
     for number, item in enumerate(body.items):
         if wrong := [n for n in item.judged if n >= len(item.lines)]:
-            raise HTTPException(422, f"items[{number}].judged: there are {len(item.lines)} lines, so no {wrong[0]}")
+            raise HTTPException(400, f"items[{number}].judged: there are {len(item.lines)} lines, so no {wrong[0]}")
         if item.gold is not None and len(item.gold) != len(item.lines):
-            raise HTTPException(422, f"items[{number}].gold: give one truth for each of {len(item.lines)} lines")
+            raise HTTPException(400, f"items[{number}].gold: give one truth for each of {len(item.lines)} lines")
         if item.gold is not None:
             gold[item.item_id] = list(item.gold)
         items.append(

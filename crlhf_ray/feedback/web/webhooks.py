@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from standardwebhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from crlhf_ray.errors import ConfigError
 
@@ -37,8 +38,8 @@ class Webhooks:
         if not urls:
             return
         try:
-            self._signer = Webhook(secret or "")
-        except (RuntimeError, ValueError) as error:
+            self._signer = Webhook(secret or "whsec_")
+        except (EmptyWebhookSecretError, ValueError) as error:
             raise ConfigError(f"webhook_secret: give whsec_ and base64 text ({error})") from error
         folder.mkdir(parents=True, exist_ok=True)
         self._thread = threading.Thread(target=self._run, daemon=True)
