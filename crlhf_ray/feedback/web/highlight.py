@@ -9,22 +9,25 @@ from html import escape
 from pygments.lexers import PythonLexer
 from pygments.token import STANDARD_TYPES, _TokenType
 
+from crlhf_ray.report.html import visible
+
 _LEXER = PythonLexer(stripnl=False, ensurenl=False)
 
 
 @lru_cache(4096)
 def highlighted(source: str) -> tuple[str, ...]:
-    """One HTML string for each line of the source, in as many lines as `str.split` on newlines gives."""
+    """One HTML string for each line of the source, in as many lines as `str.split` on newlines gives.
+
+    Characters that could hide or reorder what is read are shown as escapes.
+    """
     lines: list[list[str]] = [[]]
-    for kind, text in _LEXER.get_tokens(source):
+    for kind, text in _LEXER.get_tokens(visible(source)):
         for number, part in enumerate(text.split("\n")):
             if number:
                 lines.append([])
             if part:
                 lines[-1].append(_span(kind, part))
-    html = tuple("".join(parts) for parts in lines)
-    # The lexer drops carriage returns; where that changes the lines they are shown plain.
-    return html if len(html) == source.count("\n") + 1 else tuple(escape(line) for line in source.split("\n"))
+    return tuple("".join(parts) for parts in lines)
 
 
 def program_lines(prompt: str, lines: Sequence[str]) -> tuple[str, ...]:

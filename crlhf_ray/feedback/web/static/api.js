@@ -23,6 +23,10 @@ async function call(method, path, body) {
   return answer;
 }
 
+// Logged out, or logged in anew elsewhere, which makes this page's CSRF token void: the page has to be opened again.
+const outOfSession = (error) => error instanceof ApiError && (error.status === 401 || error.status === 403);
+const explain = (error) => (error instanceof ApiError ? error.message : "The server cannot be reached.");
+
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -43,3 +47,15 @@ function highlightedLine(html, className) {
 
 const byId = (id) => document.getElementById(id);
 const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(0) + "%");
+
+// What happened, for screen readers.
+function say(text) {
+  byId("live").textContent = text;
+}
+
+// What people should read before they go on. link: {text, href}.
+function note(text, link) {
+  byId("note").replaceChildren(text, ...(link ? [" ", make("a", { href: link.href, text: link.text })] : []));
+  byId("note").hidden = !text;
+  if (text) say(text);
+}

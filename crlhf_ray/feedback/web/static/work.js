@@ -1,213 +1,176 @@
-// The annotator's page. Every mark goes to localStorage first and to the server at once; what the server has not
-// acknowledged is sent again until it has, through reloads, lost connections and closed laptops.
+// The annotator's page: showing a program, marking its lines, submitting it.
 "use strict";
 
 const LABELS = { correct: 1, wrong: -1, unsure: 0 };
 const NAMES = { 1: "correct", "-1": "wrong", 0: "unsure" };
 const ICONS = { correct: "✓", wrong: "✗", unsure: "?" };
-const PENDING = "crlhf.pending";
+const CONFIDENCE = { guess: 1, fair: 2, sure: 3 };
 const LONGEST_MS = 300000; // longer on one line: the person was away
 const POLL_MS = 5000;
 
-const first = JSON.parse(byId("first").textContent);
-let keys = first.keys;
 let task = null;
+let rows = new Map(); // judged line -> {element, state, buttons, text}
 let marks = new Map(); // line -> {label, rest}
-let comments = [];
 let history = []; // each: [[line, mark before], ...]
+let judged = []; // line numbers
 let at = 0; // index into judged
 let anchor = null; // index where a range began
-let judged = []; // line numbers
 let arrived = performance.now();
-let sending = false;
-let retry = null;
-
-// -- saving ---------------------------------------------------------------------------------------------------------
-
-const pending = () => JSON.parse(localStorage.getItem(PENDING) || "[]");
-const keep = (list) => localStorage.setItem(PENDING, JSON.stringify(list));
-
-function showSaved() {
-  const count = pending().length;
-  const pill = byId("saved");
-  pill.className = "pill" + (count ? (retry ? " lost" : " pending") : "");
-  pill.textContent = count ? (retry ? `✗ ${count} kept here, not sent yet` : `… saving ${count}`) : "✓ Saved";
-}
-
-async function flush() {
-  if (sending) return;
-  sending = true;
-  clearTimeout(retry);
-  retry = null;
-  showSaved();
-  try {
-    for (let list = pending(); list.length; list = pending()) {
-      const lease = list[0].lease;
-      const batch = list.filter((entry) => entry.lease === lease).slice(0, 200);
-      try {
-        await call("POST", `/leases/${lease}/marks`, { marks: batch.map((entry) => entry.mark) });
-      } catch (error) {
-        if (!(error instanceof ApiError) || error.status >= 500 || error.status === 429) throw error;
-        if (error.status === 401 || error.status === 403) {
-          note("Log in again in another tab: your marks are kept in this browser.");
-          throw error;
-        }
-        note(error.message); // the lease is gone: these marks have no place any more
-        if (task && task.lease_id === lease) setTimeout(loadNext);
-      }
-      const sent = new Set(batch.map((entry) => entry.mark.event_id));
-      keep(pending().filter((entry) => !sent.has(entry.mark.event_id)));
-      showSaved();
-    }
-  } catch {
-    retry = setTimeout(() => flush(), 2000);
-  }
-  sending = false;
-  showSaved();
-}
-
-window.addEventListener("online", () => flush());
+let busy = false; // while a program is being submitted
+let poll = null;
 
 // -- showing --------------------------------------------------------------------------------------------------------
 
-function say(text) {
-  byId("live").textContent = text;
-}
-
-function note(text) {
-  byId("note").textContent = text;
-  byId("note").hidden = !text;
-}
-
-const row = (line) => byId("lines").querySelector(`[data-line="${line}"]`);
-
 function show(next) {
+  clearTimeout(poll);
+  closeComment();
+  const begins = task !== null || byId("empty").hidden;
   task = next;
   byId("empty").hidden = task !== null;
   byId("desk").hidden = task === null;
   if (task === null) {
-    setTimeout(() => document.visibilityState === "visible" && task === null && loadNext(), POLL_MS);
-    return;
+    poll = setTimeout(whenSeen, POLL_MS);
+    if (begins) byId("empty").focus();
+    return showProgress();
   }
-  marks = new Map(task.marks.map((mark) => [mark.line, { label: mark.label, rest: mark.rest }]));
-  for (const { lease, mark } of pending()) {
-    if (lease === task.lease_id) setMark(mark.line, mark.label === null ? null : { label: mark.label, rest: mark.rest });
-  }
-  comments = task.comments;
+  marks = new Map(task.marks.map((mark) => [mark.line, mark]));
+  for (const { lease, mark } of pending()) if (lease === task.lease_id) setMark(mark.line, mark);
   history = [];
   judged = task.lines.filter((line) => line.judged).map((line) => line.number);
+  rows = new Map();
   byId("problem").replaceChildren(...task.prompt.html.flatMap((html) => [highlightedLine(html), "\n"]));
-  byId("lines").replaceChildren(...task.lines.map(makeRow));
+  byId("lines").replaceChildren(...task.lines.map((line) => (line.judged ? makeRow(line) : idleRow(line))));
+  task.comments.forEach(showComment);
+  at = Math.max(0, judged.findIndex((line) => !marks.has(line)));
   anchor = null;
   judged.forEach(paint);
-  const open = judged.findIndex((line) => !marks.has(line));
-  move(open < 0 ? 0 : open, false);
-  showProgress(task.progress);
+  move(at, false);
+  showProgress();
+  const left = draft();
+  if (left?.lease === task.lease_id) openComment(left.line, left.text);
 }
 
+// A program is asked for only while somebody looks: it would be theirs, and wait for nobody.
+function whenSeen() {
+  if (document.hidden) document.addEventListener("visibilitychange", loadNext, { once: true });
+  else loadNext();
+}
+
+async function loadNext() {
+  clearTimeout(poll);
+  try {
+    show(await call("POST", "/next"));
+  } catch (error) {
+    if (outOfSession(error)) logInAgain();
+    poll = setTimeout(whenSeen, POLL_MS);
+  }
+}
+
+const number = (line) => make("span", { class: "number", "aria-hidden": "true", text: line.number + 1 });
+const idleRow = (line) => make("div", { class: "row", "data-line": line.number }, number(line), highlightedLine(line.html, "source"));
+
 function makeRow(line) {
-  const buttons = line.judged
-    ? Object.keys(LABELS).map((name) =>
-        make("button", {
-          type: "button", class: `m-${name}`, "aria-pressed": "false", tabindex: "-1", "aria-label": `Line ${line.number + 1} ${name}`,
-          title: name, text: ICONS[name], "data-mark": name,
-          onclick: () => { move(judged.indexOf(line.number), false); markRange(LABELS[name]); },
-        }))
-    : [];
-  return make(
-    "div",
-    { class: "row", "data-line": line.number, role: line.judged ? "group" : null, tabindex: line.judged ? "-1" : null,
-      onclick: (event) => line.judged && !event.target.closest("button") && move(judged.indexOf(line.number), event.shiftKey) },
-    make("span", { class: "number", "aria-hidden": "true", text: line.number + 1 }),
-    highlightedLine(line.html, "source"),
-    make("span", { class: "marks" }, ...buttons),
-  );
+  const index = judged.indexOf(line.number);
+  const buttons = Object.keys(LABELS).map((name) =>
+    make("button", {
+      type: "button", class: `m-${name}`, "aria-label": `Line ${line.number + 1} ${name}`, title: name, text: ICONS[name], "data-mark": name,
+      onclick: () => { if (!inRange(index)) move(index, false); act(name, false); },
+    }));
+  const source = highlightedLine(line.html, "source"), state = make("span", { class: "state", "aria-hidden": "true" });
+  const element = make("div", {
+    class: "row", "data-line": line.number, role: "group",
+    onclick: (event) => event.target.closest("button, .said, .comment") || move(index, event.shiftKey),
+    onmousedown: (event) => event.shiftKey && event.preventDefault(), // the range is marked, not the text
+  }, number(line), source, state, make("span", { class: "marks" }, ...buttons));
+  rows.set(line.number, { element, state, buttons, index, text: source.textContent.trim() });
+  return element;
 }
 
 function paint(line) {
-  const element = row(line);
-  const name = marks.has(line) ? NAMES[marks.get(line).label] : "no mark";
-  const index = judged.indexOf(line);
-  const [low, high] = range();
-  element.className = "row " + (marks.has(line) ? name : "") + (index === at ? " at" : "") + (anchor !== null && index >= low && index <= high ? " in-range" : "");
-  element.setAttribute("aria-label", `Line ${line + 1}, ${name}: ${element.querySelector(".source").textContent.trim()}`);
-  element.setAttribute("tabindex", index === at ? "0" : "-1");
-  for (const button of element.querySelectorAll("[data-mark]")) {
+  const { element, state, buttons, index, text } = rows.get(line);
+  const name = marks.has(line) ? NAMES[marks.get(line).label] : "";
+  const tab = index === at ? "0" : "-1";
+  element.className = `row ${name}${index === at ? " at" : ""}${anchor !== null && inRange(index) ? " in-range" : ""}`;
+  element.setAttribute("aria-label", `Line ${line + 1}, ${name || "no mark"}: ${text}`);
+  element.setAttribute("tabindex", tab);
+  state.textContent = name;
+  for (const button of buttons) {
     button.setAttribute("aria-pressed", String(button.dataset.mark === name));
-    button.setAttribute("tabindex", index === at ? "0" : "-1");
+    button.setAttribute("tabindex", tab);
   }
-  element.querySelectorAll(".said").forEach((old) => old.remove());
-  for (const comment of comments.filter((one) => one.line === line)) element.append(make("span", { class: "said", text: "“" + comment.text + "”" }));
 }
 
+const showComment = ({ line, text }) => rows.get(line)?.element.append(make("span", { class: "said", text: `“${text}”` }));
+
 const range = () => (anchor === null ? [at, at] : [Math.min(at, anchor), Math.max(at, anchor)]);
+const inRange = (index) => range()[0] <= index && index <= range()[1];
+const inHand = () => judged.slice(range()[0], range()[1] + 1);
 
 function move(index, extend) {
   if (!judged.length) return;
-  const before = at;
+  const before = inHand();
   if (!extend) anchor = null;
   else if (anchor === null) anchor = at;
-  at = Math.max(0, Math.min(judged.length - 1, index));
-  if (before !== at) arrived = performance.now();
-  judged.forEach(paint);
-  row(judged[at]).focus({ preventScroll: true });
-  row(judged[at]).scrollIntoView({ block: "nearest" });
+  index = Math.max(0, Math.min(judged.length - 1, index));
+  if (at !== index) arrived = performance.now();
+  at = index;
+  new Set([...before, ...inHand()]).forEach(paint);
+  const { element } = rows.get(judged[at]);
+  element.focus({ preventScroll: true });
+  element.scrollIntoView({ block: "nearest" });
 }
 
-function showProgress(progress) {
-  const pace = progress.per_hour ? `, ${progress.per_hour} an hour` : "";
-  const { qualification } = first.me;
-  const phase = task && task.phase === "qualification" ? "Qualification · " : "";
-  const score = qualification.lines && !phase ? ` · qualification ${qualification.right} of ${qualification.lines} lines` : "";
-  byId("progress").textContent = `${phase}${progress.done} judged, ${progress.today} today${pace}${score}`;
+function showProgress() {
+  const progress = task ? task.progress : first.me.progress;
+  const { right, lines, left } = first.me.qualification;
+  const practising = task !== null && task.phase === "qualification";
+  byId("progress").textContent = [
+    practising ? `Practice: ${left} to go` : null,
+    `${progress.done} judged`, `${progress.today} today`, progress.per_hour ? `${progress.per_hour} an hour` : null,
+    lines && !practising ? `practice: ${right} of ${lines} lines right` : null,
+  ].filter(Boolean).join(" · ");
 }
 
 // -- marking --------------------------------------------------------------------------------------------------------
 
 function setMark(line, mark) {
-  if (mark === null) marks.delete(line);
-  else marks.set(line, mark);
+  if (mark === null || mark.label === null) marks.delete(line);
+  else marks.set(line, { label: mark.label, rest: mark.rest });
 }
 
 function apply(changes) {
   const spent = Math.min(performance.now() - arrived, LONGEST_MS);
   arrived = performance.now();
-  const fresh = changes.map(([line, mark]) => {
-    setMark(line, mark);
-    return {
-      lease: task.lease_id,
-      mark: { event_id: crypto.randomUUID ? crypto.randomUUID() : randomId(), line, label: mark ? mark.label : null,
-              rest: mark ? mark.rest : false, milliseconds: Math.round(spent / changes.length) },
-    };
-  });
+  const fresh = changes.map(([line, mark]) => ({
+    lease: task.lease_id,
+    mark: { event_id: newId(), line, label: mark ? mark.label : null, rest: mark ? mark.rest : false, milliseconds: Math.round(spent / changes.length) },
+  }));
   keep([...pending(), ...fresh]);
-  judged.forEach(paint);
+  for (const [line, mark] of changes) { setMark(line, mark); paint(line); }
   flush();
 }
 
 // crypto.randomUUID is there on HTTPS and localhost only.
-const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function markLines(lines, label, rest) {
   history.push(lines.map((line) => [line, marks.get(line) ?? null]));
   apply(lines.map((line) => [line, { label, rest }]));
 }
 
-function markRange(label) {
-  const [low, high] = range();
-  const lines = judged.slice(low, high + 1);
-  markLines(lines, label, false);
-  say(lines.length > 1 ? `${lines.length} lines ${NAMES[label]}` : `Line ${lines[0] + 1} ${NAMES[label]}`);
-  anchor = null;
-  move(high + 1, false);
+function markRange(name) {
+  const lines = inHand(), next = range()[1] + 1;
+  markLines(lines, LABELS[name], false);
+  say(lines.length > 1 ? `${lines.length} lines ${name}` : `Line ${lines[0] + 1} ${name}`);
+  move(next, false);
 }
 
 const actions = {
   down: (shift) => move(at + 1, shift),
   up: (shift) => move(at - 1, shift),
-  correct: () => markRange(1),
-  wrong: () => markRange(-1),
-  unsure: () => markRange(0),
+  correct: () => markRange("correct"),
+  wrong: () => markRange("wrong"),
+  unsure: () => markRange("unsure"),
   rest: () => {
     const lines = judged.filter((line) => !marks.has(line));
     if (lines.length) markLines(lines, 1, true);
@@ -220,137 +183,112 @@ const actions = {
     move(judged.indexOf(last[0][0]), false);
     say("Undone");
   },
-  comment: () => {
-    byId("comment-line").textContent = `line ${judged[at] + 1}`;
-    byId("comment-box").hidden = false;
-    byId("comment").focus();
-  },
+  comment: () => openComment(judged[at], ""),
   submit: () => {
-    const open = judged.findIndex((line) => !marks.has(line));
-    if (open >= 0) {
-      const left = judged.filter((line) => !marks.has(line)).length;
-      move(open, false);
-      note(`${left} ${left === 1 ? "line has" : "lines have"} no mark yet.`);
-      return say(`${left} lines have no mark yet`);
+    const open = judged.filter((line) => !marks.has(line));
+    if (!open.length) {
+      note("");
+      return byId("confidence").showModal();
     }
-    note("");
-    byId("confidence").showModal();
+    move(judged.indexOf(open[0]), false);
+    note(`${open.length} ${open.length === 1 ? "line has" : "lines have"} no mark yet.`);
   },
-  help: () => openHelp(),
 };
 
-async function submit(confidence) {
+function act(action, shift) {
+  if (action === "help") openHelp();
+  else if (task && !busy) actions[action](shift);
+}
+
+// -- submitting -----------------------------------------------------------------------------------------------------
+
+async function submit(action) {
   byId("confidence").close();
-  await flush();
-  if (pending().length) return note("The connection is lost: your marks are kept in this browser. Submit again when it is back.");
+  busy = true;
   try {
-    const answer = await call("POST", `/leases/${task.lease_id}/submit`, { confidence });
-    say("Submitted");
-    if (answer.feedback) await showFeedback(answer.feedback);
-    show(answer.next);
-    if (answer.feedback) refreshMe();
-  } catch (error) {
-    note(error.message);
-    if (error.status === 409 && !error.body.unjudged) loadNext();
+    await flush();
+    if (!pending().length) await submitNow(CONFIDENCE[action]);
+    else if (byId("note").hidden) note("The connection is lost: your marks are kept in this browser. Submit again when it is back.");
+  } finally {
+    busy = false;
   }
 }
 
-async function refreshMe() {
-  first.me = await call("GET", "/me");
-  if (task) showProgress(task.progress);
+async function submitNow(confidence) {
+  try {
+    const answer = await call("POST", `/leases/${task.lease_id}/submit`, { confidence });
+    if (answer.feedback || !answer.next) first.me = await call("GET", "/me").catch(() => first.me);
+    if (answer.feedback) await showFeedback(answer.feedback);
+    show(answer.next);
+    say(task ? "Submitted. The next program" : "Submitted. Nothing is to do right now");
+  } catch (error) {
+    if (outOfSession(error)) return logInAgain();
+    note(error instanceof ApiError ? error.message : "The server cannot be reached: submit again when it is back.");
+    if (error.status === 409 && !error.body.unjudged) await loadNext(); // submitted already, as after a lost answer
+  }
 }
 
 function showFeedback(lines) {
-  const right = lines.filter((line) => line.truth === line.label).length;
-  byId("feedback-text").textContent = `${right} of ${lines.length} lines as we know them to be.`;
-  byId("feedback-lines").replaceChildren(
-    ...lines.map((line) => make("li", { text: `${line.truth === line.label ? "✓" : "✗"} Line ${line.line + 1} is ${NAMES[line.truth]}; you said ${NAMES[line.label]}.` })),
-  );
+  const right = lines.filter((line) => line.truth === line.label).length, { left } = first.me.qualification;
+  byId("feedback-text").textContent = `You have ${right} of ${lines.length} lines as we know them to be. ` +
+    (left ? `${left} more to practise.` : "This was the last one with answers.");
+  byId("feedback-lines").replaceChildren(...lines.map((line) => {
+    const same = line.truth === line.label;
+    return make("li", { class: same ? "right" : "off" },
+      `${same ? "✓" : "✗"} Line ${line.line + 1} is ${NAMES[line.truth]}; you said ${NAMES[line.label]}.`, highlightedLine(task.lines[line.line].html, "source"));
+  }));
   byId("feedback").showModal();
   return new Promise((resolve) => byId("feedback").addEventListener("close", resolve, { once: true }));
 }
 
-async function loadNext() {
+// -- comments -------------------------------------------------------------------------------------------------------
+
+const box = byId("comment-box"), words = byId("comment");
+let commented = null; // the line
+
+function openComment(line, text) {
+  commented = line;
+  byId("comment-line").textContent = `line ${line + 1}`;
+  words.value = text;
+  rows.get(line).element.after(box);
+  box.hidden = false;
+  words.focus();
+}
+
+function closeComment() {
+  const focused = box.contains(document.activeElement);
+  box.hidden = true;
+  byId("desk").append(box); // the rows are replaced with the next program
+  if (focused && task) move(at, false);
+}
+
+async function saveComment() {
+  const text = words.value.trim();
   try {
-    show(await call("POST", "/next"));
-  } catch (error) {
-    note(error.message);
-    show(null);
-  }
-}
-
-// -- keys -----------------------------------------------------------------------------------------------------------
-
-function actionOf(event) {
-  const wanted = [event.key, event.shiftKey ? event.key.toLowerCase() : null];
-  return keys.find((entry) => entry.keys.some((key) => wanted.includes(key)))?.action;
-}
-
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (byId("confidence").open) {
-    const button = byId("confidence").querySelector(`[data-confidence="${event.key}"]`);
-    if (button && event.key !== "0") { event.preventDefault(); submit(Number(event.key)); }
-    return;
-  }
-  if (document.querySelector("dialog[open]") || event.target.closest("input, textarea, select")) return;
-  if (event.key === "Enter" && event.target.closest("button, a")) return;
-  const action = actionOf(event);
-  if (!action || (task === null && action !== "help")) return;
-  event.preventDefault();
-  actions[action](event.shiftKey);
-});
-
-function openHelp() {
-  byId("keys").replaceChildren(
-    ...keys.map((entry) =>
-      make("tr", {}, make("td", {}, make("input", { name: entry.action, value: entry.keys.join(" "), "aria-label": `Keys for: ${entry.text}` })), make("td", { text: entry.text }))),
-  );
-  byId("keys-problem").hidden = true;
-  byId("help").showModal();
-}
-
-async function saveKeys(chosen) {
-  try {
-    keys = await call("PUT", "/me/keys", { keys: chosen });
-    byId("help").close();
-    say("Keys saved");
-  } catch (error) {
-    byId("keys-problem").textContent = error.message;
-    byId("keys-problem").hidden = false;
-  }
-}
-
-byId("keys-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  saveKeys(Object.fromEntries([...new FormData(event.target)].map(([action, text]) => [action, text.split(" ").filter(Boolean)])));
-});
-byId("keys-default").addEventListener("click", () => saveKeys({}));
-byId("help-open").addEventListener("click", openHelp);
-byId("help-close").addEventListener("click", () => byId("help").close());
-byId("feedback-close").addEventListener("click", () => byId("feedback").close());
-for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => task && actions[button.dataset.do](false));
-for (const button of document.querySelectorAll("[data-confidence]"))
-  button.addEventListener("click", () => (button.dataset.confidence === "0" ? byId("confidence").close() : submit(Number(button.dataset.confidence))));
-
-const closeComment = () => { byId("comment-box").hidden = true; byId("comment").value = ""; row(judged[at]).focus(); };
-byId("comment-cancel").addEventListener("click", closeComment);
-byId("comment-save").addEventListener("click", async () => {
-  const text = byId("comment").value.trim();
-  if (!text) return closeComment();
-  try {
-    comments = [...comments, await call("POST", `/leases/${task.lease_id}/comments`, { line: judged[at], text })];
+    if (text) showComment(await call("POST", `/leases/${task.lease_id}/comments`, { line: commented, text }));
+    keepDraft(null);
     closeComment();
-    paint(judged[at]);
-    say("Comment saved");
+    if (text) say("Comment saved");
   } catch (error) {
-    note(`The comment is not saved: ${error.message}`);
+    note(`The comment is not saved: ${explain(error)} It stays here: save it again.`, outOfSession(error) ? { text: "Log in again", href: "/work" } : undefined);
   }
-});
-byId("comment").addEventListener("keydown", (event) => {
-  if (event.key === "Escape") closeComment();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("comment-save").click();
-});
+}
 
+words.addEventListener("input", () => keepDraft({ lease: task.lease_id, line: commented, text: words.value }));
+words.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") byId("comment-cancel").click();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) saveComment();
+});
+byId("comment-save").addEventListener("click", saveComment);
+byId("comment-cancel").addEventListener("click", () => { keepDraft(null); closeComment(); });
+
+// -- buttons --------------------------------------------------------------------------------------------------------
+
+byId("feedback-close").addEventListener("click", () => byId("feedback").close());
+byId("confidence-back").addEventListener("click", () => byId("confidence").close());
+for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => act(button.dataset.do, false));
+for (const button of document.querySelectorAll("[data-confidence]")) button.addEventListener("click", () => submit(button.dataset.confidence));
+
+hint();
 show(first.task);
 flush();
