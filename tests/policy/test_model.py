@@ -8,8 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from crlhf_ray.errors import ConfigError
+from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_model, load_tokenizer, resolve
+from crlhf_ray.policy.presets import unpack_gguf
 
 
 def test_the_tiny_preset_is_the_same_in_every_cache(tmp_path, monkeypatch):
@@ -45,6 +46,12 @@ def test_a_failed_unpacking_leaves_nothing_that_looks_like_a_model(tmp_path, mon
     with pytest.raises(OSError, match="disk full"):
         model._unpacked("broken-1", broken)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_file_that_cannot_be_unpacked_is_named_with_the_reason(tmp_path):
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF?")
+    with pytest.raises(EngineError, match=r"bad\.gguf could not be unpacked: struct\.error"):
+        unpack_gguf(tmp_path / "bad.gguf", tmp_path / "out")
 
 
 def test_the_tiny_tokenizer_gives_back_any_text():
@@ -116,6 +123,14 @@ def test_smollm2_adds_no_special_token_and_ends_at_im_end():
     tokenizer = load_tokenizer("smollm2-135m")
     assert tokenizer("def f():").input_ids == tokenizer("def f():", add_special_tokens=False).input_ids
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
+
+
+@smollm2
+@pytest.mark.engine
+def test_smollm2_is_unpacked_without_a_word(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CRLHF_CACHE", str(tmp_path))
+    assert (Path(resolve("smollm2-135m")) / "model.safetensors").stat().st_size > 500e6
+    assert capfd.readouterr() == ("", "")
 
 
 @smollm2
