@@ -37,7 +37,7 @@ from rich.table import Table
 
 from crlhf_ray.errors import CrlhfError
 from crlhf_ray.report.headline import Gain, duration, mean_gain
-from crlhf_ray.report.run_files import Run, read_run
+from crlhf_ray.report.run_files import Run, read_run, round_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = {
@@ -218,7 +218,7 @@ def summarise(trials: Sequence[Trial]) -> Row | None:
     by_seed = [trial.differences() for trial in trials]
     problems = sorted(set.intersection(*(set(found) for found in by_seed)))
     runs = [trial.run for trial in trials if trial.run]
-    seconds = [sum(training_seconds(row)) for run in runs for row in run.metrics]
+    seconds = [round_seconds(row) for run in runs for row in run.metrics]
     return Row(
         arm=trials[0].arm,
         seeds=[trial.seed for trial in trials],
@@ -228,11 +228,6 @@ def summarise(trials: Sequence[Trial]) -> Row | None:
         train_curve=np.mean([bins(trial.train_pass_rates) for trial in trials], axis=0).tolist(),
         seconds_per_round=float(np.median(seconds)),
     )
-
-
-def training_seconds(row: dict[str, Any]) -> list[float]:
-    """A round's seconds by phase, without starting up and evaluations."""
-    return [value for name, value in row["seconds"].items() if not name.startswith(("start", "evaluate"))]
 
 
 def bins(values: Sequence[float], count: int = 10) -> list[float]:
@@ -268,7 +263,7 @@ def progress(trial: Trial) -> str:
     if not rates:
         return text
     curve = bins(rates)
-    left = np.median([sum(training_seconds(row)) for row in trial.run.metrics]) * (trial.rounds - len(rates))
+    left = np.median([round_seconds(row) for row in trial.run.metrics]) * (trial.rounds - len(rates))
     ends = f"{curve[0]:.0%} {sparkline(curve, max(curve))} {curve[-1]:.0%}"
     return f"{text}, training pass@1 {ends}, about {duration(float(left))} to go"
 

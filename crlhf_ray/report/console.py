@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from crlhf_ray.report.run_files import alert_text
+from crlhf_ray.report.run_files import alert_text, round_seconds
 
 
 class Display:
@@ -95,7 +95,7 @@ def round_line(row: Mapping[str, Any]) -> str:
         ("loss", learner.get("loss"), "{:.4f}"),
         ("consensus", aggregation.get("consensus_accuracy"), "{:.1%}"),
         ("gap", learner.get("logprob_gap_mean"), "{:.1e}"),
-        ("", sum((row.get("seconds") or {}).values()) or None, "{:.1f} s"),
+        ("", round_seconds(row) or None, "{:.1f} s"),
     ]
     shown = [f"{name} {form.format(value)}".strip() for name, value, form in parts if value is not None]
     return "  ".join([f"round {row.get('round')}", *shown])

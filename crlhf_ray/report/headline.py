@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from crlhf_ray.report.run_files import Run, read_run
+from crlhf_ray.report.run_files import Run, read_run, round_seconds
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def headline(run: Run) -> list[Figure]:
         figures.append(Figure("Line judgements", f"{labels:,}", f"by {people} annotators" if people else ""))
     seconds = sum(sum((row.get("seconds") or {}).values()) for row in run.metrics)
     if seconds:
-        figures.append(Figure("Time", duration(seconds), f"{seconds / rounds:.0f} s a round"))
+        each = sum(map(round_seconds, run.metrics)) / rounds
+        figures.append(Figure("Time", duration(seconds), f"{each:.0f} s a round, and starting and evaluations"))
     return figures
 
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from crlhf_ray.report import figures
 from crlhf_ray.report.headline import headline
-from crlhf_ray.report.run_files import Run, alert_text, read_run
+from crlhf_ray.report.run_files import Run, alert_text, read_run, round_seconds
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -125,7 +125,7 @@ def _numbers(metrics: list[dict[str, Any]]) -> dict[str, Any]:
             [
                 row["round"],
                 *(format(values[row["round"]], form) if row["round"] in values else "–" for _, values, form in shown),
-                f"{sum((row.get('seconds') or {}).values()):.1f}",
+                f"{round_seconds(row):.1f}",
             ]
             for row in metrics
         ],

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,12 @@ def read_reliability(path: Path) -> list[dict[str, Any]]:
         {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in table.to_pylist()
     ]
+
+
+def round_seconds(row: Mapping[str, Any]) -> float:
+    """A round's seconds without starting up and evaluations, which its row of metrics.jsonl holds as well."""
+    phases = (row.get("seconds") or {}).items()
+    return sum(seconds for name, seconds in phases if not name.startswith(("start", "evaluate")))
 
 
 def alert_text(alert: Any) -> str:

@@ -46,10 +46,12 @@ def test_the_headline_compares_the_first_with_the_last_held_out_evaluation():
 
 
 def test_the_summary_says_where_the_report_lies(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"round": 0, "samples": 12, "seconds": {"learn": 30, "sync": 45}}\n')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"round": 0, "samples": 12, "seconds": {"start": 20, "learn": 15, "sync": 40}}\n'
+    )
     rows = summary(tmp_path, tmp_path / "report.html")
     assert rows["Programs sampled"] == "12 (12 a round)"
-    assert rows["Time"] == "1 min 15 s (75 s a round)"
+    assert rows["Time"] == "1 min 15 s (55 s a round, and starting and evaluations)"
     assert rows["Report"].endswith("report.html")
 
 
