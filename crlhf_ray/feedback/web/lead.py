@@ -24,7 +24,7 @@ from crlhf_ray.feedback.store import work
 from crlhf_ray.feedback.store.models import ROLES, Account, Audit, Comment, Lease, Program
 from crlhf_ray.feedback.web import stats
 from crlhf_ray.feedback.web.api import Body, LineNumber, TheDesk
-from crlhf_ray.feedback.web.highlight import program_lines
+from crlhf_ray.feedback.web.highlight import highlighted, program_lines
 from crlhf_ray.feedback.web.security import Lead, note
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
@@ -98,12 +98,17 @@ def items(
     state: Literal["open", "done", "retired"] = "open",
     honeypots: bool = False,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    round: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
 ) -> list[dict[str, Any]]:
     """Programs, fifty a page, in the order of the queue."""
     with desk.database.read() as session:
         found = session.scalars(
             sa.select(Program)
-            .where(Program.honeypot.is_(honeypots), Program.state == state)
+            .where(
+                Program.honeypot.is_(honeypots),
+                Program.state == state,
+                *([] if round is None else [Program.round == round]),
+            )
             .order_by(Program.rank)
             .offset(50 * (page - 1))
             .limit(50)
@@ -146,6 +151,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
         "labels": program.labels,
         "honeypot": program.honeypot,
         "prompt": program.prompt,
+        "prompt_html": list(highlighted(program.prompt)),
         "lines": [
             {
                 "number": n,
@@ -153,7 +159,9 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
                 "judged": n in program.judged,
                 "p_correct": posterior.get(n),
                 "votes": [
-                    {"name": name, "label": marks[lease.id][n].label} for lease, name in leases if n in marks[lease.id]
+                    {"name": name, "label": marks[lease.id][n].label, "rest": marks[lease.id][n].rest}
+                    for lease, name in leases
+                    if n in marks[lease.id]
                 ],
             }
             for n, html in enumerate(program_lines(program.prompt, program.lines))

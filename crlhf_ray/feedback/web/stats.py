@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ def stats(desk: Desk) -> dict[str, Any]:
             )
         )
         people = {account.annotator_id: account for account in session.scalars(sa.select(Account))}
+    known = {row["annotator_id"] for row in crowd.rates}
+    beginners = [
+        {"annotator_id": name, "labels": 0}
+        for name, account in people.items()
+        if account.role == "annotator" and name not in known
+    ]
     return {
         "queue": {
             "open": counts.get("open", 0),
@@ -53,8 +60,8 @@ def stats(desk: Desk) -> dict[str, Any]:
             round(crowd.hours * desk.settings.hourly_pay / crowd.reliable_lines, 4) if crowd.reliable_lines else None
         ),
         "rounds": [{"round": number, "correction_rate": rate} for number, rate in sorted(rounds.items())],
-        "annotators": [_person(row, people.get(row["annotator_id"])) for row in crowd.rates],
-        "alerts": crowd.alerts,
+        "annotators": [_person(row, people.get(row["annotator_id"])) for row in [*crowd.rates, *beginners]],
+        "alerts": [{**alert, "people": _named(alert["subjects"], people)} for alert in crowd.alerts],
     }
 
 
@@ -81,3 +88,7 @@ def _person(row: dict[str, Any], account: Account | None) -> dict[str, Any]:
         "suspended": account is not None and account.suspended,
         "qualified": account is not None and account.checks_left == 0,
     }
+
+
+def _named(subjects: Sequence[str], people: dict[str, Account]) -> list[dict[str, str]]:
+    return [{"annotator_id": name, "name": people[name].name} for name in subjects if name in people]

@@ -1,20 +1,34 @@
+// One program with every vote and posterior.
 "use strict";
 
 const SAID = { 1: "✓", "-1": "✗", 0: "?" };
+const MEANS = { 1: "correct", "-1": "wrong", 0: "unsure" };
+const SURE = 0.8;
+
+function verdict(p) {
+  return p > SURE ? "correct" : p < 1 - SURE ? "wrong" : "unsure";
+}
+
+const vote = ({ name, label, rest }) =>
+  make("span", { class: `vote ${MEANS[label]}`, title: `${name}: ${MEANS[label]}${rest ? ", with the rest" : ""}` },
+    make("span", { "aria-hidden": "true", text: SAID[label] }), ` ${name}`, make("span", { class: "unseen", text: ` ${MEANS[label]}` }), rest ? " (rest)" : "");
 
 async function load() {
   const item = await call("GET", `/items/${encodeURIComponent(JSON.parse(byId("item").textContent))}`);
-  byId("about").textContent = `${item.problem_id} · ${item.honeypot ? "honeypot" : "work"} · ${item.state} · ${item.labels} judgements`;
-  byId("prompt").textContent = item.prompt;
+  byId("about").replaceChildren(
+    [item.problem_id, item.honeypot ? "honeypot" : item.round === null ? "work" : `round ${item.round}`, item.state, `${item.labels} judgements`].join(" · "), " ",
+    button(item.item_id, item.honeypot, item.state, load));
+  byId("prompt").replaceChildren(...item.prompt_html.flatMap((html) => [highlightedLine(html), "\n"]));
   byId("lines").replaceChildren(...item.lines.map((line) => {
-    const p = line.p_correct;
-    const verdict = p === null ? "" : p > 0.8 ? "correct" : p < 0.2 ? "wrong" : "unsure";
-    return make("tr", { class: `row-${verdict}` }, make("td", { text: line.number + 1 }), make("td", {}, highlightedLine(line.html, "source")),
-      make("td", { text: p === null ? "–" : `${p.toFixed(3)} ${verdict}` }), make("td", { text: line.votes.map((vote) => `${SAID[vote.label]} ${vote.name}`).join(", ") }));
+    const p = line.p_correct, means = p === null ? "" : verdict(p);
+    return make("tr", {}, make("td", { text: line.number + 1 }), make("td", {}, highlightedLine(line.html, "source")),
+      make("td", {}, ...(p === null ? ["–"] : [make("meter", { class: means, value: p, min: 0, max: 1, "aria-label": "P(correct)" }), ` ${p.toFixed(3)} ${means}`])),
+      make("td", {}, ...line.votes.flatMap((one) => [vote(one), " "])));
   }));
+  byId("who").replaceChildren(...(item.people.length ? item.people.map((person) => make("li", { text: `${person.name}: ${person.state}` })) : [make("li", { text: "Nobody yet" })]));
   byId("comments").replaceChildren(...(item.comments.length
     ? item.comments.map((c) => make("li", { text: `${c.name}${c.line === null ? "" : `, line ${c.line + 1}`}: ${c.text}` }))
     : [make("li", { text: "None" })]));
 }
 
-load();
+guard(load);
