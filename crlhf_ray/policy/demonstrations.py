@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from crlhf_ray.errors import DataError
+from crlhf_ray.jsonl import json_rows
 from crlhf_ray.policy.prompts import Template, encode
 from crlhf_ray.problems.load import load_problems
 
@@ -74,28 +74,15 @@ def _read_pairs(path: Path) -> list[tuple[int, str, str]]:
             f"no such file; {PAIRS_PREFIX}PATH names a JSONL file of prompts and completions", file=str(path)
         )
     pairs = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"not JSON: {error}", file=str(path), row=number) from error
-            if not isinstance(row, dict):
-                raise DataError(f"an object belongs here, found {type(row).__name__}", file=str(path), row=number)
-            for field in sorted({"prompt", "completion"} ^ row.keys()):
-                problem = "missing" if field not in row else "unknown; a row has 'prompt' and 'completion' and no more"
+    for number, row in json_rows(path):
+        for field in sorted({"prompt", "completion"} ^ row.keys()):
+            problem = "missing" if field not in row else "unknown; a row has 'prompt' and 'completion' and no more"
+            raise DataError(problem, file=str(path), row=number, field=field)
+        for field in ("prompt", "completion"):
+            if not isinstance(row[field], str) or not row[field].strip():
+                problem = f"text that is not blank belongs here, found {row[field]!r}"
                 raise DataError(problem, file=str(path), row=number, field=field)
-            for field in ("prompt", "completion"):
-                if not isinstance(row[field], str) or not row[field].strip():
-                    raise DataError(
-                        f"text that is not blank belongs here, found {row[field]!r}",
-                        file=str(path),
-                        row=number,
-                        field=field,
-                    )
-            pairs.append((number, row["prompt"], row["completion"]))
+        pairs.append((number, row["prompt"], row["completion"]))
     if not pairs:
         raise DataError("the file holds no demonstration", file=str(path))
     return pairs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
+from crlhf_ray.jsonl import json_rows
 from crlhf_ray.problems.checkers import AssertChecker, ReferenceChecker
 from crlhf_ray.problems.problem import BODY_STOPS, Problem
 
@@ -158,20 +159,6 @@ def _text(path: Path) -> str:
         raise DataError(f"not UTF-8: {error}; save the file as UTF-8", file=str(path)) from None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a JSONL file with their 1-based line numbers."""
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error}; each line is one JSON object", file=str(path), row=number) from None
-        if not isinstance(row, dict):
-            raise DataError(f"{type(row).__name__} where an object belongs", file=str(path), row=number)
-        yield number, row
-
-
 def _validated(model: type[Model], row: dict[str, Any], file: str, number: int) -> Model:
     try:
         return model.model_validate(row)
@@ -185,7 +172,7 @@ def _validated(model: type[Model], row: dict[str, Any], file: str, number: int) 
 def _read_jsonl(path: Path) -> list[Problem]:
     rows_by_id: dict[str, int] = {}
     problems = []
-    for number, raw in _rows(path):
+    for number, raw in json_rows(path):
         row = _validated(Row, raw, str(path), number)
         if row.problem_id in rows_by_id:
             raise DataError(
@@ -256,7 +243,7 @@ def read_humanevalplus(path: Path) -> list[Problem]:
 def _read_mbpp(path: Path) -> list[Problem]:
     """The full set is JSONL; the sanitized one is a single JSON array with other field names."""
     if path.suffix == ".jsonl":
-        rows: Iterable[tuple[int, Any]] = _rows(path)
+        rows: Iterable[tuple[int, Any]] = json_rows(path)
     else:
         try:
             loaded = json.loads(_text(path))

@@ -36,7 +36,7 @@ GOOD = {"prompt": "a", "completion": "b"}
     "bad, field, says",
     [
         ("{", None, "not JSON"),
-        ([1], None, "an object belongs here"),
+        ([1], None, "list where an object belongs"),
         ({"prompt": "a"}, "completion", "missing"),
         ({**GOOD, "label": 1}, "label", "unknown"),
         ({**GOOD, "completion": " "}, "completion", "found ' '"),
