@@ -44,8 +44,11 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint in run.dir, or start where there is none.")
     ] = False,
     feedback: Annotated[
-        Literal["simulated", "web"] | None,
-        typer.Option(help="Who judges: the simulated crowd, or people at `crlhf serve` (feedback.web.* names it)."),
+        Literal["in_process", "simulated", "web"] | None,
+        typer.Option(
+            help="Who judges: people at `crlhf serve` (web; feedback.web.* names it), the simulated crowd over the "
+            "same HTTP API (simulated), or the simulated crowd without a server (in_process, the default)."
+        ),
     ] = None,
 ) -> None:
     """Run the whole loop: held-out pass@1 before, PPO rounds from crowd feedback, pass@1 after, a report.

@@ -49,8 +49,8 @@ def play_round(run: Run) -> None:
         verdicts = run.verdicts(samples)
         items = run.items(samples)
         truth = run.line_truth(items, verdicts)
-    with run.phase("annotate"):
-        annotations = run.feedback.collect(items, truth, run.round)
+    with run.phase("annotate", len(items)):
+        annotations = run.feedback.collect(items, truth, run.round, run.display.advance)
     with run.phase("aggregate"):
         consensus = run.consensus(items)
         worth = consensus if config.reward.source == "crowd" else run.tests_as_consensus(items, verdicts)

@@ -29,9 +29,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     per_round = config.run.problems_per_round * config.run.samples_per_problem
     minibatch = min(config.learner.minibatch_samples, per_round)
     steps = -(-per_round // minibatch) * config.learner.epochs
-    people = len(Crowd(config.feedback.crowd).annotator_ids)
-    judges = config.feedback.labels_per_item or people
-    honeypots = config.feedback.first_honeypots + config.feedback.honeypots_per_round * (config.run.rounds - 1)
+    judging = _judging(config)
     epochs = config.run.rounds * config.run.problems_per_round / train
     evaluations = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     return [
@@ -42,13 +40,30 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
         ),
         ("optimizer steps a round", f"{steps}: {config.learner.epochs} x {per_round} samples in steps of {minibatch}"),
         ("samples in all", f"{per_round * config.run.rounds:,}"),
-        ("judgements a program", f"{judges} of {people} annotators, each of its lines"),
-        ("honeypots", f"{honeypots} programs for each annotator over the run"),
+        *judging,
         (
             "held-out evaluation",
             f"{evaluations} times {heldout} problems x {config.evaluation.samples} samples "
             f"= {evaluations * heldout * config.evaluation.samples:,} samples",
         ),
+    ]
+
+
+def _judging(config: Config) -> list[tuple[str, str]]:
+    feedback = config.feedback
+    if feedback.source == "in_process":
+        people = len(Crowd(feedback.crowd).annotator_ids)
+        honeypots = feedback.first_honeypots + feedback.honeypots_per_round * (config.run.rounds - 1)
+        return [
+            ("judgements a program", f"{feedback.labels_per_item or people} of {people} annotators, each of its lines"),
+            ("honeypots", f"{honeypots} programs for each annotator over the run"),
+        ]
+    if feedback.source == "simulated":
+        queue = feedback.web.queue
+        return [("judgements a program", f"{queue.labels_least} to {queue.labels_most}, until its lines are sure")]
+    return [
+        ("judgements a program", f"as {feedback.web.url} decides, until its lines are sure"),
+        ("longest wait for people", f"{feedback.web.deadline_minutes:g} minutes a round"),
     ]
 
 

@@ -101,7 +101,7 @@ class Run:
                 ),
                 config.run.seed,
             )
-            kind = WebFeedback if config.feedback.source == "web" else SimulatedFeedback
+            kind = SimulatedFeedback if config.feedback.source == "in_process" else WebFeedback
             self.feedback: Feedback = kind(
                 config.feedback,
                 honeypots,
@@ -111,6 +111,7 @@ class Run:
                 rounds=config.run.rounds,
                 wait_seconds=config.ray.wait_seconds,
             )
+            self._exit.callback(self.feedback.close)
             self.learner = LearnerGroup(config.learner, config.model, log_dir=logs)
             self._exit.callback(self.learner.close)
             self.fleet = Fleet(config.rollout, config.model, log_dir=logs)
@@ -171,10 +172,18 @@ class Run:
         return self.judge.check([(self.problems[sample.problem_id], sample.text) for sample in samples])
 
     def items(self, samples: Sequence[Sample]) -> list[Item]:
-        """The samples as annotators see them, under ids that tell nothing."""
-        seed = self.config.run.seed
+        """The samples as annotators see them, under ids that tell nothing.
+
+        At a server the id follows from the text, so that nobody is paid to judge the same program again; the crowd
+        in this process answers about every sample anew, as if each were another program.
+        """
+        seed, at_server = self.config.run.seed, self.config.feedback.source != "in_process"
         return [
-            make_item(self.problems[sample.problem_id], sample.text, opaque_id(seed, sample.sample_id))
+            make_item(
+                self.problems[sample.problem_id],
+                sample.text,
+                opaque_id(seed, *((sample.problem_id, sample.text) if at_server else (sample.sample_id,))),
+            )
             for sample in samples
         ]
 

@@ -2,13 +2,13 @@
 
 Whoever answers, people or the simulated crowd, the answers take one path: an append-only log, read as a Ray Dataset,
 validated, and handed in Arrow batches to the actor. Here is that path, and the crowd in this process;
-`feedback/web/feedback.py` has those who work at the annotation server.
+`feedback/web/feedback.py` has those who work at the annotation server, people and simulated ones.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from crlhf_ray.errors import DataError
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.ingest import read_annotations
 from crlhf_ray.feedback.log import AnnotationLog
+from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.simulate import Crowd, CrowdSettings
 from crlhf_ray.settings import Settings
@@ -40,28 +41,32 @@ class WebFeedbackSettings(Settings):
     """The file with its API token; `crlhf serve` names it."""
     deadline_minutes: float = Field(default=120.0, gt=0)
     """How long a round waits for people. Programs that nobody was sure about by then count by what is known."""
-    poll_seconds: float = Field(default=2.0, gt=0)
+    poll_seconds: float = Field(default=1.0, gt=0)
     """Between two looks at what came in."""
     simulated_crowd: bool = False
-    """Have the simulated crowd (feedback.crowd) work at the server too, over the same API as people do."""
+    """web: have the simulated crowd (feedback.crowd) work beside the people. Each member takes one judgement of each
+    program, so leave people room by the server's queue.labels_least."""
+    queue: QueueSettings = QueueSettings()
+    """simulated: how the run's own server hands programs out."""
 
 
 class FeedbackSettings(Settings):
     """Who judges, and how often their reliability is checked."""
 
-    source: Literal["simulated", "web"] = "simulated"
-    """simulated: the crowd below, in this process. web: whoever works at the annotation server."""
+    source: Literal["in_process", "simulated", "web"] = "in_process"
+    """web: whoever works at the annotation server. simulated: the crowd below, over HTTP, at a server that the run
+    starts for itself. in_process: the same crowd without a server: quicker, and a run repeats to the last bit."""
     web: WebFeedbackSettings = WebFeedbackSettings()
     crowd: CrowdSettings = CrowdSettings()
     """The simulated annotators."""
     labels_per_item: int | None = None
-    """simulated: how many annotators judge each program. None: all of them. The server decides for itself."""
+    """in_process: how many annotators judge each program. None: all of them. A server decides for itself."""
     first_honeypots: int = 12
-    """simulated: honeypot programs put to each annotator before the first round (honeypots come first)."""
+    """in_process: honeypot programs put to each annotator before the first round (honeypots come first)."""
     honeypots_per_problem: int = 6
     """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
     honeypots_per_round: int = 2
-    """simulated: honeypot programs mixed into each later round, for each annotator."""
+    """in_process: honeypot programs mixed into each later round, for each annotator."""
 
 
 class Feedback(ABC):
@@ -77,11 +82,22 @@ class Feedback(ABC):
         self._handed_in = 0
 
     @abstractmethod
-    def collect(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> pa.Table:
-        """Have a round's items judged; returns the round's events, honeypots' left out.
+    def collect(
+        self,
+        items: Sequence[Item],
+        truth: Mapping[str, np.ndarray],
+        round: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> pa.Table:
+        """Have a round's items judged; returns the events about them that came meanwhile, honeypots' left out.
 
-        On return the aggregation actor holds every event. Raises DataError if a stored event cannot be read back.
+        truth: +1 or -1 for each line by item_id, for simulated annotators alone. progress: told how many more items
+        are done. On return the aggregation actor holds every event. Raises DataError if a stored event cannot be read
+        back.
         """
+
+    def close(self) -> None:  # noqa: B027  most sources hold nothing
+        """Let go of whatever the annotators needed. Harmless when called twice."""
 
     @abstractmethod
     def skills(self, round: int) -> pa.Table:
@@ -141,9 +157,15 @@ class SimulatedFeedback(Feedback):
         self.crowd = Crowd(settings.crowd, seed)
         self._rounds = rounds
 
-    def collect(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> pa.Table:
+    def collect(
+        self,
+        items: Sequence[Item],
+        truth: Mapping[str, np.ndarray],
+        round: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> pa.Table:
         now = _START + timedelta(hours=round)
-        progress = self._progress(round)
+        far = self._progress(round)
         count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
         tables: list[pa.Table] = []
         for annotator in self.crowd.annotator_ids:
@@ -155,13 +177,14 @@ class SimulatedFeedback(Feedback):
                     self.pool.truth(),
                     now=now,
                     annotators=[annotator],
-                    progress=progress,
+                    progress=far,
                 )
             )
         answers = self.crowd.annotate(
-            items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=progress
+            items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
         )
         self.hand_in(pa.concat_tables([*tables, answers]))
+        progress(len(items))
         return answers
 
     def skills(self, round: int) -> pa.Table:

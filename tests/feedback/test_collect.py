@@ -9,18 +9,7 @@ from crlhf_ray.feedback.collect import FeedbackSettings, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
 from crlhf_ray.feedback.schema import Item
 
-pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    if started:
-        ray.shutdown()
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 
 
 def item(name):

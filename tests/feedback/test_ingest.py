@@ -8,7 +8,6 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.feedback import ingest
@@ -16,18 +15,7 @@ from crlhf_ray.feedback.ingest import SqlSource, read_annotations
 from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA
 
-pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray(tmp_path_factory):
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield
-    if started:
-        ray.shutdown()
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 
 
 def row(number, **changes):

@@ -7,20 +7,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
-import time
 import uuid
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.web.app import create_app
 from crlhf_ray.feedback.web.client import AnnotationClient
 from crlhf_ray.feedback.web.desk import Desk
-from crlhf_ray.feedback.web.serve import service_token
+from crlhf_ray.feedback.web.serve import BackgroundServer
 from crlhf_ray.feedback.web.settings import WebSettings
 
 PROMPT = "def double(x):\n"
@@ -82,21 +78,13 @@ def database(request):
     return f"{base}/{name}"
 
 
-class Server:
+class Server(BackgroundServer):
     """A running server. clock moves only when told to."""
 
     def __init__(self, settings):
         self.now = 1_800_000_000.0
-        self.desk = Desk(settings, clock=lambda: self.now)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        app = create_app(settings, self.desk)
-        self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.lead = AnnotationClient.from_file(self.url, service_token(self.desk))
+        super().__init__(Desk(settings, clock=lambda: self.now))
+        self.lead = AnnotationClient.from_file(self.url, self.token_file)
 
     def person(self, name, role="annotator"):
         """A client in the name of a new account."""
@@ -122,10 +110,8 @@ class Server:
         self.desk.learn()
 
     def close(self):
-        """Harmless when called twice."""
         self.lead.close()
-        self._server.should_exit = True
-        self._thread.join(20)
+        super().close()
 
 
 @pytest.fixture

@@ -2,14 +2,18 @@
 
 import csv
 import io
+import threading
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
 
 from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.web.client import ServerError
-from tests.web.conftest import judge, work
+from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
+from crlhf_ray.feedback.web.desk import Desk
+from crlhf_ray.feedback.web.serve import BackgroundServer, service_token
+from crlhf_ray.feedback.web.settings import WebSettings
+from tests.web.conftest import free_port, judge, work
 
 NO_CHECKS = QueueSettings(qualification=0, labels_least=2, labels_most=3, honeypots_least=0, honeypots_most=0)
 
@@ -164,3 +168,13 @@ def test_the_whole_is_exported_in_the_long_form(server):
     table = pq.read_table(io.BytesIO(server.lead._http.get("/export?format=parquet").content))
     assert table["task"].to_pylist() == [row["task"] for row in rows]
     assert len(server.lead._http.get("/export?format=jsonl").text.splitlines()) == 2
+
+
+def test_a_client_with_patience_waits_for_a_server_that_is_being_restarted(tmp_path):
+    port = free_port()
+    desk = Desk(WebSettings(dir=tmp_path))
+    started = []
+    threading.Timer(0.8, lambda: started.append(BackgroundServer(desk, port))).start()
+    with AnnotationClient.from_file(f"http://127.0.0.1:{port}", service_token(desk), retries=5) as client:
+        assert client.me()["role"] == "admin"
+    started[0].close()

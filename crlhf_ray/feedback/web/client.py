@@ -38,20 +38,26 @@ class Assignment:
 class AnnotationClient:
     """Calls on one server in one account's name.
 
-    url: such as http://127.0.0.1:8000. token: an API token. Raises ServerError for whatever goes wrong.
+    url: such as http://127.0.0.1:8000. token: an API token. retries: further attempts where the server does not
+    accept connections, after 0.5 s and then twice as long each time. Raises ServerError for whatever goes wrong.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0):
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0, retries: int = 0):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.url, self.token = url, token
-        self._http = httpx.Client(base_url=url.rstrip("/") + "/api/v1", headers=headers, timeout=timeout)
+        self._http = httpx.Client(
+            base_url=url.rstrip("/") + "/api/v1",
+            headers=headers,
+            timeout=timeout,
+            transport=httpx.HTTPTransport(retries=retries),
+        )
 
     @classmethod
-    def from_file(cls, url: str, token_file: Path) -> Self:
+    def from_file(cls, url: str, token_file: Path, *, retries: int = 0) -> Self:
         """A client with the token that `crlhf serve` wrote. Raises ConfigError where there is none."""
         if not token_file.exists():
             raise ConfigError(f"{token_file}: no token there; start `crlhf serve` first, or name its DIR/token")
-        return cls(url, token_file.read_text().strip())
+        return cls(url, token_file.read_text().strip(), retries=retries)
 
     def __enter__(self) -> Self:
         return self
@@ -105,10 +111,14 @@ class AnnotationClient:
         rows = [row | {"created_at": datetime.fromtimestamp(row["created_at"], UTC)} for row in answer["annotations"]]
         return pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), answer["cursor"]
 
-    def invite(self, role: str = "annotator", source: str = "human") -> str:
+    def invite(self, role: str = "annotator") -> str:
         """The secret of an invite link for one account."""
-        path: str = self._call("POST", "/invites", {"role": role, "source": source})["path"]
+        path: str = self._call("POST", "/invites", {"role": role})["path"]
         return path.removeprefix("/invite/")
+
+    def simulated(self, name: str) -> AnnotationClient:
+        """A client in the name of a simulated annotator, who needs no password; made where there is none."""
+        return AnnotationClient(self.url, self._call("POST", "/simulated", {"name": name})["token"])
 
     # -- annotators ----------------------------------------------------------------------------------------------
 
@@ -128,15 +138,7 @@ class AnnotationClient:
 
     def next(self) -> Assignment | None:
         """The next program to judge; None when nothing is to do."""
-        task = self._call("POST", "/next", {})
-        if task is None:
-            return None
-        return Assignment(
-            task["lease_id"],
-            task["item_id"],
-            tuple(line["number"] for line in task["lines"] if line["judged"]),
-            {mark["line"]: mark["label"] for mark in task["marks"]},
-        )
+        return _assignment(self._call("POST", "/next", {}))
 
     def mark(self, lease_id: int, labels: Mapping[int, int], milliseconds: int | None = None) -> None:
         """Save a label for each of these lines."""
@@ -146,9 +148,13 @@ class AnnotationClient:
         ]
         self._call("POST", f"/leases/{lease_id}/marks", {"marks": marks})
 
-    def submit(self, lease_id: int, confidence: int = 2) -> None:
-        """Submit a program whose every line is marked. confidence: 1 to 3."""
-        self._call("POST", f"/leases/{lease_id}/submit", {"confidence": confidence})
+    def submit(self, lease_id: int, confidence: int = 2) -> Assignment | None:
+        """Submit a program whose every line is marked; returns the next one. confidence: 1 to 3."""
+        return _assignment(self._call("POST", f"/leases/{lease_id}/submit", {"confidence": confidence})["next"])
+
+    def release(self, lease_id: int) -> None:
+        """Give a program back unjudged; it does not come again."""
+        self._call("POST", f"/leases/{lease_id}/release")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
@@ -164,3 +170,14 @@ class AnnotationClient:
                 detail = response.text[:200]
             raise ServerError(f"{method} {path}: {response.status_code}: {detail}", response.status_code)
         return response.json()
+
+
+def _assignment(task: dict[str, Any] | None) -> Assignment | None:
+    if task is None:
+        return None
+    return Assignment(
+        task["lease_id"],
+        task["item_id"],
+        tuple(line["number"] for line in task["lines"] if line["judged"]),
+        {mark["line"]: mark["label"] for mark in task["marks"]},
+    )

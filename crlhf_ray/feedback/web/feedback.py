@@ -8,9 +8,8 @@ next round: they teach reliabilities and correct what is thought of old lines, b
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,16 +24,24 @@ from crlhf_ray.feedback.collect import Feedback, FeedbackSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, Item
 from crlhf_ray.feedback.simulate import Crowd
-from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
+from crlhf_ray.feedback.web.client import AnnotationClient, Assignment
+from crlhf_ray.feedback.web.desk import Desk
+from crlhf_ray.feedback.web.serve import BackgroundServer
+from crlhf_ray.feedback.web.settings import WebSettings
 
 #: Simulated annotators that work at the same time.
 AT_ONCE = 4
+#: Attempts to connect, with pauses that double: the server may be restarted (2 minutes) while training waits.
+RETRIES = 8
+#: Looks without any work done after which a crowd that is alone will not do more.
+IDLE_LOOKS = 3
 
 
 class WebFeedback(Feedback):
     """Whoever works at the server. rounds: how many the run has; simulated annotators who drift know how far it is.
 
-    Raises ConfigError where there is no token, ServerError where the server does not answer.
+    With the source ``simulated`` the server is the run's own, in a thread of this process, and its folder lies beside
+    the log. Raises ConfigError where there is no token, ServerError where the server does not answer.
     """
 
     def __init__(
@@ -50,31 +57,52 @@ class WebFeedback(Feedback):
     ):
         super().__init__(directory, aggregator, wait_seconds)
         self.settings, self.pool = settings.web, pool
-        self.client = AnnotationClient.from_file(settings.web.url, settings.web.token_file)
         self._rounds, self._cursor, self._published = rounds, 0, False
-        self._crowd = (
-            SimulatedPeople(self.client, Crowd(settings.crowd, seed), seed) if settings.web.simulated_crowd else None
-        )
+        self._server: BackgroundServer | None = None
+        url, token_file = settings.web.url, settings.web.token_file
+        if settings.source == "simulated":
+            self._server = BackgroundServer(
+                Desk(WebSettings(dir=directory.parent / "annotation", queue=settings.web.queue))
+            )
+            url, token_file = self._server.url, self._server.token_file
+        self.client = AnnotationClient.from_file(url, token_file, retries=RETRIES)
+        self._crowd: SimulatedPeople | None = None
+        if self._server is not None or settings.web.simulated_crowd:
+            self._crowd = SimulatedPeople(self.client, Crowd(settings.crowd, seed), seed)
 
-    def collect(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> pa.Table:
+    def close(self) -> None:
+        if self._crowd is not None:
+            self._crowd.close()
+        self.client.close()
+        if self._server is not None:
+            self._server.close()
+
+    def collect(
+        self,
+        items: Sequence[Item],
+        truth: Mapping[str, np.ndarray],
+        round: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> pa.Table:
         deadline = datetime.now(UTC) + timedelta(minutes=self.settings.deadline_minutes)
         if not self._published:
             self.client.publish(self.pool.items(), gold={i: z.tolist() for i, z in self.pool.truth().items()})
             self.add_gold(self.pool.gold())
             self._published = True
         self.client.publish(items, round=round, deadline=deadline)
-        waiting = [item.item_id for item in items]
         known = {item.item_id: item for item in [*self.pool.items(), *items]}
-        tables: list[pa.Table] = []
-        while True:
-            if self._crowd is not None:
-                self._crowd.work(known, {**self.pool.truth(), **truth}, self._progress(round))
+        truth = {**self.pool.truth(), **truth}
+        waiting, tables, idle = [item.item_id for item in items], [], 0
+        while waiting and (self._server is None or idle < IDLE_LOOKS):
+            judged = self._crowd.work(known, truth, self._progress(round)) if self._crowd else 0
+            idle = 0 if judged else idle + 1
             tables += self._take_in()
             states = self.client.status(waiting)
-            waiting = [item_id for item_id in waiting if states.get(item_id) == "open"]
-            if not waiting:
-                break
-            time.sleep(self.settings.poll_seconds)
+            still = [item_id for item_id in waiting if states.get(item_id) == "open"]
+            progress(len(waiting) - len(still))
+            waiting = still
+            if waiting and not judged:
+                time.sleep(self.settings.poll_seconds)
         tables += self._take_in()
         everything = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *tables])
         return everything.filter(pc.is_in(everything["item_id"], pa.array([item.item_id for item in items])))
@@ -84,14 +112,17 @@ class WebFeedback(Feedback):
         while True:
             table, after = self.client.annotations(self._cursor)
             if after == self._cursor:
-                return tables
-            self.hand_in(table)
+                break
             self._cursor = after
             tables.append(table)
+        if tables:
+            self.hand_in(pa.concat_tables(tables))
+        return tables
 
     def skills(self, round: int) -> pa.Table:
-        found = Crowd().skills().slice(0, 0)
-        return found if self._crowd is None else self._crowd.skills(self._progress(round))
+        if self._crowd is None:
+            return Crowd().skills().slice(0, 0)
+        return self._crowd.skills(self._progress(round))
 
     def alerts(self) -> list[Alert]:
         return []  # the server watches its people itself
@@ -107,37 +138,48 @@ class WebFeedback(Feedback):
 
 
 class SimulatedPeople:
-    """The simulated crowd as users of the server: each has an account, asks for work, marks lines and submits."""
+    """The simulated crowd as users of the server: each has an account, asks for work, marks lines and submits.
+
+    Simulated annotators know the truth of the items that they are given with it, and leave others' work alone.
+    """
 
     def __init__(self, lead: AnnotationClient, crowd: Crowd, seed: int):
         self.crowd = crowd
-        self._clients = {name: self._enter(lead, f"{name}-{seed}") for name in crowd.annotator_ids}
+        self._clients = {name: lead.simulated(f"{name}-{seed}") for name in crowd.annotator_ids}
         self._ids = {name: client.me()["annotator_id"] for name, client in self._clients.items()}
+        self._held: dict[str, Assignment | None] = {}
 
-    @staticmethod
-    def _enter(lead: AnnotationClient, name: str) -> AnnotationClient:
-        secret = hashlib.blake2b(f"{lead.token} {name}".encode()).hexdigest()
-        try:
-            return lead.log_in(name, secret)
-        except ServerError as error:
-            if error.status != 401:
-                raise
-        return lead.join(lead.invite(source="simulated"), name, secret)
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
 
-    def work(self, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> None:
-        """Everybody judges until nothing is to do. items: all that may be handed out, by id."""
+    def work(self, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> int:
+        """Everybody judges, one program each in turn, until nothing is to do; returns how many judgements that made.
+
+        items: all whose truth is known, by id.
+        """
+        judged = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for done in [pool.submit(self._judge, name, items, truth, progress) for name in self._clients]:
-                done.result()
+            while made := sum(pool.map(lambda name: self._judge(name, items, truth, progress), self._clients)):
+                judged += made
+        return judged
 
-    def _judge(self, name: str, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> None:
-        client, now = self._clients[name], datetime.now(UTC)
-        while (task := client.next()) is not None:
-            answers = self.crowd.annotate([items[task.item_id]], truth, now=now, annotators=[name], progress=progress)
-            sure = np.nan_to_num(answers["confidence"].to_numpy(zero_copy_only=False).astype(float), nan=0.5).mean()
-            labels = dict(zip(answers["line"].to_pylist(), answers["label"].to_pylist(), strict=True))
-            client.mark(task.lease_id, labels, int(np.mean(answers["milliseconds"].to_numpy())))
-            client.submit(task.lease_id, 1 + min(2, int(3 * sure)))
+    def _judge(self, name: str, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> bool:
+        client = self._clients[name]
+        task = self._held.pop(name, None) or client.next()
+        while task is not None and task.item_id not in items:  # of another run, or of an earlier round
+            client.release(task.lease_id)
+            task = client.next()
+        if task is None:
+            return False
+        answers = self.crowd.annotate(
+            [items[task.item_id]], truth, now=datetime.now(UTC), annotators=[name], progress=progress
+        )
+        sure = np.nan_to_num(answers["confidence"].to_numpy(zero_copy_only=False).astype(float), nan=0.5).mean()
+        labels = dict(zip(answers["line"].to_pylist(), answers["label"].to_pylist(), strict=True))
+        client.mark(task.lease_id, labels, int(np.mean(answers["milliseconds"].to_numpy())))
+        self._held[name] = client.submit(task.lease_id, 1 + min(2, int(3 * sure)))
+        return True
 
     def skills(self, progress: float) -> pa.Table:
         """As `Crowd.skills`, under the ids that the server gave."""

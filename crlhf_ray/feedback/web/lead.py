@@ -25,7 +25,7 @@ from crlhf_ray.feedback.store.models import ROLES, Account, Audit, Comment, Leas
 from crlhf_ray.feedback.web import stats
 from crlhf_ray.feedback.web.api import Body, LineNumber, TheDesk
 from crlhf_ray.feedback.web.highlight import highlighted, program_lines
-from crlhf_ray.feedback.web.security import Lead, note
+from crlhf_ray.feedback.web.security import Admin, Lead, note
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
 
@@ -61,7 +61,10 @@ class StatusIn(Body):
 class InviteIn(Body):
     role: Literal["annotator", "lead", "admin"] = "annotator"
     hours: Annotated[float, Field(gt=0, le=8760, allow_inf_nan=False)] | None = None
-    source: Literal["human", "simulated", "judge"] = "human"
+
+
+class SimulatedIn(Body):
+    name: Name
 
 
 @router.post("/items", status_code=201)
@@ -227,7 +230,13 @@ def invite(body: InviteIn, account: Lead, desk: TheDesk) -> dict[str, str]:
     if ROLES.index(body.role) > ROLES.index(account.role):
         raise HTTPException(403, f"you are {account.role}: you cannot invite a {body.role}")
     hours = body.hours if body.hours is not None else desk.settings.invite_hours
-    return {"path": f"/invite/{desk.invite(body.role, hours, account.name, body.source)}"}
+    return {"path": f"/invite/{desk.invite(body.role, hours, account.name)}"}
+
+
+@router.post("/simulated", status_code=201)
+def simulated(body: SimulatedIn, account: Admin, desk: TheDesk) -> dict[str, str]:
+    """The API token of a simulated annotator, made where there is none. It has no password, and no pace limit."""
+    return {"token": desk.simulated(body.name, account.name)}
 
 
 @router.get("/annotations")

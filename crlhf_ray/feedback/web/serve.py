@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,33 @@ def serve(settings: WebSettings, host: str, port: int, console: Console) -> None
         console.print(f"Make yourself the admin: http://{host}:{port}{path}", soft_wrap=True)
     config = uvicorn.Config(create_app(settings, desk), host=host, port=port, log_level="warning", access_log=False)
     uvicorn.Server(config).run()
+
+
+class BackgroundServer:
+    """The server in a thread of this process, for this machine alone: for simulated annotators, and for tests.
+
+    port: 0 for any free one. The desk is closed with it. Attributes: url, token_file. Raises ConfigError where it does
+    not start.
+    """
+
+    def __init__(self, desk: Desk, port: int = 0):
+        self.desk, self.token_file = desk, service_token(desk)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", port))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(create_app(desk.settings, desk), log_level="error", lifespan="on")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise ConfigError("the annotation server did not start in this process")
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Harmless when called twice."""
+        self._server.should_exit = True
+        self._thread.join(20)
 
 
 #: The account in whose name training publishes and reads. Its password is known to nobody.
