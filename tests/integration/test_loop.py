@@ -121,3 +121,12 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_p
         assert left["learner"]["loss"] == pytest.approx(right["learner"]["loss"], abs=1e-5)
     assert [s["sample_id"] for s in expected.samples] == [s["sample_id"] for s in found.samples]
     assert [s["lines"] for s in expected.samples] == [s["lines"] for s in found.samples]
+
+
+def test_the_simulated_crowd_can_judge_over_http(tmp_path: Path):
+    run_dir = tmp_path / "served"
+    finish(start(run_dir, "feedback.source=simulated", "run.rounds=1", "evaluation.limit=1"))
+    (row,) = read_run(run_dir).metrics
+    lines = sum(line["judged"] for sample in read_run(run_dir).samples for line in sample["lines"])
+    assert 2 * lines <= row["aggregation"]["labels"] <= 7 * lines
+    assert len(read_run(run_dir).reliability) == 10

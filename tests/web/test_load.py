@@ -12,11 +12,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from benchmarks.postgres import free_port
 from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.store.models import Account, Lease, Mark, Program, Submission
 from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.web.security import create_account
-from tests.web.conftest import PASSWORD, free_port, judge, work
+from tests.web.conftest import PASSWORD, judge, work
 
 CLIENTS, PROGRAMS, WANTED = 200, 150, 3
 

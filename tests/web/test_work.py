@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
+from benchmarks.postgres import free_port
 from crlhf_ray.feedback.queue import QueueSettings
+from crlhf_ray.feedback.store.models import Program
 from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.serve import BackgroundServer, service_token
 from crlhf_ray.feedback.web.settings import WebSettings
-from tests.web.conftest import free_port, judge, work
+from tests.web.conftest import judge, work
 
 NO_CHECKS = QueueSettings(qualification=0, labels_least=2, labels_most=3, honeypots_least=0, honeypots_most=0)
 
@@ -32,6 +35,15 @@ def test_another_text_under_a_known_id_is_refused(server):
     server.publish([work(1)])
     with pytest.raises(ServerError, match="published with other lines"):
         server.lead.publish([work(1, ("    return 0",), (0,))])
+
+
+def test_whatever_characters_a_model_writes_are_stored_as_they_are(server):
+    strange = ("    x = '\x00\x0f\r\u2028\u202e' # " + "y" * 5000, "", "    \U0001f40d = 1")
+    server.publish([work(1, strange, (0, 2))])
+    task = server.person("ann")._call("POST", "/next", {})
+    assert len(task["lines"]) == 3
+    with server.desk.database.read() as session:
+        assert tuple(session.scalars(sa.select(Program.lines)).one()) == strange
 
 
 def test_nobody_gets_a_program_twice(server):

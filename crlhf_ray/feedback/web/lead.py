@@ -41,9 +41,9 @@ class ItemIn(Body):
     item_id: Name
     problem_id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
     prompt: Code
-    lines: Annotated[list[Annotated[str, Field(max_length=2000, pattern=r"^[^\x00\n\r]*$")]], Field(max_length=2000)]
-    judged: Annotated[list[LineNumber], Field(max_length=2000)]
-    gold: Annotated[list[Literal[1, -1]], Field(max_length=2000)] | None = None
+    lines: Annotated[list[Annotated[str, Field(max_length=100_000, pattern=r"^[^\n]*$")]], Field(max_length=20_000)]
+    judged: Annotated[list[LineNumber], Field(max_length=20_000)]
+    gold: Annotated[list[Literal[1, -1]], Field(max_length=20_000)] | None = None
 
 
 class ItemsIn(Body):

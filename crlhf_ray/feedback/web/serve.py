@@ -22,7 +22,7 @@ from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.security import create_account
 from crlhf_ray.feedback.web.settings import WebSettings
 
-TOKEN_FILE = "token"
+TOKEN_FILE = "token"  # noqa: S105  a file name
 
 
 def serve(settings: WebSettings, host: str, port: int, console: Console) -> None:
