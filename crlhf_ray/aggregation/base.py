@@ -136,7 +136,7 @@ class StreamingEstimator(Estimator):
     def posterior(self, tasks: Iterable[Hashable]) -> pd.DataFrame:
         """P(class) of these tasks with the reliabilities of now; a task never seen has the prior."""
         names = list(tasks)
-        p = np.full(len(names), self.state_.prior)
+        p = np.full(len(names), expit(self.state_.prior_log_odds()))
         codes = self.task_book_.encode(names, grow=False) if names else np.empty(0, np.int64)
         known = (codes >= 0) & (codes < self.state_.n_tasks)
         p[known] = expit(self.state_.log_odds(codes[known]))
@@ -157,7 +157,7 @@ class StreamingEstimator(Estimator):
     # -- keeping -------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the parameters and everything learnt to one .npz file. Names must be all strings or all integers."""
+        """Write the parameters and everything learnt to one .npz file. Names must be strings or integers."""
         about = {"estimator": type(self).__name__, "settings": settings_of(self), "classes_": self.classes_}
         with Path(path).open("wb") as file:
             np.savez(
@@ -181,8 +181,8 @@ class StreamingEstimator(Estimator):
                 source[key] = tuple(source[key]) if source[key] else None
             estimator = cls(**settings)
             estimator.classes_ = about["classes_"]
-            estimator.task_book_ = Codebook(arrays["tasks"].tolist())
-            estimator.worker_book_ = Codebook(arrays["workers"].tolist())
+            estimator.task_book_ = Codebook(names_of(arrays["tasks"]))
+            estimator.worker_book_ = Codebook(names_of(arrays["workers"]))
             estimator.state_.load_arrays(dict(arrays))
         return estimator
 
@@ -204,8 +204,13 @@ def settings_of(estimator: Estimator) -> dict[str, Any]:
 
 
 def names_array(names: list[Hashable]) -> np.ndarray:
-    """Names as one array that `np.savez` takes. Raises `DataError` unless all are strings or all integers."""
-    kinds = {type(name) for name in names}
-    if kinds <= {int} or kinds <= {str}:
-        return np.array(names, dtype=np.int64 if kinds == {int} else np.str_)
-    raise DataError(f"names are of types {sorted(k.__name__ for k in kinds)}; make them all strings to save them")
+    """Names as one array that `np.savez` takes. Raises `DataError` unless each is a string or an integer."""
+    if strange := {type(name).__name__ for name in names} - {"int", "str"}:
+        raise DataError(f"names are of types {sorted(strange)}; make them strings to save them")
+    return np.frombuffer(json.dumps(names).encode(), np.uint8)
+
+
+def names_of(array: np.ndarray) -> list[Hashable]:
+    """What `names_array` packed."""
+    found: list[Hashable] = json.loads(array.tobytes())
+    return found

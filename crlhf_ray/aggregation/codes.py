@@ -54,6 +54,8 @@ def distinct(values: Any) -> tuple[np.ndarray, list[Hashable]]:
     if isinstance(values, pa.Array):
         coded = values.dictionary_encode() if not isinstance(values, pa.DictionaryArray) else values
         return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), coded.dictionary.to_pylist()
+    if isinstance(values, list):  # as an array of text they would all be as long as the longest, less its last NULs
+        values = pd.Series(values, dtype=object)
     local, names = pd.factorize(np.asarray(values))
     return local.astype(np.int64), names.tolist()
 

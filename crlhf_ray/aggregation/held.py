@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from crlhf_ray.aggregation.base import Estimator, Gold, names_array, settings_of
+from crlhf_ray.aggregation.base import Estimator, Gold, names_array, names_of, settings_of
 from crlhf_ray.aggregation.codes import (
     Codebook,
     Table,
@@ -142,8 +142,8 @@ class HeldVotesEstimator(Estimator):
             classes = about["settings"].pop("classes")
             estimator = cls(**about["settings"], classes=tuple(classes) if classes else None)
             estimator.classes_ = tuple(about["classes_"])
-            estimator.task_book_ = Codebook(arrays["tasks"].tolist())
-            estimator.worker_book_ = Codebook(arrays["workers"].tolist())
+            estimator.task_book_ = Codebook(names_of(arrays["tasks"]))
+            estimator.worker_book_ = Codebook(names_of(arrays["workers"]))
             estimator._rows, estimator._weight = arrays["rows"], arrays["weight"]
             estimator._time, estimator._gold = arrays["time"], arrays["gold"]
         estimator._run()

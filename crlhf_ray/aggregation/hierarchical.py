@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
-from crlhf_ray.aggregation.shrinkage import fitted_strength
+from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 
 #: Fewer honeypots cannot tell one trust from another.
 _FEWEST_HONEYPOTS = 5
@@ -21,9 +21,11 @@ class Hierarchical(DawidSkene):
     Row k of an annotator's confusion matrix has a ``Dirichlet(strength_k * mean_k)`` prior. ``mean_k`` is the crowd's
     pooled row; ``strength_k`` maximises the Dirichlet-multinomial marginal likelihood of all annotators' counts
     (empirical Bayes), with a log-normal hyperprior. A crowd of equals is pooled nearly whole (so three labels an
-    annotator are enough), a mixed one hardly. The class shares are learnt with ``share_weight`` pseudo-tasks. EM starts
-    from the honeypots alone, never from the majority: a large group of colluders cannot flip the labels, and without
-    gold the start is ``start`` for everyone, which is a majority vote.
+    annotator are enough), a mixed one hardly. EM starts from the honeypots alone, never from the majority: a large
+    group of colluders cannot flip the labels; without gold the start is ``start`` for everyone, which is a majority
+    vote. The class shares are learnt with ``share_weight`` pseudo-tasks, and tasks without gold count for no more than
+    three times the honeypots, because a weak crowd lets EM explain its errors by wrong shares. Honeypots that lack a
+    class were chosen, not drawn: they teach rates, but neither shares nor where to start.
     What tasks without gold teach may be poisoned by people who copy each other, which no confusion matrix can tell. So
     EM is run with each of ``trusts`` as the weight of such tasks, and the honeypots decide: each is answered without
     what its own truth taught, and less than full trust is taken only where it answers them better by more than
@@ -44,7 +46,7 @@ class Hierarchical(DawidSkene):
     def __init__(
         self,
         n_iter: int = 60,
-        tol: float = 1e-4,
+        tol: float = 1e-3,
         *,
         start: float = 0.7,
         start_weight: float = 2.0,
@@ -54,11 +56,14 @@ class Hierarchical(DawidSkene):
     ):
         self.start, self.start_weight, self.share_weight = start, start_weight, share_weight
         self.trusts = tuple(trusts)
+        self.strengths_ = np.empty(0)
         super().__init__(n_iter, tol, classes=classes)
 
     def _run(self) -> None:
         known = np.flatnonzero(self._gold >= 0)
-        candidates = self.trusts if len(known) >= _FEWEST_HONEYPOTS else self.trusts[:1]
+        self._gold_shares = np.bincount(self._gold[known], minlength=self._n_classes)
+        self._drawn = bool(self._gold_shares.all())
+        candidates = self.trusts if self._drawn and len(known) >= _FEWEST_HONEYPOTS else self.trusts[:1]
         chosen, best = None, np.empty(0)
         for self.trust_ in candidates:
             super()._run()
@@ -90,7 +95,8 @@ class Hierarchical(DawidSkene):
 
     def _start(self) -> np.ndarray:
         """Gold alone teaches at first: every other task has weight nought."""
-        return self._clamp(np.zeros((len(self._gold), self._n_classes)))
+        nothing = np.zeros((len(self._gold), self._n_classes))
+        return self._clamp(nothing) if self._drawn else nothing
 
     def _m_step(self, posterior: np.ndarray) -> None:
         k = self._n_classes
@@ -102,11 +108,15 @@ class Hierarchical(DawidSkene):
         pooled = self.counts_.sum(axis=0)
         self.means_ = (self.start_weight * guess + pooled) / (self.start_weight + pooled.sum(axis=0))
         if self.n_iter_ <= 5 or self.n_iter_ % 5 == 0:  # the strengths settle long before the posteriors
-            self.strengths_ = np.array([fitted_strength(self.counts_[:, :, c], self.means_[:, c]) for c in range(k)])
+            near: list[float | None] = list(self.strengths_) if self.n_iter_ > 2 else [None] * k
+            self.strengths_ = np.array(
+                [fitted_strength(self.counts_[:, :, c], self.means_[:, c], near=near[c]) for c in range(k)]
+            )
         self.errors_ = self.counts_ + self.strengths_ * self.means_
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
-        shares = (posterior * self._judged).sum(axis=0)
-        self.priors_ = (shares + self.share_weight / k) / (shares.sum() + self.share_weight)
+        free = (posterior * self._judged)[self._gold < 0].sum(axis=0)
+        read = self.n_iter_ > 1  # at first no vote was read: even shares
+        self.priors_ = class_shares(self._gold_shares * read, free * read, self.share_weight)
 
     def _dirichlet(self, truth: int) -> np.ndarray:
         return self.counts_[:, :, truth] + self.strengths_[truth] * self.means_[:, truth]

@@ -11,16 +11,20 @@ import math
 from typing import Protocol
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from crlhf_ray.aggregation.codes import Votes
 
 #: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).
 WW, WC, CW, CC = range(4)
 #: What is known of the crowd as a whole: everybody's soft counts, then how many labels of an annotator's own its
-#: sensitivity and its specificity are worth.
-CROWD = 6
+#: sensitivity and its specificity are worth, then how many tasks without gold are held to be of each class, and how
+#: many with gold are.
+CROWD = 10
 STRENGTHS = slice(4, 6)
+NEGATIVES, POSITIVES, GOLD_NEGATIVES, GOLD_POSITIVES = 6, 7, 8, 9
+#: Tasks that the guess of even shares is worth where the prior is learnt.
+_EVEN_TASKS = 20.0
 #: The crowd's strengths are learnt anew when it has given so many times as many labels, from its first members.
 _RELEARN = 1.5
 _TEACHERS = 10_000
@@ -54,14 +58,13 @@ class Coin(Protocol):
 class CrowdState:
     """Everything known about annotators and tasks.
 
-    coin: turns counts into rates. prior: P(positive), 0.5 unless known (learning it inside a one-coin model collapses
-    to the majority class). learn_from: "all" credits every task by its posterior, "honeypots" only those with gold.
+    coin: turns counts into rates. prior: P(positive); None to learn it (inside a one-coin model that collapses to the
+    majority class). learn_from: "all" credits every task by its posterior, "honeypots" only those with gold.
     decay: factor on an annotator's old counts at each new label of theirs; 1 never forgets, .98 follows drift.
     """
 
-    def __init__(self, coin: Coin, *, prior: float = 0.5, learn_from: str = "all", decay: float = 1.0):
+    def __init__(self, coin: Coin, *, prior: float | None = 0.5, learn_from: str = "all", decay: float = 1.0):
         self.coin, self.prior, self.learn_from, self.decay = coin, prior, learn_from, decay
-        self._prior_log_odds = float(logit(prior))
         self.n_workers = self.n_tasks = 0
         self.worker_counts = np.zeros((16, 4))
         self.worker_labels = np.zeros(16, np.int64)
@@ -80,6 +83,18 @@ class CrowdState:
         self.vote_weight = np.zeros(64, np.float64)
         self.vote_time = np.zeros(64, np.int64)
         self.vote_clock = np.zeros(64, np.int64)
+
+    def prior_log_odds(self) -> float:
+        """Log-odds of the positive class before any vote: as set, or as learnt so far.
+
+        Honeypots that lack a class were chosen, not drawn, and say nothing of the classes' shares.
+        """
+        if self.prior is not None:
+            return math.log(self.prior / (1 - self.prior))
+        negatives, positives, *gold = self.crowd[NEGATIVES:].tolist()
+        if all(gold):
+            negatives, positives = negatives + gold[0], positives + gold[1]
+        return math.log((positives + _EVEN_TASKS / 2) / (negatives + _EVEN_TASKS / 2))
 
     # -- growing -------------------------------------------------------------------------------------------------
 
@@ -182,6 +197,12 @@ class CrowdState:
         self.worker_gold[crew] += np.bincount(who[cast & is_gold[task]], minlength=len(crew)) - np.bincount(
             old[old_cast & was_gold[old_task]], minlength=len(crew)
         )
+        had = np.bincount(old_task[old_cast], minlength=len(touched)) > 0
+        has = np.bincount(task[cast], minlength=len(touched)) > 0
+        self._share(self.task_credited[touched][had & ~was_gold], -1)
+        self._share(posterior[has & ~is_gold], 1)
+        self.crowd[GOLD_NEGATIVES] += np.count_nonzero(gold[~was_gold] < 0)
+        self.crowd[GOLD_POSITIVES] += np.count_nonzero(gold[~was_gold] > 0)
         self.task_credited[touched] = posterior
         self._store(touched, task, worker, label, weight, time[keep], clock[keep])
 
@@ -211,7 +232,7 @@ class CrowdState:
         before = self.worker_counts[crew]
         rows = before.tolist()
         rows[-1] = [count * self.decay for count in rows[-1]]
-        log_odds = self._prior_log_odds
+        log_odds = self.prior_log_odds()
         for row, sign, held, fade in zip(rows[:-1], signs, weights, faded, strict=False):
             if sign and credited == credited:
                 vote = sign > 0
@@ -237,8 +258,20 @@ class CrowdState:
         self.worker_counts[crew] = after
         self.worker_labels[worker] += 1
         self.worker_gold[worker] += gold != 0
+        if not gold and posterior == posterior:
+            if any(signs[:-1]):
+                self.crowd[NEGATIVES] -= 1 - credited
+                self.crowd[POSITIVES] -= credited
+            self.crowd[NEGATIVES] += 1 - posterior
+            self.crowd[POSITIVES] += posterior
         self.task_credited[task] = posterior
         self._count(1)
+
+    def _share(self, posterior: np.ndarray, sign: int) -> None:
+        """Add or take away these tasks' classes; nan where nothing is known of them."""
+        positive = np.nansum(posterior)
+        self.crowd[POSITIVES] += sign * positive
+        self.crowd[NEGATIVES] += sign * (np.count_nonzero(posterior == posterior) - positive)
 
     def _count(self, more: int) -> None:
         """Count labels; at each step of a geometric series the crowd's strengths are learnt anew."""
@@ -309,7 +342,7 @@ class CrowdState:
         evidence = np.where(
             label > 0, np.log(sensitivity) - np.log1p(-specificity), np.log1p(-sensitivity) - np.log(specificity)
         )
-        return self._prior_log_odds + np.bincount(task, np.where(label == 0, 0.0, weight * evidence), minlength=n)
+        return self.prior_log_odds() + np.bincount(task, np.where(label == 0, 0.0, weight * evidence), minlength=n)
 
     def log_odds(self, tasks: np.ndarray) -> np.ndarray:
         """Log-odds of the positive class with the reliabilities of now; gold tasks are +inf or -inf.

@@ -83,7 +83,8 @@ class TwoCoin(StreamingEstimator):
     posterior means under a Beta prior pooled over the crowd, and as strong as the crowd is alike (empirical Bayes). So
     an annotator who marks everything "correct" gets weight nought, where one coin would call them good whenever most
     lines are. The model is that of Dawid and Skene (1979, doi:10.2307/2346806); the estimate is incremental EM (Neal
-    and Hinton 1998). The strengths are learnt from the first 10,000 annotators.
+    and Hinton 1998). The strengths are learnt from the first 10,000 annotators, the class shares unless ``prior`` =
+    P(positive) is given: held at 0.5 where nine lines in ten are correct, the rates run astray.
     Assumes that annotators err independently given the truth.
 
     >>> import pandas as pd
@@ -98,7 +99,7 @@ class TwoCoin(StreamingEstimator):
         *,
         start: float = 0.7,
         start_weight: float = 10.0,
-        prior: float = 0.5,
+        prior: float | None = None,
         learn_from: Literal["all", "honeypots"] = "all",
         decay: float = 1.0,
         classes: Classes | None = None,

@@ -15,6 +15,7 @@ from crlhf_ray.aggregation.logistic_l1 import LogisticL1
 from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
 from crlhf_ray.aggregation.quality import calibration_error
+from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import DataError
 from tests.aggregation.tables import crowd
@@ -187,6 +188,17 @@ def test_bad_tables_are_refused_by_name(make, votes):
         make().fit(votes, GOLD).partial_fit(votes[:0], pd.Series({0: 0}))
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_names_of_any_length_and_kind_are_saved(make, tmp_path):
+    names = ["w\0", "w", 3, "é" * 1000]
+    table = pd.DataFrame({"task": [1, "1", 1, "1"], "worker": names, "label": [1, 0, 1, 0]})
+    fitted = make().fit(table, pd.Series({1: 1, "1": 0}))
+    fitted.save(tmp_path / "e.npz")
+    back = make.load(tmp_path / "e.npz")
+    assert back.reliability().index.tolist() == names
+    assert back.labels_.to_dict() == {1: 1, "1": 0}
+
+
 @pytest.mark.parametrize("make", [DawidSkene, Hierarchical])
 def test_more_than_two_classes(make):
     rng = np.random.default_rng(0)
@@ -250,6 +262,12 @@ def test_incremental_bookkeeping_equals_counting_anew(seed, decay):
             counts[worker, 2 + (label > 0)] += faded * q
     assert np.allclose(counts, state.worker_counts[: state.n_workers], atol=1e-9)
     assert np.allclose(counts.sum(axis=0), state.crowd[:4], atol=1e-9)
+    free = state.task_credited[: state.n_tasks][
+        (state.task_gold[: state.n_tasks] == 0) & (state.n_labels(np.arange(state.n_tasks)) > 0)
+    ]
+    golds = state.task_gold[: state.n_tasks]
+    expected = [(1 - free).sum(), free.sum(), (golds < 0).sum(), (golds > 0).sum()]
+    assert np.allclose(state.crowd[6:], expected, atol=1e-9)
 
 
 # -- the optimisation view ------------------------------------------------------------------------------------------
@@ -318,6 +336,55 @@ def test_hierarchical_withstands(kind, share, late, least):
         said = Hierarchical().fit_predict(scenario.votes.drop(columns="time"), gold)
         found.append((said.loc[rest.index] == rest).mean())
     assert np.mean(found) >= least
+
+
+def lopsided(seed, positive=0.1):
+    """1,500 tasks, a tenth of them positive, three answers each by people who miss positives and seldom err else."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(1500) < positive).astype(int)
+    return crowd(rng, truth, rng.beta(8, 4, 60), rng.beta(20, 2, 60), density=0.05), pd.Series(truth)
+
+
+def right(said, truth):
+    rest = truth.loc[truth.index.isin(said.index)]
+    return (said.loc[rest.index] == rest).mean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("only", [0, 1])
+def test_honeypots_of_one_class_do_not_make_all_else_of_that_class(seed, only):
+    votes, truth = lopsided(seed)
+    gold = truth[truth == only][:100]
+    rest = truth.drop(gold.index)
+    majority = right(Majority().fit_predict(votes), rest)
+    assert right(Hierarchical().fit_predict(votes, gold), rest) > majority
+    assert right(TwoCoin().fit_predict(votes, gold), rest) > majority - 0.03
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_one_class_is_rare_a_stream_beats_majority_vote_and_a_prior_of_one_half_does_not(seed):
+    votes, truth = lopsided(seed, 0.05)
+    gold, rest = truth[:100], truth[100:]
+    scores = []
+    for estimator in (TwoCoin(), TwoCoin(prior=0.5), Majority()):
+        estimator.partial_fit(votes[votes.task < 100], gold)
+        for start in range(100, 1500, 100):
+            estimator.partial_fit(votes[(votes.task >= start) & (votes.task < start + 100)])
+        scores.append(right(estimator.labels_, rest))
+    assert scores[0] >= scores[2] > scores[1]
+
+
+def test_class_shares_follow_the_honeypots_where_the_crowd_says_little():
+    gold, free = np.array([40, 60]), np.array([1900.0, 100.0])
+    assert class_shares(gold, free, 10.0)[1] == pytest.approx((60 + 15 + 5) / 410)
+    assert class_shares(np.array([0, 60]), free, 10.0)[1] == pytest.approx(105 / 2010)  # chosen, not drawn
+
+
+@pytest.mark.parametrize("near", [1.0, 3.0, 60.0])
+def test_the_strength_found_does_not_depend_on_where_it_is_looked_for_first(near):
+    counts = np.random.default_rng(0).beta(8, 2, 200)[:, None] * [20, -20] + [0, 20]
+    mean = counts.sum(axis=0) / counts.sum()
+    assert fitted_strength(counts, mean, near=near) == pytest.approx(fitted_strength(counts, mean))
 
 
 def test_a_majority_start_is_flipped_by_colluders_and_gold_first_is_not():
