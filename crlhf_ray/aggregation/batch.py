@@ -25,6 +25,9 @@ EstimatorName = Literal["hierarchical", "two_coin", "one_coin", "majority", "daw
 
 #: Fewer honeypots say less about a temperature than its prior does.
 _FEWEST_TO_CALIBRATE = 5
+#: Labels outside gold's two classes are slips of the pen up to this share of the votes; more are a class, or a code.
+_STRAY = 0.05
+NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype=int)})
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,27 @@ def aggregate(
     """Consensus of the votes in CSV, Parquet or JSONL files with columns task, worker, label and optionally weight.
 
     gold: a file with columns task and label. An empty label is an abstention. Unusable rows (a missing value, a label
-    outside the classes, a worker's second vote on a task, a line that does not parse) are left out and reported.
+    outside the classes, a worker's second vote on a task, a line that does not parse) are left out and reported; of
+    two votes the later one counts where there is a column time, else the first. classes: without them every label
+    found is a class, but for stray ones where gold holds two (`classes_of`).
     calibrate: temper by the honeypots, where there are at least five and two classes.
-    Raises `DataError` for a missing file or column, gold that contradicts itself, or when no row is usable, and
-    `ConfigError` for an unknown estimator. For Parquet larger than memory use `mapreduce.aggregate_parquet`.
+    Raises `DataError` for a missing file or column, gold that contradicts itself or the votes, or when no row is
+    usable, and `ConfigError` for an unknown estimator. For labels larger than memory: `mapreduce.aggregate_parquet`.
     """
     if estimator not in get_args(EstimatorName):
         raise ConfigError(f"there is no estimator {estimator!r}; there are {', '.join(get_args(EstimatorName))}")
     report = RejectionReport()
-    truth = read_gold_file(Path(gold)) if gold is not None else pd.Series(dtype=object)
-    votes = _read_votes([Path(p) for p in labels], report, classes)
+    truth = read_gold_file(Path(gold)) if gold is not None else NO_GOLD
+    votes = _read_votes([Path(p) for p in labels], report)
     if votes.empty:
-        raise DataError(f"no usable vote among {report.read} rows; reasons: {dict(report.counts)}", file=str(labels[0]))
+        raise no_votes(report, labels[0])
     if classes is None:
-        classes = _classes(votes["label"], truth)
+        classes = classes_of(votes, truth, gold, report)
+    check_gold(truth, gold, classes, int(truth.index.isin(votes["task"]).sum()), report)
+    votes = tidy(votes, report, classes)
+    if votes.empty:
+        raise no_votes(report, labels[0])
+    truth = truth["label"]
     make = _maker(estimator, classes)
     tempered = calibrate and len(classes) == 2 and len(truth.index.intersection(votes["task"])) >= _FEWEST_TO_CALIBRATE
     fitted: Estimator = Calibrated(make) if tempered else make()
@@ -83,14 +93,16 @@ def aggregate(
     return Aggregation(consensus, fitted.reliability().reset_index(), report, temperature)
 
 
-def read_gold_file(path: Path) -> pd.Series:
-    """Truth by task. Raises `DataError`, naming the row, for a row without task or label and for a contradiction:
-    gold is too precious to be left out silently."""
+def read_gold_file(path: Path) -> pd.DataFrame:
+    """By task: label, and the row it stands in. Raises `DataError`, naming the row, for a row without task or label and
+    for a contradiction: gold is too precious to be left out silently."""
     report = RejectionReport()
-    parts = [clean(chunk, rows, str(path), report, gold=True) for chunk, rows in read_chunks(path, report)]
+    parts = [clean(chunk, rows, str(path), report, gold=True) for chunk, rows in read_chunks(path, report, gold=True)]
     if report.rows:
         bad = report.rows[0]
         raise DataError(f"{bad.problem}; {bad.remedy}", file=bad.file, row=bad.row, field=bad.field)
+    if not parts or not sum(map(len, parts)):
+        raise DataError("it holds no gold; give a row a task, or leave the file out", file=str(path))
     table = pd.concat(parts, ignore_index=True)
     distinct = table.drop_duplicates(["task", "label"])
     if (again := distinct["task"].duplicated()).any():
@@ -103,10 +115,45 @@ def read_gold_file(path: Path) -> pd.Series:
             row=int(row["row"]),
             field="label",
         )
-    return distinct.set_index("task")["label"]
+    return distinct.set_index("task")[["label", "row"]]
 
 
-def _read_votes(paths: list[Path], report: RejectionReport, classes: tuple[Hashable, ...] | None) -> pd.DataFrame:
+def check_gold(
+    truth: pd.DataFrame, path: Path | str | None, classes: tuple[Hashable, ...], voted: int, report: RejectionReport
+) -> None:
+    """Raise `DataError` where gold's labels are not among the classes, or nobody voted on any of its tasks.
+
+    voted: how many of gold's tasks have votes; gold that has none is noted in the report.
+    """
+    if path is None:
+        return
+    if (strange := ~truth["label"].isin(classes)).any():
+        bad = truth[strange].iloc[0]
+        raise DataError(
+            f"{bad['label']!r} is none of the classes {list(classes)}; correct it, or name the classes (--class)",
+            file=str(path),
+            row=int(bad["row"]),
+            field="label",
+        )
+    if not voted:
+        raise DataError(
+            f"nobody voted on task {truth.index[0]!r} or on any other of these {len(truth)}; write tasks as the votes "
+            "do",
+            file=str(path),
+            row=int(truth["row"].iloc[0]),
+            field="task",
+        )
+    if voted < len(truth):
+        report.notes.append(f"gold: {len(truth) - voted:,} of {len(truth):,} tasks have no vote and teach nothing")
+
+
+def no_votes(report: RejectionReport, path: Path | str) -> DataError:
+    """Nothing is left of what was read."""
+    why = "; ".join(f"{count} x {reason}" for reason, count in report.counts.items()) or "give a row a vote"
+    return DataError(f"no usable vote among {report.read} rows; {why}", file=str(path))
+
+
+def _read_votes(paths: list[Path], report: RejectionReport) -> pd.DataFrame:
     parts = []
     for path in paths:
         for chunk, rows in read_chunks(path, report):
@@ -117,11 +164,14 @@ def _read_votes(paths: list[Path], report: RejectionReport, classes: tuple[Hasha
     if not parts:
         return pd.DataFrame(columns=["task", "worker", "label", "weight"])
     votes = pd.concat([part.astype(dict.fromkeys(("task", "worker", "label", "file"), object)) for part in parts])
-    return tidy(votes.reset_index(drop=True), report, classes)
+    return votes.reset_index(drop=True)
 
 
 def tidy(votes: pd.DataFrame, report: RejectionReport, classes: tuple[Hashable, ...] | None) -> pd.DataFrame:
-    """Votes without labels outside the classes and without second votes (the first one stands); both are reported."""
+    """Votes without labels outside the classes and without second votes; both are reported.
+
+    Of one worker's votes on a task the latest stands, and the first of those that have the same time or none.
+    """
     label = votes["label"]
     if classes is not None:
         bad = ~(label.isin(classes) | label.isna()).to_numpy()
@@ -131,9 +181,12 @@ def tidy(votes: pd.DataFrame, report: RejectionReport, classes: tuple[Hashable, 
             bad &= ~zero
         _report_rows(votes[bad], report, "label", [repr(v) for v in label[bad]], f"give one of {list(classes)}")
         votes = votes[~bad]
-    again = votes.duplicated(["task", "worker"]).to_numpy()
-    problems = [f"{w!r} labelled {t!r} before" for t, w in votes.loc[again, ["task", "worker"]].to_numpy()]
-    _report_rows(votes[again], report, "worker", problems, "keep one vote a worker and task (the first was used)")
+    timed = votes["time"].notna().any()
+    latest = votes.sort_values("time", ascending=False, kind="stable") if timed else votes
+    again = latest.duplicated(["task", "worker"])[votes.index].to_numpy()
+    problems = [f"{w!r} voted on {t!r} more than once" for t, w in votes.loc[again, ["task", "worker"]].to_numpy()]
+    remedy = f"keep one vote a worker and task (the {'latest' if timed else 'first'} was used)"
+    _report_rows(votes[again], report, "worker", problems, remedy)
     votes = votes[~again]
     report.used += len(votes)
     report.abstained += int(votes["label"].isna().sum())
@@ -147,11 +200,51 @@ def _report_rows(bad: pd.DataFrame, report: RejectionReport, field: str, problem
         done += len(rows)
 
 
-def _classes(labels: pd.Series, truth: pd.Series) -> tuple[Hashable, ...]:
-    found = pd.unique(pd.concat([labels, truth]).dropna()).tolist()
-    if len(found) <= 2 or set(found) == {-1, 0, 1}:
-        return infer_classes(found)
-    return tuple(sorted(found, key=lambda v: (isinstance(v, str), v if isinstance(v, (int, float)) else str(v))))
+def classes_of(
+    votes: pd.DataFrame, truth: pd.DataFrame, gold: Path | str | None, report: RejectionReport
+) -> tuple[Hashable, ...]:
+    """The classes, from the labels found, and a note of how often each was given.
+
+    Where gold holds two classes and up to `_STRAY` of the votes say something else, gold's are the classes, so that a
+    slip of the pen makes no class of its own. Raises `DataError` where that share is larger, where text stands among
+    numbers, and where gold holds a label that nobody gave, unless there are but two in all.
+    """
+    given = votes["label"].value_counts()
+    found, known = given.index.tolist(), pd.unique(truth["label"]).tolist()
+    report.notes.append("labels: " + ", ".join(f"{name} ({count:,} votes)" for name, count in given.head(20).items()))
+    other = [name for name in found if name not in known]
+    if len({*found, *known}) > 2 and len(known) == 2 and set(known) <= set(found):
+        share, unsure = given[other].sum() / given.sum(), set(known) == {-1, 1} and other == [0]
+        if unsure or share <= _STRAY:
+            return infer_classes(known)
+        raise _unexpected(votes, other, f"is no truth in {gold}, and {share:.0%} of the votes say so")
+    if len({*found, *known}) > 2 and (never := [name for name in known if name not in found]):
+        row = int(truth["row"][truth["label"].isin(never)].iloc[0])
+        raise DataError(
+            f"{never[0]!r} is a label that no vote has (they have {found[:10]}); correct it, or name the classes "
+            "(--class)",
+            file=str(gold),
+            row=row,
+            field="label",
+        )
+    if len(found) > 2 and len({isinstance(name, str) for name in found}) == 2:
+        text: list[Hashable] = [name for name in found if isinstance(name, str)]
+        numbers: list[Hashable] = [name for name in found if name not in text]
+        raise _unexpected(votes, min((text, numbers), key=lambda some: given[some].sum()), "stands among other labels")
+    if len({*found, *known}) <= 2 or set(found) == {-1, 0, 1}:
+        return infer_classes([*found, *known])
+    return tuple(sorted(found, key=lambda v: (isinstance(v, str), v)))
+
+
+def _unexpected(votes: pd.DataFrame, labels: list[Hashable], why: str) -> DataError:
+    first = votes[votes["label"].isin(labels)].iloc[0]
+    return DataError(
+        f"{first['label']!r} {why}; correct it, leave it empty for an abstention, or name the classes (--class): any "
+        "other label is then rejected and counted",
+        file=str(first["file"]),
+        row=int(first["row"]),
+        field="label",
+    )
 
 
 def _maker(name: EstimatorName, classes: tuple[Hashable, ...]) -> Callable[[], Estimator]:

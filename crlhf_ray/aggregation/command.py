@@ -11,7 +11,7 @@ from rich.table import Table
 
 from crlhf_ray.aggregation.batch import EstimatorName, aggregate
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
-from crlhf_ray.aggregation.rejections import RejectionReport
+from crlhf_ray.aggregation.rejections import RejectionReport, label_value
 
 #: Workers shown on the terminal; all of them are in the file.
 SHOWN = 10
@@ -34,7 +34,7 @@ def aggregate_files(
     Raises as `aggregate` and `aggregate_parquet` do.
     """
     out.mkdir(parents=True, exist_ok=True)
-    named = tuple(int(name) if name.lstrip("+-").isdigit() else name for name in classes) or None
+    named = tuple(map(label_value, classes)) or None
     if big:
         from crlhf_ray.cluster import connect
 

@@ -12,7 +12,7 @@ The model is that of `Hierarchical` for two classes with full trust; passes stop
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ from pandas.util import hash_array
 from scipy.special import expit, logit
 from scipy.stats import beta as beta_distribution
 
-from crlhf_ray.aggregation.batch import read_gold_file, tidy
-from crlhf_ray.aggregation.codes import infer_classes
+from crlhf_ray.aggregation.batch import NO_GOLD, check_gold, classes_of, no_votes, read_gold_file, tidy
 from crlhf_ray.aggregation.rejections import RejectionReport, clean, read_row_group
-from crlhf_ray.aggregation.shrinkage import fitted_strength
+from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.errors import DataError
 
 #: Votes a part: some 200 MB while it is worked on.
 PART_VOTES = 1_000_000
+#: Votes from which the classes are recognised.
+_FIRST = 100_000
 START, START_WEIGHT, SHARE_WEIGHT = 0.7, 2.0, 10.0
 
 
@@ -66,7 +67,7 @@ def aggregate_parquet(
     paths, out = [Path(p) for p in labels], Path(out)
     if bad := [p for p in paths if p.suffix != ".parquet"]:
         raise DataError("is no Parquet file: convert it, or leave it to the in-memory path", file=str(bad[0]))
-    truth = read_gold_file(Path(gold)) if gold is not None else pd.Series(dtype=object)
+    truth = read_gold_file(Path(gold)) if gold is not None else NO_GOLD
     groups, total = [], 0
     for path in paths:
         if not path.exists():
@@ -74,42 +75,58 @@ def aggregate_parquet(
         meta = pq.read_metadata(path)
         groups += [{"path": str(path), "group": g} for g in range(meta.num_row_groups)]
         total += meta.num_rows
-    if classes is None:
-        found = pd.unique(next(pq.ParquetFile(paths[0]).iter_batches(100_000, columns=["label"]))["label"].to_pandas())
-        classes = infer_classes([x for x in [*found, *truth] if pd.notna(x)])
-    pair = classes
+    report = RejectionReport()
+    pair = _two_classes(paths[0], truth, gold) if classes is None else classes
     work = out / "parts"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (out / "consensus").mkdir(exist_ok=True)
     parts = max(1, -(-total // part_votes))
     try:
-        report = RejectionReport()
         for row in _mapped(groups, _Partition(work, parts, pair)):
             report.merge(row)
-        encoded = _mapped([{"part": i} for i in range(parts)], _Encode(work, truth, pair))
+        encoded = _mapped([{"part": i} for i in range(parts)], _Encode(work, truth["label"], pair))
         for part in encoded:
             report.merge(part["report"])
         workers = pd.Index(np.unique(np.concatenate([part["workers"] for part in encoded])))
         if not len(workers):
-            raise DataError(f"no usable vote among {report.read} rows; {dict(report.counts)}", file=str(paths[0]))
+            raise no_votes(report, paths[0])
+        known = sum(part["gold"] for part in encoded)  # by class
+        check_gold(truth, gold, pair, int(known.sum()), report)
         shared = ray.put(workers.to_numpy())
         _mapped([{"part": i} for i in range(parts)], _Renumber(work, shared))
-        counts, shares = np.zeros((len(workers), 4)), np.zeros(2)
+        counts, prior = np.zeros((len(workers), 4)), 0.0
         rates, passes = _rates(counts), 0
         for passes in range(1, max_passes + 1):
-            handed = ray.put((_evidence(rates), logit(_share(shares))))
+            handed = ray.put((_evidence(rates), prior))
+            gold_only = passes == 1 and bool(known.all())  # honeypots that lack a class do not say where to start
             tasks = [{"parts": [int(i) for i in some]} for some in np.array_split(np.arange(parts), 2 * _cpus())]
-            sums = _mapped([t for t in tasks if t["parts"]], _Count(work, handed, len(workers), passes == 1))
-            counts, shares = sum(s[0] for s in sums), sum(s[1] for s in sums)
+            sums = _mapped([t for t in tasks if t["parts"]], _Count(work, handed, len(workers), gold_only))
+            counts = sum(s[0] for s in sums)
+            if not gold_only:
+                prior = logit(class_shares(known, sum(s[1] for s in sums), SHARE_WEIGHT)[1])
             before, rates = rates, _rates(counts)
             if passes > 1 and np.abs(rates[0] - before[0]).max() < tol:
                 break
-        handed = ray.put((_evidence(rates), logit(_share(shares))))
+        handed = ray.put((_evidence(rates), prior))
         _mapped([{"part": i} for i in range(parts)], _Answer(work, out / "consensus", handed, pair))
         return MapReduceResult(out / "consensus", _reliability(workers, counts, encoded), report, passes)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _two_classes(path: Path, truth: pd.DataFrame, gold: Path | str | None) -> tuple[Hashable, Hashable]:
+    """By gold and the first votes of the first file; what differs further on is rejected and counted."""
+    with pq.ParquetFile(path) as file:
+        for chunk, rows in read_row_group(path, file, 0, RejectionReport()) if file.num_row_groups else ():
+            first = clean(chunk.head(_FIRST), rows[:_FIRST], str(path), RejectionReport())
+            if not first["label"].notna().any():
+                continue
+            found = classes_of(first, truth, gold, RejectionReport())
+            if len(found) != 2:
+                raise DataError(f"the labels are {found}; name the two classes that count (--class)", file=str(path))
+            return found[0], found[1]
+    raise DataError("no usable vote in its first rows; name the classes (--class)", file=str(path), field="label")
 
 
 def _cpus() -> int:
@@ -169,6 +186,7 @@ _SPILL = pa.schema(
         ("worker", pa.string()),
         ("label", pa.string()),
         ("weight", pa.float64()),
+        ("time", pa.float64()),
         ("row", pa.int64()),
         ("file", pa.dictionary(pa.int32(), pa.string())),
     ]
@@ -209,7 +227,12 @@ class _Encode:
             gold=gold,
         )
         labels = np.bincount(worker, minlength=len(workers))
-        return {"report": report, "workers": np.asarray(workers, object), "labels": labels}
+        return {
+            "report": report,
+            "workers": np.asarray(workers, object),
+            "labels": labels,
+            "gold": np.array([(gold < 0).sum(), (gold > 0).sum()]),
+        }
 
 
 def _sign(value: Any, classes: tuple[Any, Any]) -> int:
@@ -265,7 +288,7 @@ class _Count:
             gold = votes["gold"]
             p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
             known = (gold != 0) if self.gold_only else np.ones(len(gold), bool)
-            shares += [((1 - p) * known).sum(), (p * known).sum()]
+            shares += [(1 - p)[gold == 0].sum(), p[gold == 0].sum()]
             weight = votes["weight"] * known[votes["task"]]
             up = votes["label"] > 0
             for column, share in enumerate((1 - p, p)):
@@ -295,10 +318,6 @@ class _Answer:
         table = table.append_column("p_positive", pa.array(p))
         count = np.bincount(votes["task"], minlength=len(gold))
         pq.write_table(table.append_column("labels", pa.array(count)), self.out / f"part-{part:05d}.parquet")
-
-
-def _share(shares: np.ndarray) -> float:
-    return float((shares[1] + SHARE_WEIGHT / 2) / (shares.sum() + SHARE_WEIGHT))
 
 
 def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
