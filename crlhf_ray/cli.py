@@ -118,6 +118,9 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 for everybody who can reach this machine.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="Run on Ray Serve, on the cluster of RAY_ADDRESS or a local one.")
+    ] = False,
 ) -> None:
     """Serve the page where people judge code, the lead's dashboard and their API. The first start names the admin link.
 
@@ -127,7 +130,7 @@ def serve(
     from crlhf_ray.feedback.web.serve import serve as run_server
     from crlhf_ray.feedback.web.settings import WebSettings
 
-    run_server(read_settings(WebSettings, config, changes or []), host, port, console)
+    run_server(read_settings(WebSettings, config, changes or []), host, port, console, on_ray=on_ray)
 
 
 @app.command()

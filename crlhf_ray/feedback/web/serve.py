@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
+from crlhf_ray.cluster import connect
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.store.models import Account
 from crlhf_ray.feedback.web.app import create_app
@@ -25,22 +26,39 @@ from crlhf_ray.feedback.web.settings import WebSettings
 TOKEN_FILE = "token"  # noqa: S105  a file name
 
 
-def serve(settings: WebSettings, host: str, port: int, console: Console) -> None:
-    """Serve until interrupted. The first start prints a link that makes the first admin.
+def serve(settings: WebSettings, host: str, port: int, console: Console, *, on_ray: bool = False) -> None:
+    """Serve until interrupted. As long as there is no admin, the start prints a link that makes one.
 
-    Raises ConfigError where the settings cannot work.
+    on_ray: on Ray Serve, on the cluster of RAY_ADDRESS or a local one; `settings.dir` must be a folder that its nodes
+    see. Raises ConfigError where the settings cannot work.
     """
     desk = Desk(settings)
+    _welcome(desk, f"http://{host}:{port}", console)
+    if not on_ray:
+        config = uvicorn.Config(create_app(settings, desk), host=host, port=port, log_level="warning", access_log=False)
+        uvicorn.Server(config).run()
+        return
+    desk.close()
+    application = deployment(settings)
+    from ray import serve as ray_serve
+
+    with connect():
+        ray_serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        try:
+            ray_serve.run(application, name="annotation", blocking=True)
+        finally:
+            ray_serve.shutdown()
+
+
+def _welcome(desk: Desk, url: str, console: Console) -> None:
     token_file = service_token(desk)
-    console.print(f"Judge code at [bold]http://{host}:{port}[/bold]; everything is kept in {settings.dir.absolute()}")
+    console.print(f"Judge code at [bold]{url}[/bold]; everything is kept in {desk.settings.dir.absolute()}")
     console.print(f"Training reads its token from {token_file}: crlhf train --feedback web")
     with desk.database.read() as session:
         admins = session.scalar(sa.select(sa.func.count()).where(Account.role == "admin", Account.name != SERVICE))
     if not admins:
-        path = f"/invite/{desk.invite('admin', settings.invite_hours, 'the first start')}"
-        console.print(f"Make yourself the admin: http://{host}:{port}{path}", soft_wrap=True)
-    config = uvicorn.Config(create_app(settings, desk), host=host, port=port, log_level="warning", access_log=False)
-    uvicorn.Server(config).run()
+        path = f"/invite/{desk.invite('admin', desk.settings.invite_hours, 'the first start')}"
+        console.print(f"Make yourself the admin: {url}{path}", soft_wrap=True)
 
 
 class BackgroundServer:
@@ -92,13 +110,14 @@ def service_token(desk: Desk) -> Path:
 def deployment(settings: WebSettings) -> Any:
     """The same application on Ray Serve: ``serve.run(deployment(settings))``.
 
-    One replica: it alone learns from what comes in. Raises ConfigError where ray[serve] is not installed.
+    One replica, which alone learns from what comes in; Ray starts it anew where it dies, and it goes on from its
+    folder and database. Raises ConfigError where ray[serve] is not installed.
     """
     try:
         from ray import serve as ray_serve
     except ImportError as error:
         raise ConfigError("Ray Serve is missing: pip install 'ray[serve]'") from error
-    values = settings.model_dump_json()
+    values = settings.model_copy(update={"dir": settings.dir.absolute()}).model_dump_json()
 
     def build() -> FastAPI:
         desk = Desk(WebSettings.model_validate_json(values))
