@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ class Database:
         self.sqlite = url.startswith("sqlite")
         if not self.sqlite and not url.startswith("postgresql"):
             raise ConfigError(f"database {url!r}: give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
-        options: dict[str, Any] = {} if self.sqlite else {"pool_size": 20, "max_overflow": 20, "pool_pre_ping": True}
-        self.engine = sa.create_engine(url, **options)
+        # As many as there are threads: who waits for a connection on the event loop makes everybody wait.
+        self.engine = sa.create_engine(url, pool_size=25, max_overflow=25, pool_pre_ping=not self.sqlite)
+        self._one_writer = threading.Lock() if self.sqlite else nullcontext()
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
@@ -42,7 +44,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction, committed (and on the disk) when the block ends. On SQLite it excludes all other writers."""
-        with self._sessions.begin() as session:
+        # SQLite's own waiting sleeps, looks again, and lets the unlucky starve; it is left for other processes.
+        with self._one_writer, self._sessions.begin() as session:
             session.connection(execution_options={"writes": True})
             yield session
 
@@ -67,7 +70,13 @@ def migrate(engine: sa.Engine) -> None:
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun by _sqlite_begin, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "busy_timeout=30000",
+        "foreign_keys=ON",
+        "cache_size=-32768",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 

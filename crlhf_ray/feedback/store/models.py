@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ROLES = ("annotator", "lead", "admin")  # each may do what those before it may
 
 #: SQLite numbers rows by itself only where the column is INTEGER.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+#: Programs that somebody may be given. SQLite uses an index of some rows only where it sees the very same words.
+WAITING = text("program.state = 'open' AND program.slots > 0")
+_WAITING = text("state = 'open' AND slots > 0")
 
 
 class Base(DeclarativeBase):
@@ -57,6 +61,7 @@ class Program(Base):
     deadline: Mapped[float | None]
     done_at: Mapped[float | None]
     __table_args__ = (
+        Index("program_waiting", "honeypot", "rank", sqlite_where=_WAITING, postgresql_where=_WAITING),
         Index("program_queue", "honeypot", "state", "rank"),
         Index("program_deadline", "state", "deadline"),
         Index("program_round", "round", "rate"),
@@ -119,7 +124,7 @@ class Submission(Base):
     milliseconds: Mapped[int]
     created_at: Mapped[float]
     __table_args__ = (
-        Index("submission_time", "created_at"),
+        Index("submission_time", "created_at", "labels"),
         Index("submission_of_account", "account_id", "created_at"),
     )
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from crlhf_ray.errors import CrlhfError
 from crlhf_ray.feedback import queue
 from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.store.models import Account, Comment, Lease, Mark, Program, Setting, Submission
+from crlhf_ray.feedback.store.models import WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
 
 #: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
 CROWD_RATES = (0.77, 0.6)
@@ -50,13 +50,34 @@ class NewMark:
     milliseconds: int | None = None
 
 
+class Said(NamedTuple):
+    """A mark as it is stored."""
+
+    lease_id: int
+    line: int
+    label: int | None
+    event_id: str
+    rest: bool
+    milliseconds: int | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Marking:
+    """A request to save marks: whose, on which lease. No two of the marks have the same event id."""
+
+    account_id: int
+    lease_id: int
+    marks: Sequence[NewMark]
+
+
 @dataclass(frozen=True)
 class Task:
     """A program in somebody's hands, with what they have said of it so far: label, event id and rest by line."""
 
     lease: Lease
     program: Program
-    marks: dict[int, Mark]
+    marks: dict[int, Said]
     comments: list[Comment]
 
 
@@ -66,7 +87,7 @@ class Submitted:
 
     item_id: str
     truth: dict[int, int] | None
-    marks: dict[int, Mark]
+    marks: dict[int, Said]
 
 
 def publish(
@@ -79,7 +100,8 @@ def publish(
     round: int | None = None,
     deadline: float | None = None,
 ) -> int:
-    """Put programs into the queue; returns how many are new. Publishing the same again changes nothing.
+    """Put programs into the queue; returns how many are new. Publishing the same again changes nothing, except that a
+    later deadline opens a program again that an earlier one closed before it had `labels_least` judgements.
 
     gold: by item_id, +1 or -1 for each line: such items are honeypots.
     Raises Conflict where an item_id comes with other lines than before.
@@ -97,6 +119,10 @@ def publish(
                 raise Conflict(
                     f"item {item.item_id!r} was published with other lines: give the new text an id of its own"
                 )
+            if deadline is not None and old.deadline is not None and old.deadline < deadline:
+                old.deadline = deadline
+                if old.state == "done" and old.labels < settings.labels_least:
+                    old.state, old.done_at = "open", None
             continue
         truth = gold.get(item.item_id)
         prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
@@ -106,7 +132,7 @@ def publish(
             round=round, state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
             slots=settings.labels_least, deadline=deadline, done_at=None if item.judged else now,
             # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
-            rank=queue.rank(now, prior, settings) if truth is None else random.random(),
+            rank=queue.rank(now, prior, settings) if truth is None else random.SystemRandom().random(),
         )  # fmt: skip
     session.add_all(fresh.values())
     return len(fresh)
@@ -120,7 +146,6 @@ def next_task(
     honeypot_share: of their work, see `queue.honeypot_share`. draw: a random number from 0 to 1.
     """
     account = session.get_one(Account, account.id, with_for_update=True)  # one request of theirs at a time
-    expire(session, now)
     held = session.scalar(sa.select(Lease).where(Lease.account_id == account.id, Lease.state == "open"))
     if held is not None:
         return _task(session, held)
@@ -147,10 +172,18 @@ def next_task(
     return Task(lease, program, {}, [])
 
 
+def held_task(session: Session, account_id: int, now: float) -> Task | None:
+    """The program that this person holds; reads only. None also where it may have expired."""
+    lease = session.scalar(
+        sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open", Lease.expires_at >= now)
+    )
+    return None if lease is None else _task(session, lease)
+
+
 def _candidates(account_id: int, honeypot: bool) -> sa.Select[Program]:
     mine = sa.select(Lease.id).where(Lease.item_id == Program.item_id, Lease.account_id == account_id)
-    found = sa.select(Program).where(Program.honeypot.is_(honeypot), Program.state == "open", ~mine.exists())
-    return (found if honeypot else found.where(Program.slots > 0)).order_by(Program.rank).limit(1)
+    waits = Program.honeypot.is_(honeypot), WAITING, ~mine.exists()  # honeypots always have slots
+    return sa.select(Program).where(*waits).order_by(Program.rank).limit(1)
 
 
 def _take(session: Session, account_id: int, honeypot: bool) -> Program | None:
@@ -162,17 +195,27 @@ def _work_waits(session: Session, account_id: int) -> bool:
 
 
 def expire(session: Session, now: float) -> None:
-    """Take back the programs that were left alone for too long, and close those whose deadline is over."""
-    session.execute(
-        sa.update(Program)
+    """Take back the programs that were left alone for too long, and close those whose deadline is over.
+
+    Rows that somebody else has locked are left for the next time: whoever waited for several could wait in a circle.
+    """
+    over = session.scalars(
+        sa.select(Program.item_id)
         .where(Program.state == "open", Program.deadline < now)
-        .values(state="done", done_at=Program.deadline)
-    )
-    late = session.scalars(
-        sa.update(Lease).where(Lease.state == "open", Lease.expires_at < now).values(state="expired")
-        .returning(Lease.item_id)
-    ).all()  # fmt: skip
-    for item_id in late:
+        .with_for_update(skip_locked=True)
+    ).all()
+    if over:
+        session.execute(
+            sa.update(Program).where(Program.item_id.in_(over)).values(state="done", done_at=Program.deadline)
+        )
+    late = session.execute(
+        sa.select(Lease.id, Lease.item_id)
+        .where(Lease.state == "open", Lease.expires_at < now)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if late:
+        session.execute(sa.update(Lease).where(Lease.id.in_([row.id for row in late])).values(state="expired"))
+    for item_id in sorted(row.item_id for row in late):
         session.execute(sa.update(Program).where(Program.item_id == item_id).values(slots=Program.slots + 1))
 
 
@@ -182,11 +225,17 @@ def _task(session: Session, lease: Lease) -> Task:
     return Task(lease, program, standing(session, [lease.id])[lease.id], list(comments))
 
 
-def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, Mark]]:
+def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, Said]]:
     """The marks that stand: by lease, by line. Those taken back are left out."""
-    found: dict[int, dict[int, Mark]] = {lease_id: {} for lease_id in lease_ids}
-    for mark in session.scalars(sa.select(Mark).where(Mark.lease_id.in_(lease_ids)).order_by(Mark.seq)):
-        found[mark.lease_id][mark.line] = mark
+    found: dict[int, dict[int, Said]] = {lease_id: {} for lease_id in lease_ids}
+    rows = session.execute(
+        sa.select(
+            Mark.lease_id, Mark.line, Mark.label, Mark.event_id, Mark.rest, Mark.milliseconds, Mark.created_at
+        ).where(Mark.lease_id.in_(lease_ids)).order_by(Mark.seq)
+    )  # fmt: skip
+    for row in rows:
+        said = Said(*row)
+        found[said.lease_id][said.line] = said
     return {lease: {n: m for n, m in marks.items() if m.label is not None} for lease, marks in found.items()}
 
 
@@ -209,36 +258,50 @@ def own_lease(session: Session, account_id: int, lease_id: int) -> Lease:
     return lease
 
 
-def save_marks(
-    session: Session, account_id: int, lease_id: int, marks: Sequence[NewMark], settings: QueueSettings, *, now: float
-) -> None:
-    """Store marks; ones that are stored already are left as they are.
+def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSettings, *, now: float) -> None:
+    """Store the marks of several requests; ones that are stored already are left as they are.
 
-    Raises Conflict where the lease is gone, a line is not to be judged, or an event id comes with another content.
+    Raises Conflict where a lease is gone, a line is not to be judged, or an event id comes with another content.
     """
-    lease = own_lease(session, account_id, lease_id)
-    judged = set(session.get_one(Program, lease.item_id).judged)
-    if wrong := sorted({mark.line for mark in marks} - judged):
-        raise Conflict(f"lines {wrong} of this program are not judged: they hold no code")
-    lease.expires_at = now + settings.lease_seconds
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    locked = session.execute(
+        sa.select(Lease.id, Lease.account_id, Lease.state, Program.judged)
+        .join(Program, Program.item_id == Lease.item_id)
+        .where(Lease.id.in_(sorted({request.lease_id for request in requests})))
+        .order_by(Lease.id)
+        .with_for_update(of=Lease)
+    )
+    leases = {row.id: row for row in locked}
+    for request in requests:
+        lease = leases.get(request.lease_id)
+        if lease is None or (lease.account_id, lease.state) != (request.account_id, "open"):
+            own_lease(session, request.account_id, request.lease_id)  # it may have expired and still be theirs
+            session.flush()
+        if lease is not None and (wrong := sorted({mark.line for mark in request.marks} - set(lease.judged))):
+            raise Conflict(f"lines {wrong} of this program are not judged: they hold no code")
+    session.execute(sa.update(Lease).where(Lease.id.in_(list(leases))).values(expires_at=now + settings.lease_seconds))
     rows = [
         {
-            "event_id": mark.event_id, "lease_id": lease_id, "line": mark.line, "label": mark.label, "rest": mark.rest,
-            "milliseconds": mark.milliseconds, "created_at": now,
+            "event_id": mark.event_id, "lease_id": request.lease_id, "line": mark.line, "label": mark.label,
+            "rest": mark.rest, "milliseconds": mark.milliseconds, "created_at": now,
         }
-        for mark in marks
+        for request in requests
+        for mark in request.marks
     ]  # fmt: skip
-    statement = dialect.insert(Mark).on_conflict_do_nothing(index_elements=["event_id"]).returning(Mark.event_id)
+    table = Mark.__table__
+    assert isinstance(table, sa.Table)
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["event_id"]).returning(table.c.event_id)
     fresh = set(session.scalars(statement, rows))
-    if len(fresh) == len(marks):
+    if len(fresh) == len(rows):
         return
-    said = {mark.event_id: (lease_id, mark.line, mark.label) for mark in marks}
-    for old in session.scalars(sa.select(Mark).where(Mark.event_id.in_(said.keys() - fresh))):
-        if (old.lease_id, old.line, old.label) != said[old.event_id]:
-            raise Conflict(
-                f"event {old.event_id!r} was stored with another content: give a correction an id of its own"
-            )
+    said = {(row["event_id"], row["lease_id"], row["line"], row["label"]) for row in rows}
+    known = session.execute(
+        sa.select(Mark.event_id, Mark.lease_id, Mark.line, Mark.label).where(
+            Mark.event_id.in_([row["event_id"] for row in rows])
+        )
+    )
+    for event_id, *_ in said - set(known.tuples()):
+        raise Conflict(f"event {event_id!r} was stored with another content: give a correction an id of its own")
 
 
 def submit(session: Session, account: Account, lease_id: int, confidence: int, *, now: float) -> Submitted:
@@ -266,25 +329,37 @@ def submit(session: Session, account: Account, lease_id: int, confidence: int, *
 
 
 def settle(
-    session: Session, item_id: str, posterior: Mapping[int, float], settings: QueueSettings, *, now: float
-) -> bool:
-    """Decide by what is known of a program whether it is done; returns whether it became so. Honeypots never are."""
-    program = session.get_one(Program, item_id, with_for_update=True)
-    p = np.array([posterior.get(line, 0.5) for line in program.judged])
-    program.rate = float(p.mean()) if len(p) else None
-    if program.honeypot or program.state == "retired":
-        return False
-    gain = queue.expected_gain(p, *CROWD_RATES)
-    wanted = queue.labels_wanted(program.labels, gain, settings)
-    held = session.scalar(
-        sa.select(sa.func.count()).select_from(Lease).where(Lease.item_id == item_id, Lease.state == "open")
-    )
-    program.slots = max(wanted - program.labels - (held or 0), 0)
-    program.rank = queue.rank(program.created_at, gain, settings)
-    done = wanted <= program.labels
-    became, program.state = done and program.state != "done", "done" if done else "open"
-    program.done_at = now if done else None
-    return became
+    session: Session, posteriors: Mapping[str, Mapping[int, float]], settings: QueueSettings, *, now: float
+) -> list[str]:
+    """Decide by what is known of programs whether they are done; returns those that became so. Honeypots never are.
+
+    posteriors: by item_id, by line.
+    """
+    ids, done = list(posteriors), []
+    programs = session.scalars(
+        sa.select(Program).where(Program.item_id.in_(ids)).order_by(Program.item_id).with_for_update()
+        .options(defer(Program.prompt), defer(Program.lines), defer(Program.gold))
+    ).all()  # fmt: skip
+    held = dict(
+        session.execute(
+            sa.select(Lease.item_id, sa.func.count()).where(Lease.item_id.in_(ids), Lease.state == "open")
+            .group_by(Lease.item_id)
+        ).tuples().all()
+    )  # fmt: skip
+    for program in programs:
+        p = np.array([posteriors[program.item_id].get(line, 0.5) for line in program.judged])
+        program.rate = float(p.mean()) if len(p) else None
+        if program.honeypot or program.state == "retired":
+            continue
+        gain = queue.expected_gain(p, *CROWD_RATES)
+        wanted = queue.labels_wanted(program.labels, gain, settings)
+        program.slots = max(wanted - program.labels - held.get(program.item_id, 0), 0)
+        program.rank = queue.rank(program.created_at, gain, settings)
+        over = wanted <= program.labels
+        if over and program.state != "done":
+            done.append(program.item_id)
+        program.state, program.done_at = ("done", now) if over else ("open", None)
+    return done
 
 
 def reopen(session: Session, item_id: str) -> None:

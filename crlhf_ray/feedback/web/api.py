@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from crlhf_ray.errors import ConfigError
@@ -39,7 +40,7 @@ class MarkIn(Body):
 
 
 class MarksIn(Body):
-    marks: Annotated[list[MarkIn], Field(min_length=1, max_length=2000)]
+    marks: Annotated[list[MarkIn], Field(min_length=1, max_length=20_000)]
 
 
 class CommentIn(Body):
@@ -92,10 +93,10 @@ def progress(desk: Desk, account: Account) -> dict[str, Any]:
     """How much this person did: programs in all and in the last day, and programs an hour of the last day's work."""
     now = desk.clock()
     mine = Submission.account_id == account.id
+    all_of_it = sa.select(sa.func.count()).select_from(Submission).where(mine).scalar_subquery()
     with desk.database.read() as session:
-        done = session.scalar(sa.select(sa.func.count()).where(mine)) or 0
-        today, milliseconds = session.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(Submission.milliseconds), 0)).where(
+        done, today, milliseconds = session.execute(
+            sa.select(all_of_it, sa.func.count(), sa.func.coalesce(sa.func.sum(Submission.milliseconds), 0)).where(
                 mine, Submission.created_at > now - 86400
             )
         ).one()
@@ -154,11 +155,10 @@ def next_task(account: Annotator, desk: TheDesk) -> Any:
 
 
 @router.post("/leases/{lease_id}/marks")
-def save_marks(lease_id: RowId, body: MarksIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
+async def save_marks(lease_id: RowId, body: MarksIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
     """Save marks. When this answers they are on the disk; sending them again changes nothing."""
-    latest = {mark.event_id: work.NewMark(**mark.model_dump()) for mark in body.marks}
-    with desk.database.write() as session:
-        work.save_marks(session, account.id, lease_id, list(latest.values()), desk.settings.queue, now=desk.clock())
+    latest = {mark.event_id: work.NewMark(**dict(mark)) for mark in body.marks}
+    await asyncio.wrap_future(desk.save_marks(work.Marking(account.id, lease_id, list(latest.values()))))
     return {"saved": list(latest)}
 
 
@@ -174,21 +174,15 @@ def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk)
 
 
 @router.post("/leases/{lease_id}/submit", responses={409: {"description": "lines without a mark, or no lease"}})
-def submit(
-    lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk, later: BackgroundTasks
-) -> dict[str, Any]:
+def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
     """Submit a program whose every line is judged; answers with the next one. Truth is told in qualification only."""
-    with desk.database.write() as session:
-        done = work.submit(session, account, lease_id, body.confidence, now=desk.clock())
-    later.add_task(desk.learn)
+    done, task = desk.submit(account, lease_id, body.confidence)
     feedback = None
     if done.truth is not None:
         feedback = [
             {"line": line, "truth": truth, "label": done.marks[line].label} for line, truth in done.truth.items()
         ]
-    with desk.database.read() as session:
-        account = session.get_one(Account, account.id)
-    return {"feedback": feedback, "next": task_out(desk, account, desk.next_task(account))}
+    return {"feedback": feedback, "next": task_out(desk, account, task)}
 
 
 @router.post("/leases/{lease_id}/release")

@@ -7,20 +7,23 @@ longer or shorter to answer than other work.
 
 from __future__ import annotations
 
+import copy
+import logging
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 from scipy.special import expit
+from sqlalchemy.orm import Session
 
 from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.quality import krippendorff_alpha
@@ -30,6 +33,7 @@ from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
 from crlhf_ray.feedback.store import work
 from crlhf_ray.feedback.store.database import Database
 from crlhf_ray.feedback.store.models import Account, Audit, Program, Reliability, Submission
+from crlhf_ray.feedback.store.together import Together
 from crlhf_ray.feedback.web.security import Limiter, Signer, create_account, note, server_secret
 from crlhf_ray.feedback.web.settings import WebSettings
 from crlhf_ray.feedback.web.webhooks import Webhooks
@@ -38,6 +42,13 @@ from crlhf_ray.feedback.web.webhooks import Webhooks
 FRESH_SECONDS = 2.0
 #: How long a request waits for a newer view before it takes the one that there is.
 PATIENCE_SECONDS = 0.03
+#: Between two looks for programs that were left alone or whose deadline is over.
+EXPIRE_SECONDS = 1.0
+#: Between two times of learning: what is submitted meanwhile is learnt from together.
+LEARN_PAUSE_SECONDS = 0.2
+#: Submissions taken in at a time when everything is learnt anew.
+FIRST_BATCH = 3000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,27 @@ class Desk:
         self._crowd_dir.mkdir(exist_ok=True)
         self.crowd = Aggregator(str(self._crowd_dir), settings.aggregation)
         self._learning = threading.Lock()
+        #: Shares names with the crowd; its state is a copy, and it remembers what alerts compare with.
+        self._watched = copy.copy(self.crowd)
         self._widths: dict[str, float] = {}
+        self._remembered: dict[str, int] = {}
         self._view = CrowdView()
         self._background = ThreadPoolExecutor(1)
         self._random = random.SystemRandom()
+        self._expired_at = float("-inf")
+        self._marking = Together(self._store_marks)
         self._learn_all()
         self._viewing = self._background.submit(self._work_out)
+        self._submitted, self._closing = threading.Event(), threading.Event()
+        self._learner = threading.Thread(target=self._keep_learning, daemon=True)
+        self._learner.start()
 
     def close(self) -> None:
         """Wait for what is being learnt, and let go of the folder. Harmless when called twice."""
+        self._closing.set()
+        self._submitted.set()
+        self._learner.join()
+        self._marking.close()
         self._background.shutdown()
         self.webhooks.close()
         with self._learning:
@@ -87,17 +110,40 @@ class Desk:
     # -- handing out and taking in -------------------------------------------------------------------------------
 
     def next_task(self, account: Account) -> work.Task | None:
-        """The account's next program; see `work.next_task`."""
-        share = queue.honeypot_share(self._widths.get(account.annotator_id, 1.0), self.settings.queue)
+        """The account's next program, or the one that it holds; see `work.next_task`."""
+        with self.database.read() as session:
+            task = work.held_task(session, account.id, self.clock())
+        if task is not None:
+            return task
         with self.database.write() as session:
-            return work.next_task(
-                session,
-                account,
-                self.settings.queue,
-                now=self.clock(),
-                honeypot_share=share,
-                draw=self._random.random(),
-            )
+            return self._next_task(session, account)
+
+    def _next_task(self, session: Session, account: Account) -> work.Task | None:
+        now = self.clock()
+        if abs(now - self._expired_at) >= EXPIRE_SECONDS:
+            self._expired_at = now
+            work.expire(session, now)
+        share = queue.honeypot_share(self._widths.get(account.annotator_id, 1.0), self.settings.queue)
+        return work.next_task(
+            session, account, self.settings.queue, now=now, honeypot_share=share, draw=self._random.random()
+        )
+
+    def save_marks(self, request: work.Marking) -> Future[None]:
+        """Store marks; the future is done when they are on the disk, or has what `work.save_marks` raised."""
+        return self._marking(request)
+
+    def _store_marks(self, requests: Sequence[work.Marking]) -> None:
+        with self.database.write() as session:
+            work.save_marks(session, requests, self.settings.queue, now=self.clock())
+
+    def submit(self, account: Account, lease_id: int, confidence: int) -> tuple[work.Submitted, work.Task | None]:
+        """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
+        with self.database.write() as session:
+            done = work.submit(session, account, lease_id, confidence, now=self.clock())
+            session.flush()
+            task = self._next_task(session, account)
+        self._submitted.set()
+        return done, task
 
     def publish(
         self,
@@ -132,6 +178,16 @@ class Desk:
             while self._learn_some():
                 pass
 
+    def _keep_learning(self) -> None:
+        """One thread learns for all submissions; those that come while it does are learnt from together."""
+        while not self._closing.wait(LEARN_PAUSE_SECONDS):
+            self._submitted.wait()
+            self._submitted.clear()
+            try:
+                self.learn()
+            except Exception:  # whatever it is: the next submission brings the next attempt
+                _log.exception("what was submitted could not be learnt from")
+
     def _learn_all(self) -> None:
         with self.database.read() as session:
             golden = session.execute(
@@ -139,41 +195,49 @@ class Desk:
             ).all()
         rows = [{"item_id": i, "line": n, "truth": truth[n]} for i, judged, truth in golden for n in judged]
         self.crowd.add_gold(pa.Table.from_pylist(rows, schema=GOLD_SCHEMA))
-        self.learn()
+        with self._learning:
+            while self._learn_some(FIRST_BATCH):
+                pass
 
-    def _learn_some(self) -> bool:
+    def _learn_some(self, programs: int = 500) -> bool:
         cursor_file = self._crowd_dir / "cursor"
         cursor = int(cursor_file.read_text()) if cursor_file.exists() else 0
         with self.database.read() as session:
-            rows, after = work.events(session, cursor)
+            rows, after = work.events(session, cursor, programs)
         if after == cursor:
             return False
-        self.crowd.ingest(pa.Table.from_pylist([_timed(row) for row in rows], schema=ANNOTATION_SCHEMA))
+        self.crowd.ingest(_annotations(rows))
         items = list(dict.fromkeys(row["item_id"] for row in rows))
-        posteriors = self.posteriors(items)
-        now, done = self.clock(), []
+        posteriors = self._posteriors(items)
+        now = self.clock()
         with self.database.write() as session:
-            for item_id in items:
-                if work.settle(session, item_id, posteriors.get(item_id, {}), self.settings.queue, now=now):
-                    done.append(item_id)
+            done = work.settle(
+                session, {item: posteriors.get(item, {}) for item in items}, self.settings.queue, now=now
+            )
             self._remember(session, {row["annotator_id"] for row in rows}, now)
         cursor_file.write_text(str(after))  # after the settling: an interrupted one is done again, and changes nothing
         for item_id in done:
             self.webhooks.send("item.done", {"item_id": item_id, "posterior": posteriors.get(item_id, {})})
         return True
 
-    def _remember(self, session: Any, annotators: set[str], now: float) -> None:
+    def _remember(self, session: Session, annotators: set[str], now: float) -> None:
         for rates in self.crowd.reliability().to_pylist():
             name = rates.pop("annotator_id")
             self._widths[name] = max(
                 rates["sensitivity_high"] - rates["sensitivity_low"],
                 rates["specificity_high"] - rates["specificity_low"],
             )
-            if name in annotators:
+            # A point of the curve for every twentieth part more labels: a few hundred in a working life.
+            if name in annotators and rates["labels"] >= 1.05 * self._remembered.get(name, 0):
+                self._remembered[name] = rates["labels"]
                 session.add(Reliability(annotator_id=name, at=now, rates=rates))
 
     def posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
         """P(line is correct) by item and line, as the crowd knows it now; lines nobody judged are left out."""
+        with self._learning:
+            return self._posteriors(item_ids)
+
+    def _posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
         found: dict[str, dict[int, float]] = {}
         for row in self.crowd.consensus(item_ids).to_pylist():
             found.setdefault(row["item_id"], {})[row["line"]] = row["p_correct"]
@@ -191,14 +255,15 @@ class Desk:
         begun = time.perf_counter()
         with self.database.read() as session:
             milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
-        with self._learning:
-            state = self.crowd.state
-            votes = state.votes()
-            up = np.bincount(votes.task[votes.label > 0], minlength=state.n_tasks)
-            down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
-            p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
-            rates = self.crowd.reliability().to_pylist()
-            alerts = [asdict(alert) for alert in self.crowd.alerts()]
+        with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
+            self._watched.state = copy.deepcopy(self.crowd.state)
+        state = self._watched.state
+        votes = state.votes()
+        up = np.bincount(votes.task[votes.label > 0], minlength=state.n_tasks)
+        down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
+        p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
+        rates = self._watched.reliability().to_pylist()
+        alerts = [asdict(alert) for alert in self._watched.alerts()]
         sure = self.settings.sure
         view = CrowdView(
             rates=rates,
@@ -217,9 +282,9 @@ class Desk:
 
     # -- people --------------------------------------------------------------------------------------------------
 
-    def invite(self, role: str, hours: float, who: str, source: str = "human") -> str:
+    def invite(self, role: str, hours: float, who: str) -> str:
         """The secret part of an invite link, good for one account of this role."""
-        token = self.signer.sign("invite", [role, hours, self._random.getrandbits(64), source])
+        token = self.signer.sign("invite", [role, hours, self._random.getrandbits(64)])
         with self.database.write() as session:
             note(session, who, "invite", role, self.clock())
         return token
@@ -240,15 +305,38 @@ class Desk:
                 payload[0],
                 checks=self.settings.queue.qualification,
                 now=self.clock(),
-                source=payload[3],
             )
             note(session, account.name, "join", spent, self.clock())
         return account
+
+    def simulated(self, name: str, who: str) -> str:
+        """The token of a simulated annotator's account. Raises ConfigError where the name is a person's."""
+        with self.database.write() as session:
+            account = session.scalar(sa.select(Account).where(Account.name == name))
+            if account is None:
+                password, checks = secrets.token_urlsafe(32), self.settings.queue.qualification
+                account = create_account(
+                    session, name, password, "annotator", checks=checks, now=self.clock(), source="simulated"
+                )
+                note(session, who, "simulate", name, self.clock())
+        if account.source != "simulated":
+            raise ConfigError(f"{name!r} is a person's account: give the simulated annotator another name")
+        return self.token(account)
 
     def token(self, account: Account) -> str:
         """An API token of the account's, good for a year or until its sessions are ended."""
         return self.signer.sign("token", [account.id, account.epoch])
 
 
-def _timed(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"created_at": datetime.fromtimestamp(row["created_at"], UTC)}
+def _annotations(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    columns = {name: [row[name] for row in rows] for name in ANNOTATION_SCHEMA.names}
+    columns["created_at"] = [round(1e6 * at) for at in columns["created_at"]]
+    return pa.table(
+        {
+            name: pa.array(values, pa.int64()).cast(ANNOTATION_SCHEMA.field(name).type)
+            if name == "created_at"
+            else pa.array(values, ANNOTATION_SCHEMA.field(name).type)
+            for name, values in columns.items()
+        },
+        schema=ANNOTATION_SCHEMA,
+    )

@@ -56,6 +56,11 @@ def upgrade() -> None:
     )
     op.create_index("program_deadline", "program", ["state", "deadline"], unique=False)
     op.create_index("program_queue", "program", ["honeypot", "state", "rank"], unique=False)
+    waiting = sa.text("state = 'open' AND slots > 0")
+    op.create_index(
+        "program_waiting", "program", ["honeypot", "rank"], unique=False,
+        sqlite_where=waiting, postgresql_where=waiting,
+    )  # fmt: skip
     op.create_index("program_round", "program", ["round", "rate"], unique=False)
     op.create_table(
         "reliability",
@@ -153,7 +158,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_submission_item_id"), "submission", ["item_id"], unique=False)
     op.create_index("submission_of_account", "submission", ["account_id", "created_at"], unique=False)
-    op.create_index("submission_time", "submission", ["created_at"], unique=False)
+    op.create_index("submission_time", "submission", ["created_at", "labels"], unique=False)
 
 
 def downgrade() -> None:
@@ -172,6 +177,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_reliability_annotator_id"), table_name="reliability")
     op.drop_table("reliability")
     op.drop_index("program_round", table_name="program")
+    op.drop_index("program_waiting", table_name="program")
     op.drop_index("program_queue", table_name="program")
     op.drop_index("program_deadline", table_name="program")
     op.drop_table("program")
