@@ -15,13 +15,15 @@ _LEXER = PythonLexer(stripnl=False, ensurenl=False)
 
 
 @lru_cache(4096)
-def highlighted(source: str) -> tuple[str, ...]:
-    """One HTML string for each line of the source, in as many lines as `str.split` on newlines gives.
+def highlighted(source: str, start: int = 0) -> tuple[str, ...]:
+    """One HTML string for each line of the source from a character on, as `str.split` on newlines cuts it.
 
     Characters that could hide or reorder what is read are shown as escapes.
     """
     lines: list[list[str]] = [[]]
+    skip = len(visible(source[:start]))
     for kind, text in _LEXER.get_tokens(visible(source)):
+        text, skip = text[skip:], max(0, skip - len(text))
         for number, part in enumerate(text.split("\n")):
             if number:
                 lines.append([])
@@ -32,8 +34,7 @@ def highlighted(source: str) -> tuple[str, ...]:
 
 def program_lines(prompt: str, lines: Sequence[str]) -> tuple[str, ...]:
     """The completion's lines, highlighted as what they are after the prompt: the end of a whole program."""
-    whole = highlighted(prompt + "\n".join(lines))
-    return whole[len(whole) - len(lines) :]
+    return highlighted(prompt + "\n".join(lines), len(prompt))
 
 
 def _span(kind: _TokenType, text: str) -> str:

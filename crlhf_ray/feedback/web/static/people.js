@@ -13,8 +13,9 @@ let chosen = null;
 
 async function load() {
   const [stats, audit] = await Promise.all([call("GET", "/stats"), call("GET", "/audit")]);
-  people = stats.annotators;
   const alerts = (id) => stats.alerts.filter((alert) => alert.people.some((person) => person.annotator_id === id)).map((alert) => `⚠ ${alert.kind}`).join(", ");
+  // Whom an alert is about comes first.
+  people = stats.annotators.sort((a, b) => Boolean(alerts(b.annotator_id)) - Boolean(alerts(a.annotator_id)) || a.name.localeCompare(b.name));
   byId("people").replaceChildren(...people.map((person) => make("tr", { id: `row-${person.annotator_id}` },
     make("th", { scope: "row" }, make("button", { type: "button", text: person.name, "aria-label": `${person.name}: show over time`, "data-who": person.annotator_id, onclick: () => guard(() => choose(person)) })),
     make("td", { text: person.labels }), make("td", { text: rate(person, "sensitivity") }), make("td", { text: rate(person, "specificity") }),

@@ -3,7 +3,7 @@
 "use strict";
 
 const LEFT = 46, TOP = 34, BOTTOM = 40, MARGIN = 14;
-const HEIGHT = 230;
+const HEIGHT = 220;
 const PERCENT = [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, text: percent(at) }));
 
 function svg(tag, attributes, ...children) {
@@ -27,7 +27,7 @@ function niceStep(most, parts) {
 
 function timeTicks(low, high, parts) {
   const far = high - low > 86400;
-  const text = (at) => new Date(1000 * at).toLocaleString([], far ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" });
+  const text = (at) => new Date(1000 * at).toLocaleString([], far ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   return Array.from({ length: parts + 1 }, (_, i) => low + ((high - low) * i) / parts).map((at) => ({ at, text: text(at) }));
 }
 
@@ -66,7 +66,7 @@ function pacePlot(into, values) {
   const ticks = Array.from({ length: high / step + 1 }, (_, i) => ({ at: i * step, text: String(i * step) }));
   const ago = [60, 45, 30, 15, 0].map((minutes) => ({ at: values.length - minutes, text: minutes ? `−${minutes}` : "now" }));
   const total = values.reduce((a, b) => a + b, 0);
-  plot(into, `Judgements a minute over the last hour: ${total} in all, ${most} at most`, HEIGHT,
+  plot(into, `Judgements a minute over the last hour: ${total} in all, ${Math.max(...values)} at most`, HEIGHT,
     { low: 0, high: values.length, ticks: ago, title: "minutes" }, { low: 0, high, ticks }, [], `${total} in the last hour`,
     (px, py, base) => values.map((value, i) => svg("g", { class: "hit" },
       svg("rect", { class: "back", x: px(i), y: TOP, width: px(1) - px(0), height: base - TOP }),
@@ -108,7 +108,7 @@ function peoplePlot(into, people) {
   const row = 34, height = TOP + BOTTOM + row * people.length, names = Math.min(130, 0.3 * into.clientWidth);
   const y = people.map((person, i) => ({ at: i + 0.5, text: person.name.length > 16 ? person.name.slice(0, 15) + "…" : person.name }));
   plot(into, people.map((person) => `${person.name}: ${RATES.map(([, name]) => `${name} ${interval(person, name)}`).join(", ")}`).join("; "), height,
-    { low: 0, high: 1, ticks: PERCENT, title: "lines: ● marked correct where correct, ◆ marked wrong where wrong" }, { low: people.length, high: 0, ticks: y }, RATES, "with 95% intervals",
+    { low: 0, high: 1, ticks: PERCENT, title: "share of lines seen as they are" }, { low: people.length, high: 0, ticks: y }, RATES, "",
     (px, py) => people.flatMap((person, i) => RATES.flatMap(([number, name]) => {
       const at = py(i + 0.5) + (number === 1 ? -6 : 6);
       return [svg("line", { class: `line${number}`, x1: px(person[name + "_low"]), x2: px(person[name + "_high"]), y1: at, y2: at }),

@@ -25,7 +25,7 @@ async function load() {
       make("td", {}, ...(p === null ? ["–"] : [make("meter", { class: means, value: p, min: 0, max: 1, "aria-label": "P(correct)" }), ` ${p.toFixed(3)} ${means}`])),
       make("td", {}, ...line.votes.flatMap((one) => [vote(one), " "])));
   }));
-  byId("who").replaceChildren(...(item.people.length ? item.people.map((person) => make("li", { text: `${person.name}: ${person.state}` })) : [make("li", { text: "Nobody yet" })]));
+  byId("who").textContent = item.people.length ? `In the hands of: ${item.people.map((person) => `${person.name} (${person.state})`).join(", ")}` : "Nobody has seen it yet";
   byId("comments").replaceChildren(...(item.comments.length
     ? item.comments.map((c) => make("li", { text: `${c.name}${c.line === null ? "" : `, line ${c.line + 1}`}: ${c.text}` }))
     : [make("li", { text: "None" })]));
