@@ -60,3 +60,8 @@ def test_a_change_without_a_value_shows_the_form():
 @pytest.mark.parametrize("file", sorted(Path("jobs").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_settings_that_come_with_the_project_are_valid(file: Path):
     load_config(file)
+
+
+@pytest.mark.parametrize("path", sorted(Path("jobs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_bundled_settings_file_is_valid(path):
+    assert load_config(path).run.dir.parts[0] == "runs"
