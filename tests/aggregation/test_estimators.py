@@ -52,6 +52,23 @@ def test_row_order_changes_nothing(make, votes):
     )
 
 
+@pytest.mark.parametrize("make", [TwoCoin, Hierarchical])
+def test_row_order_does_not_change_the_temperature(make, votes):
+    first = Calibrated(make).fit(votes, GOLD)
+    second = Calibrated(make).fit(votes[::-1], GOLD[::-1])
+    assert first.temperature_ == pytest.approx(second.temperature_, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", STREAMING)
+def test_row_order_within_a_batch_of_a_stream_changes_nothing(make, votes):
+    first, second = make(classes=(0, 1)), make(classes=(0, 1))
+    for start in range(0, len(votes), 60):
+        batch = votes[start : start + 60]
+        first.partial_fit(batch, GOLD)
+        second.partial_fit(batch.sample(frac=1, random_state=start), GOLD)
+    assert np.allclose(first.probas_, second.probas_.loc[first.probas_.index], atol=1e-9)
+
+
 @pytest.mark.parametrize("make", ALL)
 def test_names_of_tasks_and_workers_mean_nothing(make, votes):
     renamed = votes.assign(task="t" + votes.task.astype(str), worker="x" + votes.worker)
@@ -161,7 +178,7 @@ def test_the_discriminative_estimator_says_that_it_needs_gold(votes):
         LogisticL1().fit(votes)
 
 
-@pytest.mark.parametrize("make", [TwoCoin, OneCoin, Hierarchical])
+@pytest.mark.parametrize("make", [Majority, OneCoin, TwoCoin, DawidSkene, Hierarchical])
 def test_a_worker_with_a_million_labels_stays_finite(make):
     n = 1_000_000
     table = pd.DataFrame({"task": np.arange(n), "worker": np.full(n, "busy"), "label": np.arange(n) % 2})
@@ -393,7 +410,7 @@ def test_a_majority_start_is_flipped_by_colluders_and_gold_first_is_not():
     votes = scenario.votes.drop(columns="time")
     flipped, kept = (e.fit_predict(votes, scenario.gold).loc[rest.index] for e in (DawidSkene(), Hierarchical()))
     assert (kept == rest).mean() > 0.9
-    assert (flipped == rest).mean() <= (kept == rest).mean()
+    assert (flipped == rest).mean() < 0.1
 
 
 def test_forgetting_follows_drift():
