@@ -26,7 +26,7 @@ from scipy.special import expit, logit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.batch import NO_GOLD, check_gold, classes_of, no_votes, read_gold_file, tidy
-from crlhf_ray.aggregation.rejections import RejectionReport, clean, read_row_group
+from crlhf_ray.aggregation.rejections import RejectionReport, clean, columns_of_parquet, read_row_group
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.errors import DataError
 
@@ -72,9 +72,13 @@ def aggregate_parquet(
     for path in paths:
         if not path.exists():
             raise DataError("there is no such file", file=str(path))
-        meta = pq.read_metadata(path)
-        groups += [{"path": str(path), "group": g} for g in range(meta.num_row_groups)]
-        total += meta.num_rows
+        try:
+            with pq.ParquetFile(path) as file:
+                columns_of_parquet(file, path)
+                groups += [{"path": str(path), "group": g} for g in range(file.num_row_groups)]
+                total += file.metadata.num_rows
+        except pa.ArrowInvalid as error:
+            raise DataError(f"is no parquet file that can be read: {error}; write it anew", file=str(path)) from error
     report = RejectionReport()
     pair = _two_classes(paths[0], truth, gold) if classes is None else classes
     work = out / "parts"

@@ -191,14 +191,20 @@ def _read_parquet(path: Path, report: RejectionReport, gold: bool) -> Iterator[t
             yield from read_row_group(path, file, group, report, gold=gold)
 
 
-def read_row_group(
-    path: Path, file: pq.ParquetFile, group: int, report: RejectionReport, *, gold: bool = False
-) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """The chunks of one row group with their row numbers in the file."""
+def columns_of_parquet(file: pq.ParquetFile, path: Path, *, gold: bool = False) -> list[str]:
+    """`wanted_columns`, each of them of plain values."""
     names = wanted_columns(file.schema_arrow.names, path, gold=gold)
     for name in names:
         if pa.types.is_nested(kind := file.schema_arrow.field(name).type):
             raise DataError(f"is of type {kind}; give numbers or text", file=str(path), field=name)
+    return names
+
+
+def read_row_group(
+    path: Path, file: pq.ParquetFile, group: int, report: RejectionReport, *, gold: bool = False
+) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """The chunks of one row group with their row numbers in the file."""
+    names = columns_of_parquet(file, path, gold=gold)
     start = sum(file.metadata.row_group(g).num_rows for g in range(group))
     for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=names):
         report.read += batch.num_rows

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from crlhf_ray.aggregation.batch import aggregate
 from crlhf_ray.aggregation.command import aggregate_files
+from crlhf_ray.aggregation.mapreduce import aggregate_parquet
 from crlhf_ray.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -215,7 +216,27 @@ def test_lists_where_values_belong(tmp_path):
     assert (report.used, report.rejected) == (200, 2)
 
 
-@pytest.mark.parametrize("name", ["w\0", "w" * 3_000_000, "=1+1", "naïve \u202e"], ids=["NUL", "huge", "=", "text"])
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (None, r"v.parquet: is no parquet file that can be read"),
+        (VOTES.drop(columns="label"), r"v.parquet: it has no column 'label'"),
+        (VOTES.assign(label=[[v] for v in VOTES.label]), r"field 'label': is of type list"),
+        (VOTES[:0], r"no usable vote in its first rows"),
+        (VOTES.assign(label=np.arange(200) % 3), r"label': 2 is no truth in"),
+    ],
+    ids=["garbage", "no label", "lists", "no rows", "three classes"],
+)
+def test_large_files_are_looked_at_before_work_begins(table, message, tmp_path):
+    _, gold = files(tmp_path)
+    (tmp_path / "v.parquet").write_bytes(b"garbage" * 1000) if table is None else table.to_parquet(
+        tmp_path / "v.parquet"
+    )
+    with pytest.raises(DataError, match=message):
+        aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out", gold)
+
+
+@pytest.mark.parametrize("name", ["w\0", "w" * 300_000, "=1+1", "naïve \u202e"], ids=["NUL", "huge", "=", "text"])
 def test_names_are_kept_as_they_are(name, tmp_path):
     found = aggregate(*files(tmp_path, TEXT.replace("w1", name))).reliability
     assert name in set(found["worker"])
