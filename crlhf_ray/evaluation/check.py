@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any, NoReturn
 
 from crlhf_ray.evaluation.jail import Ending, Jail, SlotLost
 from crlhf_ray.evaluation.limits import Limits
-from crlhf_ray.evaluation.program import Ended, Program, RemoteError, Stopped
+from crlhf_ray.evaluation.program import Ended, Program, RemoteError, Stopped, Untestable
 from crlhf_ray.evaluation.verdict import Status, Verdict
 from crlhf_ray.problems.problem import Problem
 
 OUT_OF_MEMORY = 137  # as guest/worker.py ends a script
-VERIFIER_SECONDS = 10.0  # CPU seconds for the trusted side of one check: comparing, not solving
+VERIFIER_MB = 1024  # MiB of address space beyond what it has: an answer may be made to unfold (`range(10**10)`)
+
+ADDRESS_SPACE = resource.getrlimit(resource.RLIMIT_AS)
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,13 @@ class Check:
 
     def load(self, source: str, names: tuple[str, ...] = ()) -> tuple[Program, dict[str, Any]]:
         """Run the source in a fresh process; answers the program and what it bound to the names."""
-        self._finish()
-        self._channel = self._jail.spawn(self._limits, self._deadline)
-        self._running = True
+        self._spawn()
         self._program = Program(self._channel)
         return self._program, self._program.load(source, names)
 
     def script(self, source: str, stdin: str) -> Script:
         """Run the source as a whole program on this input, to its end."""
-        self._finish()
-        self._channel = self._jail.spawn(self._limits, self._deadline, script=True, stdin=stdin)
-        self._running = True
+        self._spawn(script=True, stdin=stdin)
         try:
             self._channel.send(source)
         except (OSError, ValueError, TimeoutError) as error:
@@ -67,7 +66,17 @@ class Check:
             raise Ended("killed")
         if ending.code == OUT_OF_MEMORY:
             raise Stopped("out_of_memory", "MemoryError")
-        return Script(self._jail.read(self._jail.stdout, self._limits.file_mb << 20), ending.code)
+        return Script(self._jail.stdout(self._limits.file_mb << 20), ending.code)
+
+    def _spawn(self, **options: Any) -> None:
+        self._finish()
+        if time.monotonic() >= self._deadline:
+            raise Stopped("timeout", f"{self._limits.wall_seconds:g} s of wall clock")
+        try:
+            self._channel = self._jail.spawn(self._limits, self._deadline, **options)
+        except Stopped as stopped:  # our own time limit: nobody knows how far the start had come
+            raise SlotLost(f"a process was not started in time: {stopped.detail}") from None
+        self._running = True
 
     def _finish(self, seconds: float = 0.0) -> Ending | None:
         if not self._running:
@@ -75,6 +84,8 @@ class Check:
         self._running = False
         try:
             self.ending = self._jail.finish(seconds)
+        except Stopped as stopped:  # our own time limit: the zygote's report is still on its way
+            raise SlotLost(f"the program's end was not reported in time: {stopped.detail}") from None
         finally:
             self._channel.sock.close()
         self._cpu += self.ending.cpu
@@ -85,8 +96,7 @@ class Check:
         """Run the problem's checker on the completion. Raises SlotLost, which says nothing about the program."""
         status: Status = "passed"
         detail = ""
-        signal.signal(signal.SIGVTALRM, _out_of_time)
-        signal.setitimer(signal.ITIMER_VIRTUAL, VERIFIER_SECONDS)
+        _limit_ourselves(self._limits.cpu_seconds)
         try:
             problem.checker.verify(problem, problem.program(completion), self)
         except Stopped as stopped:
@@ -95,29 +105,28 @@ class Check:
                 status, detail = self._how_it_ended()
         except RemoteError as error:
             status, detail = "error", f"{type(error).__name__.removeprefix('Remote')}: {error}"
-        except ImportError as error:
+        except (ImportError, Untestable) as error:
             status, detail = "infra_error", f"the tests of {problem.problem_id} cannot run here: {error}"
         except SlotLost:
             raise
+        except MemoryError:
+            status, detail = "out_of_memory", f"comparing the program's answers took more than {VERIFIER_MB} MiB"
         except Exception as error:
             status, detail = "wrong", f"{type(error).__name__}: {error}".rstrip(": ")
         finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            _lift_our_limits()
         if self._program is not None and self._program.stopped is not None and status != "infra_error":
             # A test may have swallowed the exception; the program's end stands all the same.
             last = self._program.stopped
             status, detail = self._how_it_ended() if isinstance(last, Ended) else (last.status, last.detail)
         self._finish()
-        limit = self._limits.output_kb << 10
-        output = self._jail.read(self._jail.stdout, limit)
-        output += self._jail.read(self._jail.stderr, limit - len(output)) if len(output) < limit else ""
         return Verdict(
             status=status,
             failing_test=None if status == "passed" else self.test,
             detail=" ".join(detail[:300].split()),
             cpu_seconds=self._cpu,
             memory_mb=self._memory_kb / 1024,
-            output=output,
+            output=self._jail.output(self._limits.output_kb << 10),
             isolation=self._jail.isolation,
         )
 
@@ -135,5 +144,20 @@ class Check:
         return "error", f"the program ended its process with status {ending.code} before its tests had run"
 
 
+def _limit_ourselves(cpu_seconds: float) -> None:
+    """Bound what this process itself uses for comparing, whatever the program's answers make the tests do."""
+    signal.signal(signal.SIGVTALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, cpu_seconds)
+    with open("/proc/self/statm", "rb") as statm:
+        memory = int(statm.read().split()[0]) * resource.getpagesize() + (VERIFIER_MB << 20)
+    hard = ADDRESS_SPACE[1]
+    resource.setrlimit(resource.RLIMIT_AS, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
+
+
+def _lift_our_limits() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    resource.setrlimit(resource.RLIMIT_AS, ADDRESS_SPACE)
+
+
 def _out_of_time(number: int, frame: FrameType | None) -> None:
-    raise Stopped("timeout", f"comparing the program's answers took {VERIFIER_SECONDS:g} s of CPU")
+    raise Stopped("timeout", "comparing the program's answers took more CPU time than a program may")

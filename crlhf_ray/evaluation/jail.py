@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from crlhf_ray.evaluation.limits import Limits
 GUEST = Path(__file__).parent / "guest"
 NOBODY = 65534
 START_SECONDS = 60.0
+SPAWN_SECONDS = 10.0  # a process is made, or gone, in milliseconds
 INSTALL = (
     "install it with `make sandbox` (Debian, Ubuntu: `apt-get install bubblewrap`; Fedora: `dnf install bubblewrap`)"
 )
@@ -134,6 +136,7 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",  # each thread's own would reserve 64 MiB of the address space that is limited
 }
 
 
@@ -141,6 +144,11 @@ def mend(reason: str) -> str:
     """What to change, for what the kernel or container refused."""
     if platform.machine() not in ("x86_64", "aarch64"):
         return f"there is no system call table for {platform.machine()}: run on x86_64 or aarch64"
+    if "change to user" in reason:
+        return (
+            "root may not become another user here: run as an ordinary user, or in a container add "
+            "`--cap-add SETUID --cap-add SETGID` and map more than one user id into it"
+        )
     if "user namespace" in reason or "uid_map" in reason or "uid map" in reason or "namespace" in reason:
         return (
             "unprivileged user namespaces are forbidden here: `sysctl -w kernel.unprivileged_userns_clone=1` (Debian), "
@@ -156,6 +164,10 @@ def mend(reason: str) -> str:
     return "run `bwrap --unshare-all --ro-bind / / true` to see what is forbidden"
 
 
+def _read(file: int, limit: int) -> str:
+    return os.pread(file, limit, 0).decode("utf-8", "replace") if limit > 0 else ""
+
+
 class Jail:
     """The jail of one slot: a zygote in its own namespaces, and at most one program at a time.
 
@@ -165,7 +177,10 @@ class Jail:
 
     def __init__(self, packages: tuple[str, ...] = (), *, weak: bool = False, cgroups: tuple[Path, ...] = ()):
         self.isolation = "weak" if weak else "jailed"
-        self.stdin, self.stdout, self.stderr = (os.memfd_create(name) for name in ("stdin", "stdout", "stderr"))
+        # Standard input, output and error of the current program: new files for each, so that nothing can be left in
+        # their contents, flags or attributes for the next one.
+        self._files: list[int] = []
+        self._log = os.memfd_create("log")  # of the zygote itself
         self.home = tempfile.mkdtemp(prefix="crlhf-judge-") if weak else "/tmp"
         self.control, theirs = socket.socketpair()
         config = {
@@ -191,9 +206,9 @@ class Jail:
             command = ["/bin/sh", "-c", f'{join} && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             command,
-            stdin=self.stdin,
-            stdout=self.stdout,
-            stderr=self.stderr,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
             pass_fds=(theirs.fileno(),),
             env=environment,
         )
@@ -208,7 +223,7 @@ class Jail:
         try:
             answer = self._hear(START_SECONDS)
         except SlotLost:
-            said = self.read(self.stderr, 2000).strip()
+            said = _read(self._log, 2000).strip()
             if not said:
                 raise  # it was killed, and not refused
             raise EngineError(f"the sandbox could not start: {said}. {mend(said)}; {WEAK}") from None
@@ -231,21 +246,26 @@ class Jail:
         return answer
 
     def spawn(self, limits: Limits, deadline: float, *, script: bool = False, stdin: str = "") -> Channel:
-        """Start a process for the next program; answers the channel to it. Raises SlotLost."""
-        for file in (self.stdin, self.stdout, self.stderr):
-            os.ftruncate(file, 0)
+        """Start a process for the next program; answers the channel to it. Raises SlotLost.
+
+        deadline: of the channel's messages, in monotonic seconds. The start itself is ours and not the program's, and
+        has time of its own.
+        """
+        self._close_files()
+        self._files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         if stdin:
-            os.pwrite(self.stdin, stdin.encode(), 0)
+            os.pwrite(self._files[0], stdin.encode("utf-8", "surrogatepass"), 0)
         ours, theirs = socket.socketpair()
         order = {
             "script": script,
             "cpu_seconds": max(1, math.ceil(limits.cpu_seconds)),
             **limits.model_dump(include={"memory_mb", "file_mb", "disk_mb", "processes"}),
         }
-        channel = Channel(ours, deadline)
+        channel = Channel(ours, time.monotonic() + SPAWN_SECONDS)
         try:
             with theirs:
-                socket.send_fds(self.control, [json.dumps({"spawn": order}).encode()], [theirs.fileno()])
+                descriptors = [theirs.fileno(), *self._files]
+                socket.send_fds(self.control, [json.dumps({"spawn": order}).encode()], descriptors)
             hello = channel.receive()
         except (OSError, EOFError, TimeoutError, ProtocolError) as error:
             ours.close()
@@ -254,6 +274,7 @@ class Jail:
             ours.close()
             self.finish()
             raise SlotLost(f"the program's process could not be set up: {hello}")
+        channel.deadline = deadline
         return channel
 
     def finish(self, seconds: float = 0.0) -> Ending:
@@ -263,11 +284,22 @@ class Jail:
                 self.control.sendall(b'{"kill": true}')
             except OSError:
                 raise SlotLost("the zygote is gone") from None
-        return Ending(**self._hear(10.0))
+        return Ending(**self._hear(SPAWN_SECONDS))
 
-    def read(self, file: int, limit: int) -> str:
-        """The first ``limit`` bytes of what was written to one of the standard files."""
-        return os.pread(file, limit, 0).decode("utf-8", "replace")
+    def output(self, limit: int) -> str:
+        """What the last program wrote to standard output, and then what it wrote to standard error: ``limit`` bytes."""
+        texts = [_read(self._files[1], limit)]
+        texts.append(_read(self._files[2], limit - len(texts[0])))
+        return "".join(texts)
+
+    def stdout(self, limit: int) -> str:
+        """The first ``limit`` bytes of what the last program wrote to standard output."""
+        return _read(self._files[1], limit)
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            os.close(file)
+        self._files = []
 
     def close(self) -> None:
         """End the zygote and with it all that runs in the jail."""
@@ -277,7 +309,7 @@ class Jail:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for file in (self.stdin, self.stdout, self.stderr):
-            os.close(file)
+        self._close_files()
+        os.close(self._log)
         if self.isolation == "weak":
             shutil.rmtree(self.home, ignore_errors=True)

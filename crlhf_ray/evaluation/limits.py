@@ -10,10 +10,12 @@ from crlhf_ray.settings import Settings
 
 
 class Limits(Settings):
-    """What one program may use, together with all its tests."""
+    """What one program may use."""
 
     cpu_seconds: float = 5.0
-    """CPU seconds, rounded up to whole ones. CPU and not wall clock, so that a busy machine changes no verdict."""
+    """CPU seconds of each process, rounded up to whole ones. Functions have one process for all their calls, scripts
+    one for each test; comparing the answers of all may take as much. CPU and not wall clock, so that a busy machine
+    changes no verdict."""
     wall_seconds: float = 30.0
     """Seconds of wall clock before the program is stopped: a generous backstop for programs that sleep."""
     memory_mb: int = 512
@@ -22,8 +24,9 @@ class Limits(Settings):
     """MiB for the largest file, standard output included: stops output floods."""
     disk_mb: int = 16
     """MiB for all files in the program's private temporary folder, which lives in memory."""
-    processes: int = 24
-    """Processes and threads of one slot at a time: enough for thread pools, too few for a fork storm."""
+    processes: int = 40
+    """Processes and threads of one slot at a time: enough for Python's largest default thread pool (32), too few for a
+    fork storm."""
     output_kb: int = 16
     """KiB of captured output kept in the verdict; the rest is dropped."""
 

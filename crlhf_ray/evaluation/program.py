@@ -28,6 +28,10 @@ class Ended(Stopped):
     """The program's process is gone; how it ended decides the status."""
 
 
+class Untestable(Exception):
+    """The tests cannot be run, whatever the program does: says nothing about it."""
+
+
 class RemoteError(Exception):
     """Raised by the program. Also an instance of the nearest built-in type, for tests that expect one."""
 
@@ -248,7 +252,7 @@ class Program:
     def _handle(self, value: Any) -> dict[str, Any]:
         if isinstance(value, RemoteObject) and value._remote[0] is self:
             return {"t": wire.HANDLE, "v": [value._remote[1], True]}
-        raise TypeError(f"a {type(value).__name__} cannot be handed to the program")
+        raise Untestable(f"a {type(value).__name__} cannot be handed to the program, only plain values can")
 
     def decode(self, data: Any) -> Any:
         try:

@@ -16,6 +16,8 @@ from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from crlhf_ray.evaluation.program import Untestable
+
 if TYPE_CHECKING:
     from crlhf_ray.evaluation.check import Check
     from crlhf_ray.problems.problem import Problem
@@ -53,7 +55,7 @@ class AssertChecker(Checker):
 
     def verify(self, problem: Problem, source: str, check: Check) -> None:
         if not self.tests:
-            raise ImportError("there are none")
+            raise Untestable("there are none")
         namespace = trusted_names(problem)
         wanted = free_names("\n".join((self.setup, *self.tests)), frozenset(namespace) - {problem.entry_point})
         _, bound = check.load(visible(problem, source), (problem.entry_point, *sorted(wanted)))
@@ -92,7 +94,7 @@ class CallChecker(Checker):
 
     def verify(self, problem: Problem, source: str, check: Check) -> None:
         if not self.cases:
-            raise ImportError("there are none")
+            raise Untestable("there are none")
         program, bound = check.load(visible(problem, source), (problem.entry_point,))
         require(problem, bound, check)
         answers = program.calls(bound[problem.entry_point], [case.arguments for case in self.cases])
@@ -160,7 +162,7 @@ class ScriptChecker(Checker):
 
     def verify(self, problem: Problem, source: str, check: Check) -> None:
         if not self.tests:
-            raise ImportError("there are none")
+            raise Untestable("there are none")
         for check.test, (stdin, expected) in enumerate(self.tests):
             run = check.script(visible(problem, source), stdin)
             if run.code != 0:

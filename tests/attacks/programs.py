@@ -385,6 +385,30 @@ def largest_gap(xs):
         "import os, signal\ndef largest_gap(xs): os.kill(os.getpid(), signal.SIGSTOP); return 0\n",
         {"wrong", "timeout"},
     ),
+    "memory in many processes": (
+        """
+import os, time
+def largest_gap(xs):
+    for _ in range(20):
+        if os.fork() == 0:
+            hold = bytearray(b'x') * (100 << 20)
+            time.sleep(60)
+    time.sleep(60)
+""",
+        {"out_of_memory", "killed", "error", "timeout"},
+    ),
+    "processes that burn while their parent sleeps": (
+        """
+import os, time
+def largest_gap(xs):
+    for _ in range(8):
+        if os.fork() == 0:
+            while True: pass
+    time.sleep(60)
+""",
+        {"timeout"},
+    ),
+    "an error of the system in every call": ("def largest_gap(xs): raise OSError(9, 'no')\n", {"error"}),
     "daemon": (
         """
 import os, time
@@ -398,6 +422,31 @@ def largest_gap(xs):
 """,
         {"wrong"},
     ),
+}
+
+# Answers that the verifier's own side would burn or fill itself with: compact as they travel, huge as tests use them.
+_FORGED = """
+import gc, struct
+def forge(tag, content):
+    body = ('[2,"ok",{"t":"%s","v":[%s]},null]' % (tag, content)).encode()
+    for thing in gc.get_objects():
+        if type(thing).__name__ == 'Channel': thing.sock.sendall(struct.pack('>I', len(body)) + body)
+"""
+UNFOLDING: dict[str, str] = {
+    "range that unfolds beyond all memory": "def largest_gap(xs): return range(10 ** 12)\n",
+    "range of huge numbers": "def largest_gap(xs): return range(10 ** 300, 10 ** 301, 3)\n",
+    "endless iterator": "import itertools\ndef largest_gap(xs): return itertools.repeat(0)\n",
+    "number that a list is multiplied by": "def largest_gap(xs): return 10 ** 11\n",
+    "number that takes seconds to square": _FORGED
+    + "def largest_gap(xs): forge('tuple', '{\"t\":\"int\",\"v\":\"0x' + 'f7' * 7_000_000 + '\"}')\n",
+    "fraction that takes hours to cancel": _FORGED
+    + "def largest_gap(xs): forge('Fraction', '\"%x\",\"%x\"' % (3 ** 2_000_000, 5 ** 2_000_000))\n",
+    "keys that all collide, written by hand": _FORGED
+    + 'def largest_gap(xs): forge(\'dict\', \',\'.join(\'[{"t":"int","v":"%x"},0]\' % (i * (2 ** 61 - 1)) for i in range(300000)))\n',
+    "members that all collide, written by hand": _FORGED
+    + 'def largest_gap(xs): forge(\'set\', \',\'.join(\'{"t":"int","v":"%x"}\' % (i * (2 ** 61 - 1)) for i in range(300000)))\n',
+    "millions of empty lists": _FORGED + "def largest_gap(xs): forge('tuple', '[[[]]],' * 2_000_000 + '0')\n",
+    "decimal of a million digits": "import decimal\ndef largest_gap(xs): return decimal.Decimal('1e999999')\n",
 }
 
 # Each returns True if the harm could be done; `largest_gap` then tells, so the check reads the answer.
@@ -416,7 +465,7 @@ for root, folders, files in os.walk(os.path.dirname(os.__file__)):
     "finds secrets in the environment": """
 import os
 done += [name for name in os.environ if name not in
-    {'HOME', 'LANG', 'PYTHONHASHSEED', 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'PYTHONPATH', 'PWD', 'LC_CTYPE'}]
+    {'HOME', 'LANG', 'PYTHONHASHSEED', 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'MALLOC_ARENA_MAX', 'PYTHONPATH', 'PWD', 'LC_CTYPE'}]
 """,
     "finds home folders, passwords and sockets": """
 import os
@@ -497,6 +546,27 @@ sys.left_behind = True
 for folder in ('/tmp', '/dev/shm', '.'):
     try: open(folder + '/left', 'w').write('x')
     except OSError: pass
+""",
+    "leaves something on its standard files": """
+import fcntl, os
+for fd in (0, 1, 2):
+    status = os.fstat(fd)
+    try: done += [('attribute', fd, name) for name in os.listxattr(fd)]
+    except OSError: pass
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK: done.append(('flag', fd))
+    if status.st_size or status.st_mode & 0o777 == 0o123: done.append(('file', fd))
+    if fcntl.fcntl(fd, fcntl.F_GETSIG): done.append(('signal', fd))
+    for act in (lambda: os.setxattr(fd, 'user.left', b'x'), lambda: os.fchmod(fd, 0o123), lambda: os.write(fd, b'left'),
+                lambda: fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK), lambda: fcntl.fcntl(fd, fcntl.F_SETSIG, 12)):
+        try: act()
+        except OSError: pass
+""",
+    "uses up what the whole machine shares": """
+import ctypes
+libc = ctypes.CDLL(None)
+for n in range(64):
+    context = ctypes.c_ulong(0)
+    if libc.syscall(206, 4096, ctypes.byref(context)) == 0: done.append('asynchronous input and output')
 """,
     "holds descriptors that lead outside": """
 import os, stat

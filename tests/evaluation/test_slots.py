@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +122,7 @@ def test_without_bubblewrap_nothing_runs_and_the_error_says_what_to_install(monk
     [
         ("create a user namespace: EPERM (Operation not permitted)", "kernel.unprivileged_userns_clone"),
         ("bwrap: No permissions to create new namespace", "--cap-add SYS_ADMIN"),
+        ("change to user 65534: Operation not permitted", "--cap-add SETUID"),
         ("mount /tmp: EPERM (Operation not permitted)", "--security-opt"),
     ],
 )
@@ -133,6 +137,26 @@ def test_a_forbidden_namespace_fails_closed_and_names_the_permission(monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(EngineError, match=r"No permissions to create new namespace.*user namespaces are forbidden"):
         Judge(JudgeSettings(slots=1))
+
+
+@pytest.mark.parametrize(
+    "forbid, named",
+    [
+        ("echo 0 > /proc/sys/user/max_mnt_namespaces", r"namespace.*user\.max_user_namespaces"),
+        ("true", r"change to user 65534: .*--cap-add SETUID"),  # root of a namespace that has no other user
+    ],
+)
+def test_what_the_kernel_really_forbids_is_named_and_nothing_runs(forbid, named):
+    unshared = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*unshared, "true"], capture_output=True).returncode:
+        pytest.skip("this machine makes no user namespace to forbid things in")
+    code = "from crlhf_ray.evaluation.judge import Judge, JudgeSettings; Judge(JudgeSettings(slots=1))"
+    command = f"{forbid} && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    found = subprocess.run([*unshared, command], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert re.search(rf"EngineError: the sandbox could not start: .*{named}.*isolation: weak", found.stderr), (
+        found.stderr
+    )
 
 
 def test_weak_isolation_judges_too_and_every_verdict_says_so():

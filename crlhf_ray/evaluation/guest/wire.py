@@ -18,6 +18,8 @@ from typing import Any
 
 MAX_MESSAGE = 16 << 20  # bytes: more than any honest answer, little enough to parse in a second or two
 MAX_DEPTH = 100
+MAX_BITS = 1 << 20  # of an integer; arithmetic on longer ones takes seconds inside one instruction
+MAX_FRACTION_BITS = 1 << 14
 ITERATOR_CHUNK = 256
 HANDLE, ITERATOR = "object", "iterator"
 
@@ -30,6 +32,8 @@ _SEQUENCES: dict[type, str] = {
     deque: "deque",
 }
 _MAPPINGS: dict[type, str] = {dict: "dict", Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "defaultdict"}
+_KEYS: dict[type, str] = {type({}.keys()): "dict_keys", type({}.values()): "dict_values"}
+_ITEMS: type = type({}.items())
 # Found by name, so that a program that never uses these modules does not carry them.
 _BY_TEXT: dict[str, Callable[[Any], Any]] = {
     "complex": lambda value: [value.real, value.imag],
@@ -71,7 +75,11 @@ def encode(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int = 0) ->
     if kind in _ATOMS:
         return value
     if kind is int:
-        return value if -(1 << 63) <= value < 1 << 63 else {"t": "int", "v": hex(value)}
+        if -(1 << 63) <= value < 1 << 63:
+            return value
+        if value.bit_length() > MAX_BITS:
+            raise ValueError(f"an integer of {value.bit_length()} bits, more than {MAX_BITS}")
+        return {"t": "int", "v": hex(value)}
     if depth > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
     if kind is list:
@@ -84,6 +92,10 @@ def encode(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int = 0) ->
     if kind in _MAPPINGS:
         pairs = [[encode(key, keep, depth + 1), encode(item, keep, depth + 1)] for key, item in dict.items(value)]
         return {"t": _MAPPINGS[kind], "v": pairs}
+    if kind in _KEYS:
+        return {"t": _KEYS[kind], "v": [encode(item, keep, depth + 1) for item in value]}
+    if kind is _ITEMS:
+        return {"t": "dict_items", "v": [[encode(part, keep, depth + 1) for part in item] for item in value]}
     if kind.__module__ in _TEXT_MODULES and kind.__name__ in _BY_TEXT:
         return {"t": kind.__name__, "v": _BY_TEXT[kind.__name__](value)}
     if kind is type and value in _TYPES.values():
@@ -147,21 +159,35 @@ def _text(content: Any) -> str:
     return content
 
 
-def _pairs(content: Any, item: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
-    return [(item(key), item(value)) for key, value in _plain_list(content)]
+def _mapping(content: Any, item: Callable[[Any], Any]) -> dict[Any, Any]:
+    # In Python's own steps, between which a time limit can end it: keys may be made to collide.
+    return {item(key): item(value) for key, value in _plain_list(content)}
 
 
 def _stdlib(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _integer(content: Any) -> int:
-    return int(_text(content), 16)
+def _integer(content: Any, bits: int = MAX_BITS) -> int:
+    if len(_text(content)) > bits // 4 + 4:
+        raise ValueError(f"more than {bits} bits")
+    return int(content, 16)
+
+
+def _fraction(content: Any, item: Callable[[Any], Any]) -> Any:
+    parts = [_integer(part, MAX_FRACTION_BITS) for part in _plain_list(content)]
+    return _stdlib("fractions", "Fraction")(*parts)
+
+
+def _decimal(content: Any, item: Callable[[Any], Any]) -> Any:
+    if len(_text(content)) > 10_000:
+        raise ValueError("more than 10000 digits")
+    return _stdlib("decimal", "Decimal")(content)
 
 
 def _counter(content: Any, item: Callable[[Any], Any]) -> Counter[Any]:
     counter: Counter[Any] = Counter()
-    dict.update(counter, _pairs(content, item))
+    dict.update(counter, _mapping(content, item))
     return counter
 
 
@@ -181,16 +207,19 @@ _BUILDERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     "set": lambda content, item: set(map(item, _plain_list(content))),
     "frozenset": lambda content, item: frozenset(map(item, _plain_list(content))),
     "deque": lambda content, item: deque(map(item, _plain_list(content))),
-    "dict": lambda content, item: dict(_pairs(content, item)),
+    "dict": _mapping,
+    "dict_keys": lambda content, item: dict.fromkeys(map(item, _plain_list(content))).keys(),
+    "dict_values": lambda content, item: dict(enumerate(map(item, _plain_list(content)))).values(),
+    "dict_items": lambda content, item: _mapping(content, item).items(),
     "Counter": _counter,
-    "OrderedDict": lambda content, item: OrderedDict(_pairs(content, item)),
-    "defaultdict": lambda content, item: defaultdict(None, _pairs(content, item)),
+    "OrderedDict": lambda content, item: OrderedDict(_mapping(content, item)),
+    "defaultdict": lambda content, item: defaultdict(None, _mapping(content, item)),
     "complex": lambda content, item: complex(float(content[0]), float(content[1])),
     "bytes": lambda content, item: _text(content).encode("latin-1"),
     "bytearray": lambda content, item: bytearray(_text(content).encode("latin-1")),
     "range": lambda content, item: range(*map(_integer, _plain_list(content))),
-    "Fraction": lambda content, item: _stdlib("fractions", "Fraction")(_integer(content[0]), _integer(content[1])),
-    "Decimal": lambda content, item: _stdlib("decimal", "Decimal")(_text(content)[:10_000]),
+    "Fraction": _fraction,
+    "Decimal": _decimal,
     "date": lambda content, item: _stdlib("datetime", "date").fromisoformat(_text(content)),
     "datetime": lambda content, item: _stdlib("datetime", "datetime").fromisoformat(_text(content)),
     "time": lambda content, item: _stdlib("datetime", "time").fromisoformat(_text(content)),

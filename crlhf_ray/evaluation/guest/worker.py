@@ -50,10 +50,11 @@ class Worker:
             number, operation, *arguments = self.channel.receive()
             try:
                 answer = self.operations[operation](*arguments)
-                self.channel.send([number, *answer])
-            except OSError:
-                os._exit(0)
             except BaseException as error:
+                answer = describe(error)
+            try:
+                self.channel.send([number, *answer])
+            except (ValueError, MemoryError) as error:  # longer than a message may be
                 self.channel.send([number, *describe(error)])
 
     def load(self, source: str, names: list[str]) -> list[Any]:

@@ -1,7 +1,7 @@
 """The jailed parent of all programs of one slot: warms an interpreter up, then clones it once per program.
 
-It never runs a program itself, never sees a test, and holds nothing that a program could use. Standard input, output
-and error are the memory files that programs read and write.
+It never runs a program itself, never sees a test, and holds nothing that a program could use. For each program it is
+given four descriptors: the program's socket, and the files that are its standard input, output and error.
 """
 
 from __future__ import annotations
@@ -50,9 +50,12 @@ def mount_tmpfs(path: str, flags: int, options: str, step: str) -> None:
 def enter_user_namespace(uid: int, gid: int) -> None:
     """Leave the privileges that made the jail, then own only namespaces that programs are cloned into."""
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        try:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except OSError as error:
+            raise SetupError(f"change to user {uid}: {error.strerror}") from None
     # Dropping the uid took /proc/self away from us, and the maps are written there.
     must(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "set dumpable")
     uid, gid = os.getuid(), os.getgid()
@@ -73,6 +76,22 @@ def private_folder(home: str) -> str:
     """A new folder for one program, where there is no private mount for it."""
     folder: str = importlib.import_module("tempfile").mkdtemp(dir=home)
     return folder
+
+
+class Output(io.FileIO):
+    """A standard stream that keeps what fits into the file size limit, and drops the rest."""
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def stream(descriptor: int) -> io.TextIOWrapper:
+    """Writes each line as it ends, so that a kill loses none."""
+    raw = io.BufferedWriter(Output(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", line_buffering=True)
 
 
 class Zygote:
@@ -100,9 +119,9 @@ class Zygote:
             self.base_bytes = int(statm.read().split()[0]) * resource.getpagesize()
         self.clone_flags = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWNS | signal.SIGCHLD
         self.clone_number = SYS_CLONE[os.uname().machine]
-        for stream in (sys.stdout, sys.stderr):
-            assert isinstance(stream, io.TextIOWrapper)
-            stream.reconfigure(line_buffering=True, errors="replace")  # a kill loses no whole line
+        sys.stdout = sys.__stdout__ = stream(1)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = stream(2)  # type: ignore[misc]
+        sys.argv = [""]
         for name, value in ((resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MSGQUEUE, 0)):
             resource.setrlimit(name, (value, value))
         gc.collect()
@@ -113,7 +132,7 @@ class Zygote:
         """One program after the other, until the verifier closes the control socket."""
         self.say({"ready": True})
         while True:
-            message, descriptors, _, _ = socket.recv_fds(self.control, 4096, 1)
+            message, descriptors, _, _ = socket.recv_fds(self.control, 4096, 4)
             if not message:
                 return
             order = json.loads(message)
@@ -122,8 +141,9 @@ class Zygote:
             folder = self.home if self.jailed else private_folder(self.home)
             child = self.clone()
             if child == 0:
-                self.become_worker(order["spawn"], descriptors[0], folder)
-            os.close(descriptors[0])
+                self.become_worker(order["spawn"], descriptors, folder)
+            for descriptor in descriptors:
+                os.close(descriptor)
             self.wait(child)
             if not self.jailed:
                 importlib.import_module("shutil").rmtree(folder, ignore_errors=True)
@@ -176,16 +196,20 @@ class Zygote:
             }
         )
 
-    def become_worker(self, order: dict, descriptor: int, folder: str) -> None:
-        """Give up everything but the program's own socket, then run the program. Never returns."""
+    def become_worker(self, order: dict, descriptors: list[int], folder: str) -> None:
+        """Give up everything but the program's own socket and files, then run the program. Never returns."""
         try:
             os.setsid()
             self.confine(order, folder)
-            channel_fd = os.dup2(descriptor, CONTROL, inheritable=False)
+            files = descriptors[1:]
+            if not order["script"]:
+                files[0] = os.open("/dev/null", os.O_WRONLY)  # a function has no input: reading it is an OSError
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+            for number in (1, 2):
+                fcntl.fcntl(number, fcntl.F_SETFL, os.O_APPEND)
+            channel_fd = os.dup2(descriptors[0], CONTROL, inheritable=False)
             os.closerange(CONTROL + 1, 64)
-            os.lseek(0, 0, os.SEEK_SET)
-            for stream in (1, 2):
-                fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
             self.filter.install()
             channel = self.worker.wire.Channel(
                 socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=channel_fd)  # all named: saves asking
@@ -194,7 +218,7 @@ class Zygote:
             channel.send(["ready"])
             source = order["script"] and channel.receive()
         except BaseException as error:
-            self.worker.wire.Channel(socket.socket(fileno=descriptor)).send(["failed", repr(error)])
+            self.worker.wire.Channel(socket.socket(fileno=descriptors[0])).send(["failed", repr(error)])
             os._exit(1)
         if order["script"]:
             channel.sock.close()
