@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from benchmarks.postgres import free_port
 from crlhf_ray.feedback.web.client import AnnotationClient
 from tests.browser.conftest import PLAIN, line, marks, saved, watched
 from tests.web.conftest import PASSWORD, work
@@ -146,10 +146,7 @@ class Process:
     """``crlhf serve`` as users start it, always on the same port and folder."""
 
     def __init__(self, directory):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.directory = directory
+        self.directory, self.port = directory, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self):

@@ -90,7 +90,7 @@ function paint(line) {
   const { element, state, buttons, index, text } = rows.get(line);
   const name = marks.has(line) ? NAMES[marks.get(line).label] : "";
   const tab = index === at ? "0" : "-1";
-  element.className = `row ${name}${index === at ? " at" : ""}${anchor !== null && inRange(index) ? " in-range" : ""}`;
+  element.className = ["row", name, index === at && "at", anchor !== null && inRange(index) && "in-range"].filter(Boolean).join(" ");
   element.setAttribute("aria-label", `Line ${line + 1}, ${name || "no mark"}: ${text}`);
   element.setAttribute("tabindex", tab);
   state.textContent = name;
