@@ -158,32 +158,13 @@ class StreamingEstimator(Estimator):
 
     def save(self, path: str | Path) -> None:
         """Write the parameters and everything learnt to one .npz file. Names must be strings or integers."""
-        about = {"estimator": type(self).__name__, "settings": settings_of(self), "classes_": self.classes_}
-        with Path(path).open("wb") as file:
-            np.savez(
-                file,
-                about=np.array(json.dumps(about)),
-                tasks=names_array(self.task_book_.names),
-                workers=names_array(self.worker_book_.names),
-                **self.state_.to_arrays(),  # type: ignore[arg-type]
-            )
+        write_estimator(self, path, self.state_.to_arrays())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises `DataError` where the file holds another estimator."""
-        with np.load(path) as arrays:
-            about = json.loads(str(arrays["about"]))
-            if about["estimator"] != cls.__name__:
-                raise DataError(f"holds a {about['estimator']}, not a {cls.__name__}", file=str(path))
-            settings: dict[str, Any] = about["settings"]
-            for key in ("classes", "classes_"):
-                source = settings if key == "classes" else about
-                source[key] = tuple(source[key]) if source[key] else None
-            estimator = cls(**settings)
-            estimator.classes_ = about["classes_"]
-            estimator.task_book_ = Codebook(names_of(arrays["tasks"]))
-            estimator.worker_book_ = Codebook(names_of(arrays["workers"]))
-            estimator.state_.load_arrays(dict(arrays))
+        estimator, arrays = read_estimator(cls, path)
+        estimator.state_.load_arrays(arrays)
         return estimator
 
 
@@ -203,14 +184,33 @@ def settings_of(estimator: Estimator) -> dict[str, Any]:
     return {n: getattr(estimator, n) for n in inspect.signature(type(estimator).__init__).parameters if n != "self"}
 
 
+def write_estimator(estimator: Any, path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Settings, classes, names and these arrays, in one .npz file."""
+    about = {"estimator": type(estimator).__name__, "settings": settings_of(estimator), "classes_": estimator.classes_}
+    names = [names_array(book.names) for book in (estimator.task_book_, estimator.worker_book_)]
+    with Path(path).open("wb") as file:
+        np.savez(file, about=np.array(json.dumps(about)), tasks=names[0], workers=names[1], **arrays)  # type: ignore[arg-type]
+
+
+def read_estimator(cls: type[Any], path: str | Path) -> tuple[Any, dict[str, np.ndarray]]:
+    """``(estimator with its settings, classes and names, arrays)`` as `write_estimator` wrote them."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    if about["estimator"] != cls.__name__:
+        raise DataError(f"holds a {about['estimator']}, not a {cls.__name__}", file=str(path))
+    settings: dict[str, Any] = about["settings"]
+    settings["classes"], classes = (tuple(some) if some else None for some in (settings["classes"], about["classes_"]))
+    estimator = cls(**settings)
+    estimator.classes_ = classes
+    estimator.task_book_, estimator.worker_book_ = (
+        Codebook(json.loads(arrays[name].tobytes())) for name in ("tasks", "workers")
+    )
+    return estimator, arrays
+
+
 def names_array(names: list[Hashable]) -> np.ndarray:
     """Names as one array that `np.savez` takes. Raises `DataError` unless each is a string or an integer."""
     if strange := {type(name).__name__ for name in names} - {"int", "str"}:
         raise DataError(f"names are of types {sorted(strange)}; make them strings to save them")
     return np.frombuffer(json.dumps(names).encode(), np.uint8)
-
-
-def names_of(array: np.ndarray) -> list[Hashable]:
-    """What `names_array` packed."""
-    found: list[Hashable] = json.loads(array.tobytes())
-    return found

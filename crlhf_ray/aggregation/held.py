@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from crlhf_ray.aggregation.base import Estimator, Gold, names_array, names_of, settings_of
+from crlhf_ray.aggregation.base import Estimator, Gold, read_estimator, write_estimator
 from crlhf_ray.aggregation.codes import (
     Codebook,
     Table,
@@ -119,33 +118,14 @@ class HeldVotesEstimator(Estimator):
 
     def save(self, path: str | Path) -> None:
         """Write settings and votes to one .npz file; `load` learns from them again, to the same answers."""
-        about = {"estimator": type(self).__name__, "settings": settings_of(self), "classes_": self.classes_}
-        with Path(path).open("wb") as file:
-            np.savez(
-                file,
-                about=np.array(json.dumps(about)),
-                tasks=names_array(self.task_book_.names),
-                workers=names_array(self.worker_book_.names),
-                rows=self._rows,
-                weight=self._weight,
-                time=self._time,
-                gold=self._gold,
-            )
+        write_estimator(self, path, {name: getattr(self, f"_{name}") for name in ("rows", "weight", "time", "gold")})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises `DataError` where the file holds another estimator."""
-        with np.load(path) as arrays:
-            about: dict[str, Any] = json.loads(str(arrays["about"]))
-            if about["estimator"] != cls.__name__:
-                raise DataError(f"holds a {about['estimator']}, not a {cls.__name__}", file=str(path))
-            classes = about["settings"].pop("classes")
-            estimator = cls(**about["settings"], classes=tuple(classes) if classes else None)
-            estimator.classes_ = tuple(about["classes_"])
-            estimator.task_book_ = Codebook(names_of(arrays["tasks"]))
-            estimator.worker_book_ = Codebook(names_of(arrays["workers"]))
-            estimator._rows, estimator._weight = arrays["rows"], arrays["weight"]
-            estimator._time, estimator._gold = arrays["time"], arrays["gold"]
+        estimator, arrays = read_estimator(cls, path)
+        for name in ("rows", "weight", "time", "gold"):
+            setattr(estimator, f"_{name}", arrays[name])
         estimator._run()
         return estimator
 
