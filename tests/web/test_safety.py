@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from crlhf_ray.feedback.web.security import Needs
 from tests.web.conftest import PASSWORD, honeypot, judge, work
 
 HOSTILE = '    return "</code><script>alert(1)</script><img src=x onerror=alert(1)>"  # {{ 7*7 }}'
-PUBLIC = {"/login", "/invite/{token}", "/healthz", "/api/v1/join", "/api/v1/token"}
+PUBLIC = {"/login", "/invite/{token}", "/password/{token}", "/healthz", "/api/v1/join", "/api/v1/token"}
 VALUES = {"lease_id": "1", "item_id": "i-1", "annotator_id": "p-1", "action": "suspend", "token": "x"}
 
 
@@ -183,6 +184,39 @@ def test_short_passwords_and_taken_names_are_refused(server):
     server.person("ann")
     with pytest.raises(ServerError, match="taken"):
         server.person("ann")
+
+
+def test_who_forgot_the_password_gets_a_link_that_works_once_and_ends_their_sessions(server):
+    person = server.person("ann")
+    path = server.lead._call("POST", f"/annotators/{person.me()['annotator_id']}/password")["path"]
+    with httpx.Client(base_url=server.url, follow_redirects=True) as session:
+        assert "at least 10" in session.post(path, data={"password": "short"}).text
+        assert session.post(path, data={"password": "quite another one"}).url.path == "/work"
+        assert "was used" in session.post(path, data={"password": "a third password"}).text
+    with pytest.raises(ServerError, match="log in first"):
+        person.me()
+    assert server.lead.log_in("ann", "quite another one").me()["name"] == "ann"
+
+
+def test_nobody_takes_over_an_account_with_as_many_rights(server):
+    lead, admin = server.browser("boss", "lead"), server.browser("chief", "admin")
+    for name in (server.lead.me()["annotator_id"], admin.get("/api/v1/me").json()["annotator_id"]):
+        assert lead.post(f"/api/v1/annotators/{name}/password").status_code == 403
+
+
+def test_one_invite_used_by_many_at_once_makes_one_account(serve, database):
+    server = serve(database=database, logins_a_minute=100)
+    invite = server.lead.invite()
+
+    def join(number):
+        try:
+            return server.lead.join(invite, f"p{number}", PASSWORD)
+        except ServerError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(join, range(8)))
+    assert sum(isinstance(one, AnnotationClient) for one in made) == 1
 
 
 def test_who_is_suspended_is_out_at_once_until_reinstated(server):

@@ -34,7 +34,15 @@ from crlhf_ray.feedback.store import work
 from crlhf_ray.feedback.store.database import Database
 from crlhf_ray.feedback.store.models import Account, Audit, Program, Reliability, Submission
 from crlhf_ray.feedback.store.together import Together
-from crlhf_ray.feedback.web.security import Limiter, Signer, create_account, note, server_secret
+from crlhf_ray.feedback.web.security import (
+    Limiter,
+    Signer,
+    create_account,
+    hashed,
+    note,
+    one_at_a_time,
+    server_secret,
+)
 from crlhf_ray.feedback.web.settings import WebSettings
 from crlhf_ray.feedback.web.webhooks import Webhooks
 
@@ -296,6 +304,7 @@ class Desk:
             raise ConfigError("this invite is not valid, or too old: ask for a new one")
         spent = f"invite {payload[2]:x}"
         with self.database.write() as session:
+            one_at_a_time(session)
             if session.scalar(sa.select(Audit.id).where(Audit.action == "join", Audit.subject == spent)):
                 raise ConfigError("this invite was used already: log in, or ask for a new one")
             account = create_account(
@@ -312,6 +321,7 @@ class Desk:
     def simulated(self, name: str, who: str) -> str:
         """The token of a simulated annotator's account. Raises ConfigError where the name is a person's."""
         with self.database.write() as session:
+            one_at_a_time(session)
             account = session.scalar(sa.select(Account).where(Account.name == name))
             if account is None:
                 password, checks = secrets.token_urlsafe(32), self.settings.queue.qualification
@@ -322,6 +332,25 @@ class Desk:
         if account.source != "simulated":
             raise ConfigError(f"{name!r} is a person's account: give the simulated annotator another name")
         return self.token(account)
+
+    def password_link(self, account: Account, who: str) -> str:
+        """The secret part of a link by which somebody chooses a new password, once."""
+        with self.database.write() as session:
+            note(session, who, "password link", account.name, self.clock())
+        return self.signer.sign("password", [account.id, account.epoch])
+
+    def choose_password(self, token: str, password: str) -> Account:
+        """Set the password of a link, and end that person's sessions. Raises ConfigError where the link is spent, too
+        old, or forged, or the password is too short."""
+        payload = self.signer.read("password", token, self.settings.invite_hours * 3600)
+        with self.database.write() as session:
+            account = session.get(Account, payload[0], with_for_update=True) if payload else None
+            if account is None or account.epoch != payload[1]:
+                raise ConfigError("this link is not valid, was used, or is too old: ask for a new one")
+            account.password_hash = hashed(password)
+            account.epoch += 1  # which spends the link, too
+            note(session, account.name, "new password", account.name, self.clock())
+        return account
 
     def token(self, account: Account) -> str:
         """An API token of the account's, good for a year or until its sessions are ended."""

@@ -18,6 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.store import work
@@ -202,19 +203,21 @@ def annotator(annotator_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any
     return {"annotator_id": annotator_id, "name": name, "curve": stats.curve(desk, annotator_id)}
 
 
+@router.post("/annotators/{annotator_id}/password", status_code=201)
+def password_link(annotator_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
+    """A link by which somebody who forgot their password chooses a new one, once."""
+    with desk.database.read() as session:
+        person = _led(session, annotator_id, account)
+    return {"path": f"/password/{desk.password_link(person, account.name)}"}
+
+
 @router.post("/annotators/{annotator_id}/{action}")
 def steer(
     annotator_id: Name, action: Literal["suspend", "reinstate", "requalify"], account: Lead, desk: TheDesk
 ) -> dict[str, str]:
     """Suspend somebody (ends their sessions), let them back in, or have them qualify again."""
     with desk.database.write() as session:
-        person = session.scalar(sa.select(Account).where(Account.annotator_id == annotator_id).with_for_update())
-        if person is None:
-            raise HTTPException(404, f"there is no annotator {annotator_id!r}")
-        if ROLES.index(person.role) >= ROLES.index(account.role) and person.role != "annotator":
-            raise HTTPException(
-                403, f"{person.name} is {person.role}: ask somebody with more rights than {account.role}"
-            )
+        person = _led(session, annotator_id, account)
         if action == "requalify":
             person.checks_left = desk.settings.queue.qualification
         else:
@@ -222,6 +225,16 @@ def steer(
             person.epoch += 1
         note(session, account.name, action, person.name, desk.clock())
     return {"annotator_id": annotator_id, "action": action}
+
+
+def _led(session: Session, annotator_id: str, lead: Account) -> Account:
+    """The person, if this lead may steer them: annotators, and whoever has less rights than they."""
+    person = session.scalar(sa.select(Account).where(Account.annotator_id == annotator_id).with_for_update())
+    if person is None:
+        raise HTTPException(404, f"there is no annotator {annotator_id!r}")
+    if person.role != "annotator" and ROLES.index(person.role) >= ROLES.index(lead.role):
+        raise HTTPException(403, f"{person.name} is {person.role}: ask somebody with more rights than {lead.role}")
+    return person
 
 
 @router.post("/invites", status_code=201)

@@ -81,6 +81,21 @@ def accept_invite(request: Request, token: str, name: Short, password: Short, de
     return _enter(desk, account)
 
 
+@router.get("/password/{token}")
+def password_page(request: Request, token: str) -> Response:
+    return _page(request, "password.html", token=token, shortest=SHORTEST_PASSWORD)
+
+
+@router.post("/password/{token}")
+def choose_password(request: Request, token: str, password: Short, desk: TheDesk) -> Response:
+    desk.limiter.check("login", address(request), desk.settings.logins_a_minute)
+    try:
+        account = desk.choose_password(token, password)
+    except ConfigError as error:
+        return _page(request, "password.html", status=400, token=token, shortest=SHORTEST_PASSWORD, problem=str(error))
+    return _enter(desk, account)
+
+
 @router.get("/")
 def home(account: Annotator) -> Response:
     return RedirectResponse("/work" if account.role == "annotator" else "/lead", 303)

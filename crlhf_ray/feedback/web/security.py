@@ -72,6 +72,18 @@ def server_secret(database: Database) -> str:
         return kept.value
 
 
+def one_at_a_time(session: Session) -> None:
+    """Have those who make accounts wait for each other until their transactions end."""
+    session.execute(sa.select(Setting).where(Setting.name == "secret").with_for_update())
+
+
+def hashed(password: str) -> str:
+    """The password's argon2 hash. Raises ConfigError where it is too short."""
+    if len(password) < SHORTEST_PASSWORD:
+        raise ConfigError(f"choose a password of at least {SHORTEST_PASSWORD} characters")
+    return _HASHER.hash(password)
+
+
 def create_account(
     session: Session, name: str, password: str, role: str, *, checks: int, now: float, source: str = "human"
 ) -> Account:
@@ -79,12 +91,10 @@ def create_account(
     name = name.strip()
     if not name or len(name) > 64:
         raise ConfigError("choose a name of 1 to 64 characters")
-    if len(password) < SHORTEST_PASSWORD:
-        raise ConfigError(f"choose a password of at least {SHORTEST_PASSWORD} characters")
     if session.scalar(sa.select(Account.id).where(Account.name == name)):
         raise ConfigError(f"the name {name!r} is taken: choose another")
     account = Account(
-        name=name, annotator_id=f"p-{secrets.token_hex(6)}", password_hash=_HASHER.hash(password), role=role,
+        name=name, annotator_id=f"p-{secrets.token_hex(6)}", password_hash=hashed(password), role=role,
         source=source, checks_left=checks if role == "annotator" else 0, keys={}, created_at=now,
     )  # fmt: skip
     session.add(account)

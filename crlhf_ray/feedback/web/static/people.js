@@ -21,7 +21,8 @@ async function load() {
     make("td", { text: person.labels }), make("td", { text: rate(person, "sensitivity") }), make("td", { text: rate(person, "specificity") }),
     make("td", { text: alerts(person.annotator_id) }),
     make("td", { text: state(person) }),
-    make("td", {}, button(person, person.suspended ? "reinstate" : "suspend"), " ", button(person, "requalify")))));
+    make("td", {}, button(person, person.suspended ? "reinstate" : "suspend"), " ", button(person, "requalify"), " ",
+      make("button", { type: "button", text: "new password", "aria-label": `new password for ${person.name}`, onclick: () => guard(() => newPassword(person)) })))));
   byId("audit").replaceChildren(...audit.map((row) =>
     make("tr", {}, make("td", { text: new Date(1000 * row.at).toLocaleString() }), make("td", { text: row.who }), make("td", { text: row.action }), make("td", { text: row.subject }))));
   select();
@@ -36,6 +37,18 @@ async function steer(person, action) {
   await load();
   note(`${person.name}: ${action} is done.`);
   byId(`row-${person.annotator_id}`).querySelector(`[data-place="${place(action)}"]`).focus();
+}
+
+function showLink(path, text) {
+  byId("link").value = location.origin + path;
+  byId("link-box").hidden = false;
+  byId("link").select();
+  note(text);
+}
+
+async function newPassword(person) {
+  const { path } = await call("POST", `/annotators/${person.annotator_id}/password`);
+  showLink(path, `A link by which ${person.name} chooses a new password, once. Send it to them alone.`);
 }
 
 function select() {
@@ -64,10 +77,7 @@ byId("invite").addEventListener("submit", (event) => {
   guard(async () => {
     const role = new FormData(event.target).get("role");
     const { path } = await call("POST", "/invites", { role });
-    byId("link").value = location.origin + path;
-    byId("link-box").hidden = false;
-    byId("link").select();
-    note(`A link for one ${role}. Send it to that person alone.`);
+    showLink(path, `A link for one ${role}. Send it to that person alone.`);
     await load();
   });
 });
