@@ -32,8 +32,8 @@ class RolloutSettings(Settings):
     """Weight transfer: gloo for CPU replicas, nccl for GPU replicas (never run by us)."""
     cpus_per_replica: float = Field(0.5, ge=0)
     """Ray CPUs reserved a replica. Rollouts and learning take turns, so on one machine both may count on all cores."""
-    gpus_per_replica: float = Field(0.0, ge=0)
-    """Ray GPUs reserved a replica."""
+    gpus_per_replica: float = Field(0.0, ge=0, le=1)
+    """Ray GPUs reserved a replica. At most 1: a model that needs several cannot be sampled here."""
     resources: dict[str, float] = Field({})
     """Custom Ray resources reserved a replica, to keep replicas on an elastic worker group of their own."""
     threads: int | None = Field(None, ge=1)
