@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from crlhf_ray.errors import EngineError, ResourceError
-from crlhf_ray.policy.model import ModelSettings, load_tokenizer, resolve
+from crlhf_ray.learner.group import Experience, LearnerGroup, LearnerSettings
+from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_tokenizer, resolve
 from crlhf_ray.rollout.fleet import Fleet, Request, RolloutSettings
 from crlhf_ray.rollout.weights import Senders
 
@@ -170,6 +171,46 @@ def test_after_a_sync_log_probs_of_fixed_sequences_equal_the_learners(smollm2):
     samples = fleet.generate(requests("smollm2-135m"), seed=3, max_tokens=8)
     assert {sample.weight_version for sample in samples} == {1}
     assert gap(samples, learner, 1.0) < 1e-3
+
+
+def experiences(samples):
+    """The samples as the learner takes them; within a group the longer one is the better."""
+    return [
+        Experience(
+            sample_id=sample.sample_id,
+            group=sample.problem_id,
+            prompt_token_ids=sample.prompt_token_ids,
+            token_ids=sample.token_ids,
+            logprobs=sample.logprobs,
+            token_rewards=np.append(np.zeros(len(sample.token_ids) - 1), len(sample.token_ids)),
+        )
+        for sample in samples
+    ]
+
+
+def largest_gap(samples, logprobs):
+    return max(np.abs(s.logprobs - own).max() for s, own in zip(samples, logprobs, strict=True))
+
+
+def test_what_deepspeed_has_learnt_is_what_vllm_samples_after_a_sync(smollm2, cluster):
+    fleet, _ = smollm2
+    learner = LearnerGroup(
+        LearnerSettings(algorithm="group", epochs=1, lr=1e-3, stop_kl=None),
+        ModelSettings(name="smollm2-135m", lora=LoraSettings(r=8)),
+        log_dir=cluster,
+    )
+    learner.start()
+    try:
+        fleet.sync(learner, 2)
+        before = fleet.generate(requests("smollm2-135m", n=4), seed=4, max_tokens=16)
+        assert largest_gap(before, learner.logprobs(experiences(before))) < 1e-3
+        learner.update(experiences(before))
+        assert largest_gap(before, learner.logprobs(experiences(before))) > 0.05, "the update must have moved it"
+        fleet.sync(learner, 3)
+        after = fleet.generate(requests("smollm2-135m", n=4), seed=4, max_tokens=16)
+        assert largest_gap(after, learner.logprobs(experiences(after))) < 1e-3
+    finally:
+        learner.close()
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_gives_others(tiny):
