@@ -105,6 +105,12 @@ def optimum(problem: cp.Problem) -> float | None:
     return float(problem.value) if problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) else None
 
 
+def value_at(problem: cp.Problem, variables: dict[str, cp.Variable], point: dict[str, np.ndarray]) -> float | None:
+    """The objective where the named variables are held at a point and all others are free; None where that is none."""
+    held = [variables[name] == value for name, value in point.items()]
+    return optimum(cp.Problem(problem.objective, [*problem.constraints, *held]))
+
+
 def support(problem: cp.Problem, variables: dict[str, cp.Variable], directions: dict[str, np.ndarray]) -> float | None:
     """Least value of a linear function of the named variables over the feasible set, within a large box.
 

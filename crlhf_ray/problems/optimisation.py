@@ -22,6 +22,8 @@ class _Wanted:
     value: float
     directions: tuple[dict[str, np.ndarray], ...]
     supports: tuple[float, ...]
+    inside: dict[str, np.ndarray]  # a feasible point that is not optimal
+    value_inside: float
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class OptimisationChecker(Checker):
     """The function must return a cvxpy Problem that is the reference's problem, for every instance of the data.
 
     It is so if it is DCP, has the reference's variables by name and shape, has the reference's optimal value, its
-    optimal point satisfies the reference's constraints and is optimal there, and its feasible set reaches as far as the
-    reference's in random directions (which finds constraints that are missing or too many, active or not). Other
-    variables and other formulations of the same problem are welcome.
+    optimal point satisfies the reference's constraints and is optimal there, its objective is the reference's at
+    another feasible point too, and its feasible set reaches as far as the reference's in random directions (which finds
+    constraints that are missing or too many, active or not). Other variables and other formulations of the same problem
+    are welcome.
 
     reference: trusted source that defines the same function. instances: arguments, one tuple an instance.
     tolerance: relative, on values and on constraint violations.
@@ -59,11 +62,17 @@ class OptimisationChecker(Checker):
                 {name: generator.standard_normal(v.shape) for name, v in variables.items()} for _ in range(self.probes)
             ]
             directions = (*drawn, *({name: -d for name, d in each.items()} for each in drawn))
-            supports = tuple(cvx.support(built, variables, each) for each in directions)
-            if value is None or None in supports:
+            inside = {name: 0.8 * np.asarray(variable.value) for name, variable in variables.items()}
+            supports = []
+            for each in directions:
+                supports.append(cvx.support(built, variables, each))
+                for name, variable in variables.items():
+                    inside[name] = inside[name] + 0.2 / len(directions) * np.asarray(variable.value)
+            value_inside = cvx.value_at(built, variables, inside)
+            if value is None or value_inside is None or None in supports:
                 raise ValueError(f"the reference of {problem.problem_id} has no optimum on instance {number}")
             built.solve(solver=cvx.SOLVER)
-            wanted.append(_Wanted(built, value, directions, supports))  # type: ignore[arg-type]
+            wanted.append(_Wanted(built, value, directions, tuple(supports), inside, value_inside))  # type: ignore[arg-type]
         object.__setattr__(self, "_wanted", wanted)
 
     def verify(self, problem: Problem, source: str, check: Check) -> None:
@@ -93,6 +102,9 @@ class OptimisationChecker(Checker):
                 check.fail(f"its optimal point violates a constraint by {slack:.2g}")
             if not self._near(float(wanted.problem.objective.value), wanted.value, 10):
                 check.fail("its optimal point is not optimal")
+            value = cvx.value_at(found, variables, wanted.inside)
+            if value is None or not self._near(value, wanted.value_inside, 10):
+                check.fail(f"another objective: {value} at a point where {wanted.value_inside:.6g} is right")
             for directions, support in zip(wanted.directions, wanted.supports, strict=True):
                 reached = cvx.support(found, variables, directions)
                 if reached is None or not self._near(reached, support, 10):

@@ -97,6 +97,27 @@ LASSO, SIMPLEX = PROBLEMS["lasso"], PROBLEMS["nonnegative_least_squares"]
             SIMPLEX,
             """
     A, b = np.array(A), np.array(b)
+    x = cp.Variable(A.shape[1], name="x")
+    best = cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0]).solve()
+    return cp.Problem(cp.Minimize(cp.sum_squares(x - x.value) + best), [x >= 0])
+""",
+            "wrong",
+            id="the right value and the right point with another objective",
+        ),
+        pytest.param(
+            SIMPLEX,
+            """
+    A, b = np.array(A), np.array(b)
+    x = cp.Variable(A.shape[1], name="x", bounds=[0, None])
+    return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)))
+""",
+            "passed",
+            id="bounds of the variable",
+        ),
+        pytest.param(
+            SIMPLEX,
+            """
+    A, b = np.array(A), np.array(b)
     x = cp.Variable(A.shape[1], name="x", boolean=True)
     return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0])
 """,

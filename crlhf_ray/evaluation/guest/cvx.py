@@ -37,9 +37,19 @@ def export(problem: Any) -> dict[str, Any]:
     objective = add(problem.objective.args[0])
     constraints = [
         [type(constraint).__name__, [add(argument) for argument in constraint.args]]
-        for constraint in problem.constraints
+        for constraint in [*problem.constraints, *bounds(problem)]
     ]
     return {"nodes": nodes, "sense": sense, "objective": objective, "constraints": constraints}
+
+
+def bounds(problem: Any) -> list[Any]:
+    """The bounds that variables were made with, as constraints."""
+    found = []
+    for variable in problem.variables():
+        low, high = variable.attributes.get("bounds") or (None, None)
+        found += [variable >= low] if low is not None and numpy.all(numpy.isfinite(low)) else []
+        found += [variable <= high] if high is not None and numpy.all(numpy.isfinite(high)) else []
+    return found
 
 
 def plain(data: Any) -> Any:
