@@ -123,7 +123,10 @@ class Check:
         return Verdict(
             status=status,
             failing_test=None if status == "passed" else self.test,
-            detail=" ".join(detail[:300].split()),
+            # The program's words: one line, and nothing that a table, a database or a terminal would choke on.
+            detail="".join(
+                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(detail[:300].split())
+            ),
             cpu_seconds=self._cpu,
             memory_mb=self._memory_kb / 1024,
             output=self._jail.output(self._limits.output_kb << 10),

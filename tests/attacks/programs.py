@@ -198,6 +198,7 @@ class Passed(Exception):
     def __reduce__(self): return (exec, ('import os',))
 def largest_gap(xs): raise Passed
 """,
+    "error text that no table can hold": "def largest_gap(xs): raise ValueError('\\ud800\\0\\x1b[2J')\n",
     "pickle bomb as the answer": """
 class Bomb:
     def __reduce__(self): return (__import__('os').system, ('touch /tmp/pwned',))

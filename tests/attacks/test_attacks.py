@@ -101,6 +101,7 @@ def test_there_are_enough_attacks():
 def test_cheat_does_not_pass(judge, name):
     for verdict in judge.check([(ASSERTS, CHEATS[name]), (CALLS, CHEATS[name])]):
         assert verdict.status in ("wrong", "error", "killed", "timeout"), verdict
+        assert verdict.detail.isprintable()
         assert verdict.cpu_seconds <= LIMITS.cpu_seconds + 1
 
 
