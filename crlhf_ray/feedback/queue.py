@@ -26,6 +26,9 @@ class QueueSettings(Settings):
     """How far one bit of expected gain moves a program forward in the queue."""
     lease_seconds: float = Field(default=1800.0, gt=0)
     """How long a program is one person's without a mark from them; then somebody else may have it."""
+    present_seconds: float = Field(default=3600.0, gt=0)
+    """Whoever joined or submitted within so long is at work. A program that everybody at work has had waits for nobody
+    else once it has `labels_least` judgements."""
     qualification: int = Field(default=3, ge=0)
     """Programs of the first round, with known answers that are shown after each."""
     honeypots_least: float = Field(default=0.05, ge=0, le=1)

@@ -130,13 +130,26 @@ def test_somebody_elses_program_takes_no_mark(server):
 
 def test_people_who_disagree_bring_a_third_opinion_and_then_it_is_done(server):
     server.publish([work(1)])
-    for name, label in (("a", 1), ("b", -1)):
-        judge(server.person(name), label)
+    a, b, c = (server.person(name) for name in "abc")
+    judge(a)
+    judge(b, -1)
     server.settled()
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "open"}
-    judge(server.person("c"))
+    judge(c)
     server.settled()
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+
+
+def test_a_program_in_dispute_waits_for_who_is_at_work_and_for_nobody_else(server):
+    server.publish([work(1)])
+    item = work(1).item_id
+    people = [server.person(name) for name in "abc"]
+    for person, label in zip(people[:2], (1, -1), strict=True):
+        judge(person, label)
+    server.settled()
+    assert server.lead.status([item]) == {item: "open"}  # c joined just now, and may say
+    server.now += NO_CHECKS.present_seconds + 1
+    assert server.lead.status([item]) == {item: "done"}
 
 
 def test_a_program_past_its_deadline_is_closed(server):
@@ -144,6 +157,14 @@ def test_a_program_past_its_deadline_is_closed(server):
     server.now += 61
     assert server.person("ann").next() is None
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+
+
+def test_a_program_that_a_deadline_closed_unjudged_opens_again_with_a_later_one(server):
+    for seconds in (60, 600):
+        server.lead.publish([work(1)], deadline=datetime.fromtimestamp(1_800_000_000 + seconds, UTC))
+        assert server.lead.status([work(1).item_id]) == {work(1).item_id: "open"}
+        server.now += 100
+    assert judge(server.person("ann")) == work(1).item_id
 
 
 def test_a_reopened_program_goes_to_one_more(server):

@@ -21,7 +21,7 @@ from crlhf_ray.errors import CrlhfError
 from crlhf_ray.feedback import queue
 from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.store.models import WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
+from crlhf_ray.feedback.store.models import ROLES, WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
 
 #: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
 CROWD_RATES = (0.77, 0.6)
@@ -217,6 +217,33 @@ def expire(session: Session, now: float) -> None:
         session.execute(sa.update(Lease).where(Lease.id.in_([row.id for row in late])).values(state="expired"))
     for item_id in sorted(row.item_id for row in late):
         session.execute(sa.update(Program).where(Program.item_id == item_id).values(slots=Program.slots + 1))
+
+
+def close_exhausted(session: Session, item_ids: Sequence[str], settings: QueueSettings, *, now: float) -> None:
+    """Close those of these programs that have `labels_least` judgements, and that everybody at work has had already.
+
+    They would wait for somebody who is not there. At work is who joined or submitted in the last `present_seconds`.
+    """
+    since = now - settings.present_seconds
+    submitted = sa.select(Submission.seq).where(Submission.account_id == Account.id, Submission.created_at > since)
+    joined = sa.and_(Account.role == ROLES[0], Account.created_at > since)
+    of_program = sa.select(Lease.id).where(Lease.item_id == Program.item_id)
+    free = sa.select(Account.id).where(
+        ~Account.suspended, joined | submitted.exists(), ~of_program.where(Lease.account_id == Account.id).exists()
+    )
+    session.execute(
+        sa.update(Program)
+        .where(
+            Program.item_id.in_(item_ids),
+            Program.state == "open",
+            ~Program.honeypot,
+            Program.labels >= settings.labels_least,
+            ~of_program.where(Lease.state == "open").exists(),
+            ~free.exists(),
+        )
+        .values(state="done", done_at=now)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _task(session: Session, lease: Lease) -> Task:

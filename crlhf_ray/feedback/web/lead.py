@@ -88,9 +88,14 @@ def publish(body: ItemsIn, account: Lead, desk: TheDesk) -> dict[str, int]:
 
 @router.post("/items/status")
 def status(body: StatusIn, account: Lead, desk: TheDesk) -> dict[str, str]:
-    """How far programs are, by item_id: open, done or retired. Unknown ones are left out."""
+    """How far programs are, by item_id: open, done or retired. Unknown ones are left out.
+
+    Those that everybody at work has had are closed first: whoever asks is waiting for them.
+    """
     with desk.database.write() as session:
-        work.expire(session, desk.clock())
+        now = desk.clock()
+        work.expire(session, now)
+        work.close_exhausted(session, body.item_ids, desk.settings.queue, now=now)
         rows = session.execute(sa.select(Program.item_id, Program.state).where(Program.item_id.in_(body.item_ids)))
         return {row.item_id: row.state for row in rows}
 
