@@ -209,6 +209,47 @@ import os, threading, time
 threading.Thread(target=lambda: (time.sleep(0.01), os._exit(0)), daemon=True).start()
 def largest_gap(xs): time.sleep(1); return 0
 """,
+    "alarm that exits": """
+import signal
+def leave(*arguments): raise SystemExit(0)
+signal.signal(signal.SIGALRM, leave)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+def largest_gap(xs):
+    while True: pass
+""",
+    "out-of-band byte": """
+import gc, socket
+def largest_gap(xs):
+    for thing in gc.get_objects():
+        if type(thing).__name__ == 'Channel': thing.sock.send(b'x', socket.MSG_OOB)
+    return 0
+""",
+    "descriptors sent along": """
+import gc, socket
+def largest_gap(xs):
+    for thing in gc.get_objects():
+        if type(thing).__name__ == 'Channel':
+            for _ in range(40): socket.send_fds(thing.sock, [b'x'], [1] * 20)
+    return 0
+""",
+    "numpy of its own": """
+import sys, types
+class generic: pass
+class ndarray:
+    class dtype: kind, str = 'f', '|O'
+    shape = ()
+ndarray.__module__ = 'numpy'
+sys.modules['numpy'] = types.SimpleNamespace(
+    generic=generic, ndarray=ndarray, ascontiguousarray=lambda v: types.SimpleNamespace(tobytes=lambda: b'x'))
+def largest_gap(xs): return ndarray()
+""",
+    "keys that equal everything": """
+class Key:
+    def __eq__(self, other): return True
+    def __hash__(self): return 1
+def largest_gap(xs): return {Key(): 1}.keys()
+""",
+    "function is a built-in type": "largest_gap = int\n",
     "empty answer list": "def largest_gap(xs): return []\n",
     "generator as the answer": "def largest_gap(xs):\n    yield 0\n",
     "emptied arguments": "def largest_gap(xs):\n    xs.clear()\n    return 0\n",
@@ -350,6 +391,41 @@ def largest_gap(xs):
             thing.sock.sendall(struct.pack('>I', 1000)); time.sleep(1e6)
 """,
         {"timeout"},
+    ),
+    "message that trickles": (
+        """
+import gc, struct, time
+def largest_gap(xs):
+    for thing in gc.get_objects():
+        if type(thing).__name__ == 'Channel':
+            thing.sock.sendall(struct.pack('>I', 1 << 20))
+            while True: thing.sock.sendall(b' '); time.sleep(0.01)
+""",
+        {"timeout"},
+    ),
+    "truth value that never ends": (
+        "class E:\n    def __bool__(self):\n        while True: pass\ndef largest_gap(xs): return E()\n",
+        {"timeout"},
+    ),
+    "full sockets in many processes": (
+        """
+import os, socket, time
+def largest_gap(xs):
+    for _ in range(30):
+        if os.fork() == 0:
+            held = []
+            try:
+                while True:
+                    held.append(socket.socketpair())
+                    held[-1][0].setblocking(False)
+                    try:
+                        while True: held[-1][0].send(b'x' * 65536)
+                    except BlockingIOError: pass
+            except OSError: pass
+            time.sleep(60)
+    time.sleep(60)
+""",
+        {"timeout", "killed", "out_of_memory", "error"},
     ),
     "file flood": (
         "def largest_gap(xs):\n    n = 0\n    while True:\n        n += 1\n        open(f'/tmp/{n}', 'wb').write(b'x' * (1 << 20))\n",
