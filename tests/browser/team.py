@@ -14,7 +14,7 @@ from tests.web.conftest import Server
 #: name: (marks a correct line correct, marks a wrong line wrong)
 SKILLS = {
     "Amara": (0.97, 0.93), "Bela": (0.93, 0.85), "Chen": (0.9, 0.7), "Dora": (0.82, 0.6), "Emil": (0.5, 0.5),
-    "Femi": (0.2, 0.15),
+    "Femi": (0.1, 0.1),
 }  # fmt: skip
 ROUNDS, PROGRAMS, HONEYPOTS = 5, 6, 24
 PROBLEMS = sorted(

@@ -88,6 +88,8 @@ def test_the_annotators_pages_are_accessible(team, serve, enter, look, picture):
     check(empty, "login refused")
     empty.goto("/invite/forged")
     check(empty, "invite")
+    empty.goto("/password/forged")
+    check(empty, "new password")
     empty.problems.clear()  # the browser reports the refused log-in
 
 
@@ -177,4 +179,7 @@ def test_a_mark_is_seen_in_forced_colours(serve, enter, picture):
         for name in ("wrong", "correct")
     )
     assert pressed != other
+    submit = page.get_by_role("button", name="Submit")
+    colours = submit.evaluate("(one) => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor]")
+    assert colours[0] != colours[1]
     picture(page, "forced-colors")

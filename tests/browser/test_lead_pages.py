@@ -160,6 +160,19 @@ def test_an_invite_link_is_made_copied_and_works(server, enter, chromium):
     expect(page.locator("#people tr", has_text="dan")).to_contain_text("qualifying")
 
 
+def test_who_forgot_the_password_gets_a_link_to_choose_a_new_one(server, enter, chromium):
+    page = enter(server, "boss", "lead")
+    page.goto("/lead/people")
+    page.get_by_role("button", name="new password for ann").click()
+    expect(page.locator("#note")).to_contain_text("ann chooses a new password")
+    other = chromium.new_context().new_page()
+    other.goto(page.locator("#link").input_value())
+    other.get_by_label("password", exact=False).first.fill("quite another one")
+    other.keyboard.press("Enter")
+    other.wait_for_url("**/work")
+    other.context.close()
+
+
 def test_somebody_is_suspended_after_a_question_and_reinstated(server, enter):
     page = enter(server, "boss", "lead")
     page.goto("/lead/people")

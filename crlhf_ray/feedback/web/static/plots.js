@@ -37,13 +37,13 @@ function marker(number, x, y, text) {
 }
 
 // Names of the series, drawn as they are in the plot. names: [[number, text], ...]
-function legend(names, band) {
+function legend(names, band, width) {
   let x = LEFT;
   return svg("g", {}, ...names.flatMap(([number, text]) => {
     const parts = [svg("line", { class: `line${number}`, x1: x, x2: x + 26, y1: 12, y2: 12 }), marker(number, x + 13, 12, text), svg("text", { x: x + 32, y: 16, text })];
     x += 48 + 7 * text.length;
     return parts;
-  }), ...(band ? [svg("text", { class: "quiet", x, y: 16, text: band })] : []));
+  }), ...(band && x + 6.5 * band.length < width ? [svg("text", { class: "quiet", x, y: 16, text: band })] : []));
 }
 
 // A frame with axes. x, y: {low, high, ticks: [{at, text}], title}. draw(x, y) makes what is inside.
@@ -51,7 +51,7 @@ function plot(into, label, height, x, y, names, band, draw, left = LEFT) {
   const width = Math.max(into.clientWidth, 260), right = width - MARGIN, base = height - BOTTOM;
   const px = scale(x.low, x.high, left, right), py = scale(y.low, y.high, base, TOP);
   into.replaceChildren(svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
-    legend(names, band),
+    legend(names, band, width),
     ...y.ticks.flatMap(({ at, text }) => [svg("line", { class: "grid", x1: left, x2: right, y1: py(at), y2: py(at) }), svg("text", { x: left - 6, y: py(at) + 4, "text-anchor": "end", text })]),
     ...x.ticks.flatMap(({ at, text }, i) => [svg("line", { class: "axis", x1: px(at), x2: px(at), y1: base, y2: base + 4 }),
       svg("text", { x: px(at), y: base + 17, "text-anchor": x.ticks.length > 1 && i === x.ticks.length - 1 ? "end" : "middle", text })]),

@@ -3,10 +3,13 @@
 
 const PAGE = 50; // programs a page, as the API gives them
 let page = 1;
+let asked = 0; // answers may come out of order: only the last question counts
 
 async function load() {
+  const question = ++asked;
   const { state, honeypots, round } = Object.fromEntries(new FormData(byId("filter")));
   const found = await call("GET", `/items?state=${state}&honeypots=${honeypots}&page=${page}${round === "" ? "" : `&round=${Number(round)}`}`);
+  if (question !== asked) return;
   byId("page").textContent = `Page ${page}`;
   byId("before").disabled = page === 1;
   byId("after").disabled = found.length < PAGE;
