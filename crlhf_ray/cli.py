@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -130,7 +131,8 @@ def serve(
     from crlhf_ray.feedback.web.serve import serve as run_server
     from crlhf_ray.feedback.web.settings import WebSettings
 
-    run_server(read_settings(WebSettings, config, changes or []), host, port, console, on_ray=on_ray)
+    with suppress(KeyboardInterrupt):  # how one stops a server
+        run_server(read_settings(WebSettings, config, changes or []), host, port, console, on_ray=on_ray)
 
 
 @app.command()

@@ -41,7 +41,8 @@ def test_the_server_names_the_admins_link_serves_and_stops_cleanly(tmp_path, opt
             assert lead.annotations(0)[0].num_rows == 2
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        code = process.wait(60)
+    assert code == 0
     listing = subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True, check=True).stdout
     assert [line for line in listing.splitlines() if line.split(None, 1)[0] == str(process.pid)] == []
     assert "Traceback" not in output.read_text()
