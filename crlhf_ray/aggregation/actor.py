@@ -25,6 +25,7 @@ from crlhf_ray.aggregation.event_ids import EventIds
 from crlhf_ray.aggregation.journal import Journal, pack_strings, unpack_strings
 from crlhf_ray.aggregation.majority import EqualRates
 from crlhf_ray.aggregation.monitors import (
+    RARE,
     Alert,
     annotator_collapse,
     collusion,
@@ -44,6 +45,8 @@ __all__ = ["AggregationSettings", "Aggregator", "Alert"]
 
 #: Pairs grow with the square: 2,000 annotators make two million.
 MOST_FOR_PAIRS = 2_000
+#: Labels on honeypots an annotator, on average, that tell skills apart from those of others.
+_GOLD_LABELS = 10
 _EVENTS, _GOLD = 1, 2
 _LINE_BITS = 32
 
@@ -193,7 +196,7 @@ class Aggregator:
             found += honeypot_exposure(names, *_right_on_and_off_gold(state, votes))
             found += spammers(names, rates, sd)
             if len(names) <= MOST_FOR_PAIRS:
-                found += collusion(names, *_votes_and_expected(state, votes, rates))
+                found += _collusion(names, state, votes)
         return found + label_shortage(cast[state.task_gold[lines] == 0])
 
     def stats(self) -> dict[str, int]:
@@ -316,6 +319,20 @@ def _right_on_and_off_gold(state: CrowdState, votes: Votes) -> tuple[np.ndarray,
         counts.append(np.bincount(votes.worker[where], right[where], minlength=state.n_workers))
         counts.append(np.bincount(votes.worker[where], minlength=state.n_workers))
     return counts[0], counts[1], counts[2], counts[3]
+
+
+def _collusion(names: list[str], state: CrowdState, votes: Votes) -> list[Alert]:
+    """By what honeypots alone tell of people and lines, where they tell enough: a large group that copies shapes the
+    consensus, and then agrees with it no more than it should."""
+    everyone, lines = np.arange(state.n_workers), np.arange(state.n_tasks)
+    known = np.flatnonzero(state.task_gold[lines])
+    margin = RARE
+    if state.worker_gold[everyone].sum() >= _GOLD_LABELS * len(everyone):
+        whole, margin = state, 2.0
+        state = CrowdState(whole.coin, prior=whole.prior, learn_from="honeypots")
+        state.update(votes, known, whole.task_gold[known])
+    rates = np.stack(state.rates(everyone), axis=1)
+    return collusion(names, *_votes_and_expected(state, votes, rates), margin=margin)
 
 
 def _votes_and_expected(state: CrowdState, votes: Votes, rates: np.ndarray) -> tuple[csr_array, csr_array]:

@@ -147,16 +147,20 @@ def excess_agreement(votes: csr_array, expected: csr_array, *, least_common: int
     return np.stack([row, col], axis=1), score
 
 
-def collusion(names: Sequence[str], votes: csr_array, expected: csr_array, *, wrongly: float = 0.01) -> list[Alert]:
+def collusion(
+    names: Sequence[str], votes: csr_array, expected: csr_array, *, wrongly: float = 0.01, margin: float = RARE
+) -> list[Alert]:
     """Alert for pairs whose `excess_agreement` chance would not bring about among so many pairs.
 
-    wrongly: probability of one false alert in an honest crowd (Bonferroni over pairs), plus a margin of `RARE` for
-    hard tasks, on which honest people err together.
+    wrongly: probability of one false alert in an honest crowd (Bonferroni over pairs). margin: on top of that, for
+    hard tasks, on which honest people err together. Where ``expected`` comes from honeypots alone 2 is enough: no pair
+    passes 4.6 on the five public sets, and 60 common tasks convict those who copy always. Where what the suspects
+    said shaped it, honest pairs come to 7.
     """
     pairs, score = excess_agreement(votes, expected)
     if not len(score):
         return []
-    suspect = score > norm.isf(wrongly / len(score)) + RARE
+    suspect = score > norm.isf(wrongly / len(score)) + margin
     if not suspect.any():
         return []
     people, ties = np.unique(pairs[suspect], return_counts=True)

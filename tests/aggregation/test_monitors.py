@@ -5,6 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.adversaries import simulate
 from crlhf_ray.aggregation.monitors import (
     annotator_collapse,
     collusion,
@@ -120,3 +121,31 @@ def test_the_actor_raises_them_from_its_own_state(tmp_path):
     assert alerts["adversaries"].subjects == ("hostile",)
     assert {"twin", "good4"} <= set(alerts["collusion"].subjects)
     aggregator.close()
+
+
+def crowd_of(kind, share, seed, folder, **form):
+    """The actor's alerts on a simulated crowd, and who is bad in it."""
+    scenario = simulate(kind, share, seed, **form)
+    aggregator = Aggregator(folder)
+    aggregator.add_gold(gold([(f"i{task}", 0, 2 * int(z) - 1) for task, z in scenario.gold.items()]))
+    votes = scenario.votes
+    aggregator.ingest(
+        annotations([(f"i{t}", 0, w, 2 * int(z) - 1) for t, w, z in votes[["task", "worker", "label"]].to_numpy()])
+    )
+    alerts = {alert.kind: alert for alert in aggregator.alerts()}
+    aggregator.close()
+    return alerts, set(scenario.bad)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_group_so_large_that_it_shapes_the_consensus_is_found_by_the_honeypots(seed, tmp_path):
+    alerts, bad = crowd_of("copycats", 0.4, seed, tmp_path)
+    assert len(bad) == 12
+    assert set(alerts["collusion"].subjects) <= bad
+    assert len(alerts["collusion"].subjects) >= 8
+
+
+@pytest.mark.parametrize("form", [{}, {"gold": 0.02}, {"gold": 0.3, "positive": 0.9}, {"per_task": 15}], ids=str)
+def test_an_honest_crowd_raises_nothing(form, tmp_path):
+    alerts, _ = crowd_of("honest", 0, 0, tmp_path, **form)
+    assert alerts == {}
