@@ -25,6 +25,7 @@ from crlhf_ray.learner.checkpoint import temporary_tag
 from crlhf_ray.learner.exact import check_exact, plain_logprobs, probe
 from crlhf_ray.learner.forward import ActorCritic, Frozen
 from crlhf_ray.learner.kl import KLController
+from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
 from crlhf_ray.learner.process_group import join_group
 from crlhf_ray.learner.settings import LearnerSettings
@@ -79,6 +80,8 @@ class LearnerWorker:
             module.value_head.requires_grad_(False)
         if cuda:
             module.to("cuda")
+        else:
+            use_onednn(module)
         heads = {id(parameter) for parameter in module.value_head.parameters()}
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
