@@ -1,0 +1,46 @@
+"""`crlhf plan`: what a run would do, reckoned from its settings, and nothing started."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from crlhf_ray.config import load_config
+from crlhf_ray.plan import batch_arithmetic, memory, print_plan
+
+QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+
+
+def arithmetic(*changes: str) -> dict[str, str]:
+    return dict(batch_arithmetic(load_config(QUICKSTART, ["model.name=tiny", *changes])))
+
+
+def test_batches_are_reckoned_in_samples():
+    rows = arithmetic("learner.epochs=2", "evaluation.every=5")
+    assert rows["samples a round"] == "8 problems x 6 samples = 48"
+    assert rows["optimizer steps a round"] == "6: 2 x 48 samples in steps of 16"
+    assert rows["samples in all"] == "480"
+    assert rows["training problems"].startswith("102, each seen 0.8 times")
+    assert rows["held-out evaluation"].startswith("3 times 57 problems x 4 samples = 684")
+
+
+def test_memory_grows_with_replicas_and_context_and_shrinks_with_shards():
+    def total(*changes: str) -> float:
+        return sum(size for _, size in memory(load_config(QUICKSTART, ["model.name=tiny", *changes])))
+
+    assert total("rollout.replicas=2") == pytest.approx(total() + 1.5 + 0.6, abs=0.05)  # KV cache and process
+    assert total("learner.micro_batch_tokens=2048") > total()
+    assert total("learner.ranks=2", "learner.zero_stage=3") < total("learner.ranks=2")
+
+
+def test_it_prints_settings_batches_memory_and_bundles_and_starts_nothing():
+    out = io.StringIO()
+    print_plan(load_config(QUICKSTART, ["model.name=tiny", "learner.lr=0.002"]), Console(file=out, width=120))
+    text = out.getvalue()
+    for part in ("lr: 0.002", "= 48", "all on one machine", "Ray bundles: 1 x 0.5 CPU for rollouts"):
+        assert part in text
+    assert not ray.is_initialized()
