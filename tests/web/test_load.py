@@ -7,14 +7,19 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from benchmarks.postgres import free_port
 from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.store.models import Account, Lease, Mark, Program, Submission
+from crlhf_ray.feedback.store.models import Account, Base, Lease, Mark, Program, Submission
+from crlhf_ray.feedback.store.work import Conflict, Marking, NewMark
 from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.web.security import create_account
 from tests.web.conftest import PASSWORD, judge, work
@@ -62,6 +67,89 @@ def test_two_hundred_at_once_get_each_program_as_often_as_wanted_and_lose_no_mar
     with server.desk.database.read() as session:
         states = session.execute(sa.select(Program.state, Program.labels, Program.slots).distinct()).all()
     assert states == [("done", WANTED, 0)]
+
+
+def test_deadlines_expiry_marks_submissions_and_learning_at_once_neither_lock_each_other_out_nor_fail(server):
+    """On PostgreSQL rows locked in different orders end in a deadlock, which would be an error here."""
+    server.publish([work(n) for n in range(60)])
+    server.lead.publish([work(n) for n in range(60, 90)], deadline=datetime.fromtimestamp(server.now + 20, UTC))
+    people = crowd(server, 40)
+
+    def some_leave(person):
+        for n in range(6):
+            task = person.next()
+            if task is None:
+                return
+            with suppress_conflicts():
+                person.mark(task.lease_id, dict.fromkeys(task.judged, 1))
+                if n % 3:
+                    person.submit(task.lease_id)
+            server.now += 2 if n % 3 else server.desk.settings.queue.lease_seconds / 10
+            server.lead.status([work(0).item_id])
+
+    with ThreadPoolExecutor(len(people)) as pool:
+        list(pool.map(some_leave, people))
+    server.settled()
+    with server.desk.database.read() as session:
+        held = sa.select(sa.func.count()).where(Lease.item_id == Program.item_id, Lease.state == "open")
+        rows = session.execute(
+            sa.select(Program.labels, Program.slots, held.scalar_subquery()).where(Program.state == "open")
+        ).all()
+        submitted = session.scalar(sa.select(sa.func.count()).select_from(Submission))
+        labels = session.scalar(sa.select(sa.func.sum(Program.labels)))
+    assert submitted == labels
+    assert all(labels + slots + held == WANTED for labels, slots, held in rows)
+
+
+@contextmanager
+def suppress_conflicts():
+    """A program that was left alone for too long may be gone."""
+    try:
+        yield
+    except ServerError as error:
+        if error.status != 409:
+            raise
+
+
+def test_marks_that_come_together_are_stored_and_the_refused_one_harms_no_other(server):
+    server.publish([work(n) for n in range(10)])
+    people = crowd(server, 8)
+    tasks = [person.next() for person in people]
+    good = [
+        server.desk.save_marks(Marking(account_id(server, n), task.lease_id, [NewMark(f"event-{n}", 0, 1)]))
+        for n, task in enumerate(tasks)
+    ]
+    bad = server.desk.save_marks(Marking(account_id(server, 0), tasks[1].lease_id, [NewMark("event-bad", 0, 1)]))
+    again = server.desk.save_marks(Marking(account_id(server, 0), tasks[0].lease_id, [NewMark("event-0", 0, 1)]))
+    other = server.desk.save_marks(Marking(account_id(server, 0), tasks[0].lease_id, [NewMark("event-0", 0, -1)]))
+    for future in (*good, again):
+        future.result(30)
+    with pytest.raises(Conflict, match="not in your hands"):
+        bad.result(30)
+    with pytest.raises(Conflict, match="stored with another content"):
+        other.result(30)
+    with server.desk.database.read() as session:
+        stored = session.execute(sa.select(Mark.event_id, Mark.label).order_by(Mark.event_id)).tuples().all()
+    assert stored == [(f"event-{n}", 1) for n in range(8)]
+
+
+def account_id(server, number):
+    """Account id of the person of this number."""
+    with server.desk.database.read() as session:
+        return session.scalar(sa.select(Account.id).where(Account.name == f"p{number}"))
+
+
+def test_a_suspended_person_is_refused_at_once(server):
+    (person,) = crowd(server, 1)
+    assert person.next() is None
+    server.lead._call("POST", f"/annotators/{person.me()['annotator_id']}/suspend")
+    with pytest.raises(ServerError, match="log in first"):
+        person.next()
+
+
+def test_migrations_make_the_tables_of_the_models(server):
+    with server.desk.database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
 def test_one_person_asking_many_times_at_once_holds_one_program(server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +15,10 @@ from alembic.config import Config
 from sqlalchemy.orm import Session, sessionmaker
 
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.store.models import Account
 
+#: How long what is known of an account is good for, unless this process changes one.
+ACCOUNT_SECONDS = 2.0
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -36,6 +40,9 @@ class Database:
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._accounts: dict[int, tuple[float, Account | None]] = {}
+        self._accounts_changed = 0
+        sa.event.listen(self._sessions, "after_flush", self._look_for_accounts)
         try:
             migrate(self.engine)
         except sa.exc.OperationalError as error:
@@ -48,12 +55,34 @@ class Database:
         with self._one_writer, self._sessions.begin() as session:
             session.connection(execution_options={"writes": True})
             yield session
+            session.flush()
+            changed = session.info.get("accounts")
+        if changed:
+            self._accounts_changed += 1
+            self._accounts.clear()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session for reading."""
         with self._sessions() as session:
             yield session
+
+    def account(self, account_id: int) -> Account | None:
+        """An account, to read: every request asks who asks. As it is, or as it was at most `ACCOUNT_SECONDS` ago where
+        another process changed it."""
+        now, changed = time.monotonic(), self._accounts_changed
+        at, account = self._accounts.get(account_id, (float("-inf"), None))
+        if now - at > ACCOUNT_SECONDS:
+            with self.read() as session:
+                account = session.get(Account, account_id)
+            if changed == self._accounts_changed:
+                self._accounts[account_id] = now, account
+        return account
+
+    @staticmethod
+    def _look_for_accounts(session: Session, _: Any) -> None:
+        if any(isinstance(one, Account) for one in (*session.new, *session.dirty, *session.deleted)):
+            session.info["accounts"] = True
 
     def close(self) -> None:
         self.engine.dispose()

@@ -123,17 +123,22 @@ class Desk:
             task = work.held_task(session, account.id, self.clock())
         if task is not None:
             return task
+        self._expire()
         with self.database.write() as session:
             return self._next_task(session, account)
 
-    def _next_task(self, session: Session, account: Account) -> work.Task | None:
+    def _expire(self) -> None:
+        """In a transaction of its own: it locks several rows, so it must hold nothing that others wait for."""
         now = self.clock()
         if abs(now - self._expired_at) >= EXPIRE_SECONDS:
             self._expired_at = now
-            work.expire(session, now)
+            with self.database.write() as session:
+                work.expire(session, now)
+
+    def _next_task(self, session: Session, account: Account) -> work.Task | None:
         share = queue.honeypot_share(self._widths.get(account.annotator_id, 1.0), self.settings.queue)
         return work.next_task(
-            session, account, self.settings.queue, now=now, honeypot_share=share, draw=self._random.random()
+            session, account, self.settings.queue, now=self.clock(), honeypot_share=share, draw=self._random.random()
         )
 
     def save_marks(self, request: work.Marking) -> Future[None]:
@@ -146,6 +151,7 @@ class Desk:
 
     def submit(self, account: Account, lease_id: int, confidence: int) -> tuple[work.Submitted, work.Task | None]:
         """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
+        self._expire()
         with self.database.write() as session:
             done = work.submit(session, account, lease_id, confidence, now=self.clock())
             session.flush()
