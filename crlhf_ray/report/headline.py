@@ -73,7 +73,7 @@ def headline(run: Run) -> list[Figure]:
     seconds = sum(sum((row.get("seconds") or {}).values()) for row in run.metrics)
     if seconds:
         each = sum(map(round_seconds, run.metrics)) / rounds
-        figures.append(Figure("Time", duration(seconds), f"{each:.0f} s a round, and starting and evaluations"))
+        figures.append(Figure("Time", duration(seconds), f"{each:.0f} s a round, the rest start and evaluations"))
     return figures
 
 

@@ -51,7 +51,7 @@ def test_the_summary_says_where_the_report_lies(tmp_path):
     )
     rows = summary(tmp_path, tmp_path / "report.html")
     assert rows["Programs sampled"] == "12 (12 a round)"
-    assert rows["Time"] == "1 min 15 s (55 s a round, and starting and evaluations)"
+    assert rows["Time"] == "1 min 15 s (55 s a round, the rest start and evaluations)"
     assert rows["Report"].endswith("report.html")
 
 
