@@ -98,7 +98,8 @@ def main() -> None:
     for load in loads:
         shares = ", ".join(f"{who} {cores:.2f}" for who, cores in load.cores.items())
         said = (
-            f"{len(load.acknowledged)} marks acknowledged and {len(load.submitted)} programs submitted; cores: {shares}"
+            f"{len(load.acknowledged)} marks acknowledged and {len(load.submitted)} programs submitted; "
+            f"cores: {shares}; {load.milliseconds_a_mark:.2f} ms of the server's CPU for each mark"
         )
         console.print(f"{load.database}: {said}; " + ("; ".join(load.problems) or "no error, none lost, none twice"))
     if rates:
@@ -243,6 +244,8 @@ class Load:
     """Person, lease and program of every answer to next."""
     errors: Counter[str] = field(default_factory=Counter)
     cores: dict[str, float] = field(default_factory=dict)
+    milliseconds_a_mark: float = 0.0
+    """CPU time of the server for each mark, with its share of next and submit."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -292,11 +295,17 @@ async def _open_loop(
         task, spent = progress.add_task(name, total=load.ends - begin), {}
         while (now := time.perf_counter()) < load.ends:
             if now >= load.begun and not spent:
-                since, spent = now, {who: cpu_seconds(process) for who, process in processes.items()}
+                since, marks, spent = (
+                    now,
+                    len(load.acknowledged),
+                    {who: cpu_seconds(process) for who, process in processes.items()},
+                )
             said = f"{name}: {len(load.acknowledged)} marks, {load.errors.total()} errors"
             progress.update(task, completed=now - begin, description=said)
             await asyncio.sleep(0.25)
         load.cores = {who: (cpu_seconds(p) - spent[who]) / (now - since) for who, p in processes.items()}
+        marks = max(1, len(load.acknowledged) - marks)
+        load.milliseconds_a_mark = 1000 * load.cores["server"] * (now - since) / marks
         progress.remove_task(task)
         await asyncio.gather(*people)
         watcher.cancel()
