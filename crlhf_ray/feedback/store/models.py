@@ -61,7 +61,7 @@ class Program(Base):
     deadline: Mapped[float | None]
     done_at: Mapped[float | None]
     __table_args__ = (
-        Index("program_waiting", "honeypot", "rank", sqlite_where=_WAITING, postgresql_where=_WAITING),
+        Index("program_waiting", "honeypot", "state", "rank", sqlite_where=_WAITING, postgresql_where=_WAITING),
         Index("program_queue", "honeypot", "state", "rank"),
         Index("program_deadline", "state", "deadline"),
         Index("program_round", "round", "rate"),

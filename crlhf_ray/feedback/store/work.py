@@ -174,10 +174,8 @@ def next_task(
 
 def held_task(session: Session, account_id: int, now: float) -> Task | None:
     """The program that this person holds; reads only. None also where it may have expired."""
-    lease = session.scalar(
-        sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open", Lease.expires_at >= now)
-    )
-    return None if lease is None else _task(session, lease)
+    lease = session.scalar(sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open"))
+    return None if lease is None or lease.expires_at < now else _task(session, lease)
 
 
 def _candidates(account_id: int, honeypot: bool) -> sa.Select[Program]:

@@ -58,7 +58,7 @@ def upgrade() -> None:
     op.create_index("program_queue", "program", ["honeypot", "state", "rank"], unique=False)
     waiting = sa.text("state = 'open' AND slots > 0")
     op.create_index(
-        "program_waiting", "program", ["honeypot", "rank"], unique=False,
+        "program_waiting", "program", ["honeypot", "state", "rank"], unique=False,
         sqlite_where=waiting, postgresql_where=waiting,
     )  # fmt: skip
     op.create_index("program_round", "program", ["round", "rate"], unique=False)
