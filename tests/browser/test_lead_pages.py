@@ -88,7 +88,6 @@ def test_each_annotators_rates_are_shown_over_time_with_intervals(team, enter):
 
 
 def test_a_program_shows_every_vote_and_posterior(server, enter):
-    server.person("dan")
     page = enter(server, "boss", "lead")
     page.goto(f"/lead/programs/{work(1).item_id}")
     row = page.locator("#lines tr").first
@@ -117,6 +116,7 @@ def test_programs_are_filtered_by_round_state_and_kind_and_lead_to_their_page(te
 
 
 def test_one_more_person_is_asked_about_a_program(server, enter):
+    server.person("dan")  # who has not had it yet
     page = enter(server, "boss", "lead")
     page.goto("/lead/programs")
     page.get_by_role("button", name=f"Ask one more: {work(1).item_id}").click()
