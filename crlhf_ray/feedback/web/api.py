@@ -58,7 +58,7 @@ class KeysIn(Body):
     keys: dict[str, list[Annotated[str, Field(min_length=1, max_length=20)]]]
 
 
-def the_desk(request: Request) -> Desk:
+async def the_desk(request: Request) -> Desk:  # async, or each request would wait for a thread to get it
     desk: Desk = request.app.state.desk
     return desk
 
