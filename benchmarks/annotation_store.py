@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--postgres", metavar="URL", help="server to make databases on (default: start an own one)")
     parser.add_argument("--folder", type=Path, help="where the databases go; 3 GB (default: a temporary folder)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end too
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="annotation", dir=options.folder)))
         for name, database in databases_for(options, stack):
@@ -72,14 +74,14 @@ def measure(options: argparse.Namespace, name: str, database: str | None, folder
         progress.update(task, description=f"{name}: {what}")
         process, url, seconds = start(folder, database)
         starts.append((what, seconds, process.memory_info().rss >> 20))
-        if what == "ended and started":
-            try:
+        try:
+            if what == "ended and started":
                 for request, times in requests(url, people, lead, options, progress):
                     table.add_row(request, *(f"{1000 * t:.1f}" for t in (*np.percentile(times, [50, 95]), max(times))))
-            finally:
                 process.kill()
                 process.wait()
-        end(process)
+        finally:
+            end(process)
     store.close()
     for what, seconds, memory in starts:
         table.add_row(f"start until it answers, {what}: {seconds:.1f} s, {memory} MiB")
