@@ -8,7 +8,6 @@ shown as escapes.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from markupsafe import Markup
 
 from crlhf_ray.report import figures
 from crlhf_ray.report.headline import headline
+from crlhf_ray.report.hidden import visible
 from crlhf_ray.report.run_files import Run, alert_text, read_run, round_seconds
 
 
@@ -73,14 +73,6 @@ def choose_samples(rows: list[dict[str, Any]], count: int = 3) -> list[dict[str,
         seen = {row.get("problem_id") for row in chosen}
         chosen.append(pool[min(fresh, key=lambda i: (pool[i].get("problem_id") in seen, abs(i - wanted)))])
     return chosen
-
-
-def visible(text: str) -> str:
-    """The text with control, format and unpaired characters as escapes, such as the ones that reorder what is read."""
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co") else ascii(char)[1:-1]
-        for char in text
-    )
 
 
 def _plots(run: Run) -> list[dict[str, Any]]:

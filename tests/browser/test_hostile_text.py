@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import expect
 
 from crlhf_ray.feedback.web.highlight import highlighted, program_lines
-from crlhf_ray.report.html import visible
+from crlhf_ray.report.hidden import visible
 from tests.browser.conftest import PHONE, PLAIN, line
 from tests.web.conftest import work
 

@@ -9,7 +9,7 @@ from html import escape
 from pygments.lexers import PythonLexer
 from pygments.token import STANDARD_TYPES, _TokenType
 
-from crlhf_ray.report.html import visible
+from crlhf_ray.report.hidden import visible
 
 _LEXER = PythonLexer(stripnl=False, ensurenl=False)
 
