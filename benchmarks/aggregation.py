@@ -232,22 +232,24 @@ def streamed(estimator: TwoCoin, scenario: Scenario, tasks_a_batch: int) -> floa
 def adversaries(draws: int) -> pd.DataFrame:
     """Accuracy on tasks without gold, mean over draws."""
     cases = {
-        "honest": ("honest", 0.0, False),
-        "always-correct spam, 20%": ("spam", 0.2, False),
-        "always-correct spam, 30%": ("spam", 0.3, False),
-        "colluders, 40%": ("colluders", 0.4, False),
-        "copycats, 40%": ("copycats", 0.4, False),
-        "camouflaged, 20%, no late gold": ("camouflaged", 0.2, False),
-        "camouflaged, 20%, late gold": ("camouflaged", 0.2, True),
+        "honest": ("honest", 0.0, "early"),
+        "always-correct spam, 20%": ("spam", 0.2, "early"),
+        "always-correct spam, 30%": ("spam", 0.3, "early"),
+        "colluders, 40%": ("colluders", 0.4, "early"),
+        "copycats, 40%": ("copycats", 0.4, "early"),
+        "camouflaged, 20%, no late gold": ("camouflaged", 0.2, "early"),
+        "camouflaged, 20%, late gold": ("camouflaged", 0.2, "both"),
+        "camouflaged, 20%, late gold alone": ("camouflaged", 0.2, "late"),
     }
     methods = {n: OURS[n] for n in ("majority", "one_coin (paper)", "two_coin", "dawid_skene", "hierarchical")}
     rows: dict[str, dict[str, float]] = {}
-    for title, (kind, share, late) in cases.items():
+    for title, (kind, share, when) in cases.items():
         for method, make in methods.items():
             found = []
             for seed in range(draws):
                 scenario = simulate(kind, share, seed)
-                gold = pd.concat([scenario.gold, scenario.late_gold]) if late else scenario.gold
+                golds = {"early": scenario.gold, "late": scenario.late_gold}
+                gold = pd.concat(golds.values()) if when == "both" else golds[when]
                 rest = scenario.truth.drop(scenario.gold.index).drop(scenario.late_gold.index)
                 said = make().fit(scenario.votes[["task", "worker", "label"]], gold).labels_
                 found.append((said.loc[rest.index] == rest).mean())
@@ -413,7 +415,7 @@ def plot(folder: Path, table: pd.DataFrame, crowds: pd.DataFrame, sets: dict, sh
     crowds.plot.barh(ax=axes, width=0.8)
     axes.invert_yaxis()
     axes.set(xlabel="accuracy (%)", xlim=(0, 100))
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(folder / "adversaries.png", dpi=130)
     print(f"\nplots in {folder}")
 
