@@ -104,8 +104,8 @@ def sft(
 
     Example: crlhf sft --set dir=runs/sft --set epochs=3
     """
-    from crlhf_ray.config import read_settings
     from crlhf_ray.policy.sft import SftSettings, run_sft
+    from crlhf_ray.settings import read_settings
 
     path = run_sft(read_settings(SftSettings, config, changes or []), resume=resume, console=console)
     console.print(f"Model: [bold]{path}[/bold]. Train from it by --set model.name={path}")
@@ -127,9 +127,9 @@ def serve(
 
     Example: crlhf serve --set dir=annotation --set database=postgresql+psycopg://me@host/reviews
     """
-    from crlhf_ray.config import read_settings
     from crlhf_ray.feedback.web.serve import serve as run_server
     from crlhf_ray.feedback.web.settings import WebSettings
+    from crlhf_ray.settings import read_settings
 
     with suppress(KeyboardInterrupt):  # how one stops a server
         run_server(read_settings(WebSettings, config, changes or []), host, port, console, on_ray=on_ray)

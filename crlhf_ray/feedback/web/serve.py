@@ -15,7 +15,6 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
-from crlhf_ray.cluster import connect
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.store.models import Account
 from crlhf_ray.feedback.web.app import create_app
@@ -41,6 +40,8 @@ def serve(settings: WebSettings, host: str, port: int, console: Console, *, on_r
     desk.close()
     application = deployment(settings)
     from ray import serve as ray_serve
+
+    from crlhf_ray.cluster import connect
 
     with connect():
         ray_serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
