@@ -18,7 +18,7 @@ import numpy as np
 
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.evaluation.run import cut
-from crlhf_ray.feedback.repair import Failing, apply, changes, repair
+from crlhf_ray.feedback.repair import Judged, apply, changes, repair
 from crlhf_ray.feedback.truth import compare, line_truth, outline
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
@@ -40,15 +40,15 @@ def wrong_share(truth: np.ndarray, text: str) -> float:
     return float((truth[code] == -1).mean()) if any(code) else 0.0
 
 
-def aligned_repair(failing: Failing) -> str | None:
+def aligned_repair(judged: Judged) -> str | None:
     """The program with every difference from the nearest passing program changed; None if it is not Python."""
     try:
-        mine = outline(failing.problem.prompt, failing.text)
+        mine = outline(judged.problem.prompt, judged.text)
     except (SyntaxError, ValueError, RecursionError):
         return None
-    known = [outline(failing.problem.prompt, text) for text in (*failing.problem.references, *failing.passing)]
+    known = [outline(judged.problem.prompt, text) for text in (*judged.problem.references, *judged.passing)]
     nearest = min(known, key=lambda reference: compare(mine, reference).distance)
-    return apply(failing.text, mine, changes(mine, nearest))
+    return apply(judged.text, mine, changes(mine, nearest))
 
 
 def main() -> None:
@@ -64,18 +64,18 @@ def main() -> None:
             if verdict.passed:
                 passing[problem.problem_id].append(text)
         programs = [
-            Failing(problem, text, verdict, tuple(passing[problem.problem_id]))
+            Judged(problem, text, verdict, tuple(passing[problem.problem_id]))
             for (problem, text), verdict in zip(jobs, verdicts, strict=True)
             if not verdict.passed and any(map(carries_code, text.split("\n")))
         ]
-        whole = [aligned_repair(failing) for failing in programs]
-        python = [(failing, text) for failing, text in zip(programs, whole, strict=True) if text is not None]
-        aligned = [verdict.passed for verdict in judge.check([(failing.problem, text) for failing, text in python])]
+        whole = [aligned_repair(judged) for judged in programs]
+        python = [(judged, text) for judged, text in zip(programs, whole, strict=True) if text is not None]
+        aligned = [verdict.passed for verdict in judge.check([(judged.problem, text) for judged, text in python])]
         start = time.perf_counter()
-        found = repair([failing for failing, _ in python], judge)
+        found = repair([judged for judged, _ in python], judge)
         seconds = time.perf_counter() - start
     blamed = [wrong_share(line_truth(f.problem, f.text, f.verdict, f.passing), f.text) for f, _ in python]
-    repaired = [wrong_share(each.truth, failing.text) for each, (failing, _) in zip(found, python, strict=True)]
+    repaired = [wrong_share(each.truth, judged.text) for each, (judged, _) in zip(found, python, strict=True)]
     print(
         json.dumps(
             {

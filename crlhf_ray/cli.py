@@ -33,7 +33,10 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML settings, such as jobs/quickstart.yaml. Default: defaults.")
 ]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: learner.lr=1e-5.")
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Change one setting: learner.lr=1e-5. `crlhf plan` lists them all."
+    ),
 ]
 
 
@@ -65,7 +68,10 @@ def train(
 
 @app.command()
 def plan(config: ConfigFile = None, changes: Changes = None) -> None:
-    """Print the resolved settings, batch arithmetic, resources and memory; start nothing."""
+    """Print the resolved settings, batch arithmetic, resources and memory; start nothing.
+
+    Example: crlhf plan --config jobs/quickstart.yaml --set run.rounds=20
+    """
     from crlhf_ray.config import load_config
     from crlhf_ray.plan import print_plan
 
@@ -145,15 +151,21 @@ def judge(
     ] = "humaneval",
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
     slots: Annotated[int, typer.Option(help="Programs judged at the same time; about one a core.")] = 2,
+    cpu_seconds: Annotated[float, typer.Option(help="CPU seconds that a program has for all of its tests.")] = 5.0,
 ) -> None:
-    """Run programs against their tests in the sandbox; writes each row again with its verdict."""
+    """Run programs against their tests in the sandbox; writes each row again with its verdict.
+
+    Example: crlhf judge samples.jsonl --problems humaneval --cpu-seconds 3
+    """
     from rich.progress import Progress
 
-    from crlhf_ray.evaluation.judge import Judge, JudgeSettings
+    from crlhf_ray.evaluation.judge import Judge
+    from crlhf_ray.evaluation.limits import JudgeSettings, Limits
     from crlhf_ray.evaluation.run import judge_samples
     from crlhf_ray.problems.load import load_problems
 
-    with Judge(JudgeSettings(slots=slots)) as sandbox, Progress(console=console, transient=True) as progress:
+    settings = JudgeSettings(slots=slots, limits=Limits(cpu_seconds=cpu_seconds))
+    with Judge(settings) as sandbox, Progress(console=console, transient=True) as progress:
         task = progress.add_task("judging", total=None)
         written = judge_samples(
             samples,
@@ -167,7 +179,12 @@ def judge(
 
 @app.command()
 def aggregate(
-    labels: Annotated[list[Path], typer.Argument(help="CSV, Parquet or JSONL with columns task, worker, label.")],
+    labels: Annotated[
+        list[Path],
+        typer.Argument(
+            help="CSV, Parquet or JSONL with columns task, worker, label; optionally weight (0 to 1) and time."
+        ),
+    ],
     gold: Annotated[Path | None, typer.Option(help="Known truth: columns task and label.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for consensus, reliabilities and rejected rows.")] = Path(
         "consensus"
@@ -194,7 +211,10 @@ def aggregate(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="The run.dir of a training run, finished or not.")]) -> None:
-    """Write the HTML report of a run again, from its files alone."""
+    """Write the HTML report of a run again, from its files alone.
+
+    Example: crlhf report runs/quickstart
+    """
     from crlhf_ray.report.html import write_report
 
     console.print(f"Report: [bold]{write_report(run_dir)}[/bold]")

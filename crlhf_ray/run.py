@@ -24,8 +24,8 @@ from crlhf_ray.evaluation.pool import JudgePool
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.collect import Feedback, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
+from crlhf_ray.feedback.repair import Judged, repair
 from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.truth import line_truth
 from crlhf_ray.feedback.web.feedback import WebFeedback
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import load_tokenizer, resolve
@@ -194,12 +194,14 @@ class Run:
             known = self._passing.setdefault(item.problem_id, [])
             if verdict.passed and text not in known:
                 known.append(text)
-        return {
-            item.item_id: line_truth(
-                self.problems[item.problem_id], item.lines, verdict, self._passing[item.problem_id]
+        judged = [
+            Judged(
+                self.problems[item.problem_id], "\n".join(item.lines), verdict, tuple(self._passing[item.problem_id])
             )
             for item, verdict in zip(items, verdicts, strict=True)
-        }
+        ]
+        found = repair(judged, self.judge)
+        return {item.item_id: one.truth for item, one in zip(items, found, strict=True)}
 
     def consensus(self, items: Sequence[Item]) -> dict[str, dict[int, float]]:
         """P(line is correct) by item and line, for every judged line of the items."""

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from crlhf_ray.aggregation.codes import Votes
+from crlhf_ray.errors import DataError
 
 #: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).
 WW, WC, CW, CC = range(4)
@@ -399,7 +400,12 @@ class CrowdState:
         return arrays
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over what `to_arrays` gave."""
+        """Take over what `to_arrays` gave. Raises DataError for what another version of the package wrote."""
+        if np.shape(arrays["crowd"]) != (CROWD,):
+            raise DataError(
+                "this state was written by another version of the package: learn anew from the labels (for a training "
+                "run: take the version that began it, or another run.dir; for `crlhf serve`: delete DIR/crowd)"
+            )
         for name in ("crowd", *_WORKER, *_TASK, *_VOTE):
             if name != "task_start":
                 setattr(self, name, np.array(arrays[name]))

@@ -34,8 +34,8 @@ class Judges(Protocol):
 
 
 @dataclass(frozen=True)
-class Failing:
-    """A program that fails, and passing programs, besides the problem's references, to compare it with."""
+class Judged:
+    """A program with its verdict, and passing programs, besides the problem's references, to compare it with."""
 
     problem: Problem
     text: str
@@ -117,11 +117,11 @@ def _indent(indents: dict[int, str], depth: int) -> str:
     return indents[depth]
 
 
-def repair(programs: Sequence[Failing], judge: Judges) -> list[Repair]:
+def repair(programs: Sequence[Judged], judge: Judges) -> list[Repair]:
     """Truth for each program, with as many rounds of checks as the longest list of changes; batches share a round."""
-    works = [_Work(failing) for failing in programs]
+    works = [_Work(judged) for judged in programs]
     while jobs := [(work, text) for work in works if (text := work.next_trial()) is not None]:
-        verdicts = judge.check([(work.failing.problem, text) for work, text in jobs])
+        verdicts = judge.check([(work.judged.problem, text) for work, text in jobs])
         for (work, _), verdict in zip(jobs, verdicts, strict=True):
             work.hear(verdict.passed)
     return [work.result() for work in works]
@@ -130,21 +130,21 @@ def repair(programs: Sequence[Failing], judge: Judges) -> list[Repair]:
 class _Work:
     """The search for one program: first a passing program that repairs it, then which changes can be spared."""
 
-    def __init__(self, failing: Failing):
-        self.failing = failing
-        self.base = line_truth(failing.problem, failing.text, failing.verdict, failing.passing)
+    def __init__(self, judged: Judged):
+        self.judged = judged
+        self.base = line_truth(judged.problem, judged.text, judged.verdict, judged.passing)
         self.kept: list[Change] | None = None
         self.candidates: list[list[Change]] = []
         self.spare = 0
         self.outline: Outline | None = None
-        if failing.verdict.passed:
+        if judged.verdict.passed:
             return
         try:
-            self.outline = outline(failing.problem.prompt, failing.text)
+            self.outline = outline(judged.problem.prompt, judged.text)
         except (SyntaxError, ValueError, RecursionError):
             return  # not Python: the alignment's rule for that stands
-        known = dict.fromkeys((*failing.problem.references, *failing.passing))
-        outlines = [outline(failing.problem.prompt, text) for text in known]
+        known = dict.fromkeys((*judged.problem.references, *judged.passing))
+        outlines = [outline(judged.problem.prompt, text) for text in known]
         outlines.sort(key=lambda reference: compare(self.outline, reference).distance)  # type: ignore[arg-type]
         self.candidates = [found for each in outlines[:NEAREST] if (found := changes(self.outline, each))]
 
@@ -153,10 +153,10 @@ class _Work:
         if self.outline is None:
             return None
         if self.kept is None:
-            return apply(self.failing.text, self.outline, self.candidates[0]) if self.candidates else None
+            return apply(self.judged.text, self.outline, self.candidates[0]) if self.candidates else None
         if self.spare >= len(self.kept) or len(self.kept) == 1:
             return None
-        return apply(self.failing.text, self.outline, self._without())
+        return apply(self.judged.text, self.outline, self._without())
 
     def _without(self) -> list[Change]:
         assert self.kept is not None
@@ -173,8 +173,8 @@ class _Work:
             self.spare += 1
 
     def result(self) -> Repair:
-        if self.failing.verdict.passed:
-            return Repair(self.base, True, self.failing.text)
+        if self.judged.verdict.passed:
+            return Repair(self.base, True, self.judged.text)
         if self.kept is None or self.outline is None:
             return Repair(self.base, False, None)
         truth = np.ones_like(self.base)
@@ -182,4 +182,4 @@ class _Work:
             # Where something is missing, the line after which it is missing is to blame.
             blamed = range(change.start, change.end) or [max(0, change.start - 1)]
             truth[[self.outline.lines[at].number for at in blamed if at < len(self.outline.lines)]] = -1
-        return Repair(truth, True, apply(self.failing.text, self.outline, self.kept))
+        return Repair(truth, True, apply(self.judged.text, self.outline, self.kept))

@@ -16,6 +16,7 @@ from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
 from crlhf_ray.aggregation.quality import calibration_error
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
+from crlhf_ray.aggregation.state import CrowdState
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import DataError
 from tests.aggregation.tables import crowd
@@ -475,3 +476,10 @@ def test_tempering_lowers_the_calibration_error_and_changes_no_label():
     errors = [calibration_error((rest == 1).to_numpy(), e.posterior(rest.index)[1].to_numpy()) for e in (raw, calm)]
     assert errors[1] < errors[0]
     assert (raw.labels_ == calm.labels_).all()
+
+
+def test_a_state_of_another_version_is_refused_in_words():
+    state = CrowdState()
+    arrays = state.to_arrays()
+    with pytest.raises(DataError, match="another version"):
+        CrowdState().load_arrays(arrays | {"crowd": arrays["crowd"][:-1]})

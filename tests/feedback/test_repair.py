@@ -3,7 +3,7 @@
 import pytest
 
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings
-from crlhf_ray.feedback.repair import Failing, apply, changes, repair
+from crlhf_ray.feedback.repair import Judged, apply, changes, repair
 from crlhf_ray.feedback.truth import line_truth, outline
 from crlhf_ray.problems.problem import AssertChecker, Problem
 
@@ -25,7 +25,7 @@ def judge():
 
 def repaired(judge, text, passing=()):
     verdict, *_ = judge.check([(PROBLEM, text)])
-    (found,) = repair([Failing(PROBLEM, text, verdict, tuple(passing))], judge)
+    (found,) = repair([Judged(PROBLEM, text, verdict, tuple(passing))], judge)
     return found
 
 

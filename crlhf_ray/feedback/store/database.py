@@ -18,7 +18,7 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.store.models import Account
 
 #: How long what is known of an account is good for, unless this process changes one.
-ACCOUNT_SECONDS = 2.0
+ACCOUNT_SECONDS = 30.0
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -40,6 +40,9 @@ class Database:
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        # PostgreSQL reads see what is committed statement by statement: a transaction would be two more round trips.
+        reading = self.engine if self.sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._readers = sessionmaker(reading, expire_on_commit=False)
         self._accounts: dict[int, tuple[float, Account | None]] = {}
         self._accounts_changed = 0
         sa.event.listen(self._sessions, "after_flush", self._look_for_accounts)
@@ -56,15 +59,15 @@ class Database:
             session.connection(execution_options={"writes": True})
             yield session
             session.flush()
-            changed = session.info.get("accounts")
-        if changed:
+            changed = session.info.get("accounts", ())
+        for account_id in changed:
             self._accounts_changed += 1
-            self._accounts.clear()
+            self._accounts.pop(account_id, None)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session for reading."""
-        with self._sessions() as session:
+        with self._readers() as session:
             yield session
 
     def account(self, account_id: int) -> Account | None:
@@ -81,8 +84,8 @@ class Database:
 
     @staticmethod
     def _look_for_accounts(session: Session, _: Any) -> None:
-        if any(isinstance(one, Account) for one in (*session.new, *session.dirty, *session.deleted)):
-            session.info["accounts"] = True
+        changed = {one.id for one in (*session.new, *session.dirty, *session.deleted) if isinstance(one, Account)}
+        session.info.setdefault("accounts", set()).update(changed)
 
     def close(self) -> None:
         self.engine.dispose()

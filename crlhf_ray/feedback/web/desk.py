@@ -53,7 +53,7 @@ PATIENCE_SECONDS = 0.03
 #: Between two looks for programs that were left alone or whose deadline is over.
 EXPIRE_SECONDS = 1.0
 #: Between two times of learning: what is submitted meanwhile is learnt from together.
-LEARN_PAUSE_SECONDS = 0.2
+LEARN_PAUSE_SECONDS = 0.5
 #: Submissions taken in at a time when everything is learnt anew.
 FIRST_BATCH = 3000
 _log = logging.getLogger(__name__)
