@@ -1,7 +1,7 @@
 """The annotation server under load, on SQLite and on PostgreSQL; and beside it Label Studio.
 
 Open loop. Every simulated annotator has a timetable that no answer delays: mark a program's lines one by one (a request
-each, as the page does) and submit it, which brings the next one. The pauses are drawn from people's (the `duration_s` of
+each, as the page does) and submit it, which brings the next one. The pauses are drawn from people's (`duration_s` of
 faultloc in CRLHF_DATA; without it, the log-normal distribution that fits them), scaled so that marks come at --rate. A
 request's latency counts from the time at which it was due, so whoever waits in a queue is seen to wait. One more
 client watches the live dashboard all the while. In the end every acknowledged mark must be in the database, none twice,
@@ -156,7 +156,7 @@ class Server:
         changes = [f"dir={folder}", f"queue.qualification={qualification}", "requests_a_minute=100000"]
         changes += [f"database={database}"] if database else []
         command = [sys.executable, "-m", "crlhf_ray.cli", "serve", "--port", str(self.port)]
-        self.log = (folder / "log").open("w")
+        self.log, self.refused = (folder / "log").open("w"), Counter[str]()
         self.process = psutil.Popen(
             [*command, *(part for change in changes for part in ("--set", change))], stdout=self.log, stderr=self.log
         )
@@ -462,6 +462,9 @@ def closed_loops(
             rate = asyncio.run(closed_loop(who, options.clients, 5.0 if window < 0 else WINDOW))
             if window >= 0:
                 rates["crlhf serve" if who is server else "Label Studio"].append(rate)
+        for name, who in (("crlhf serve", server), ("Label Studio", peer)):
+            if who.refused:
+                console.print(f"{name} answered with errors, not counted as judged: {dict(who.refused)}")
     return rates
 
 
@@ -475,7 +478,11 @@ async def closed_loop(server: Server | LabelStudio, clients: int, seconds: float
         async def client(number: int) -> int:
             done = 0
             while time.perf_counter() < ends:
-                await server.cycle(http, number)
+                try:
+                    await server.cycle(http, number)
+                except aiohttp.ClientResponseError as error:  # Label Studio's SQLite: database is locked
+                    server.refused[f"{error.status} {error.message}"] += 1
+                    continue
                 done += 1
             return done
 
@@ -493,7 +500,7 @@ class LabelStudio:
         port = free_port()
         folder.mkdir()
         self.url, self.headers = f"http://127.0.0.1:{port}", {"Authorization": f"Token {self.TOKEN}"}
-        self.log = (folder / "log").open("w")
+        self.log, self.refused = (folder / "log").open("w"), Counter[str]()
         command = [environment / "bin" / "label-studio", "start", "--no-browser", "--port", port, "--data-dir", folder]
         command += ["--username", "a@example.org", "--password", "long enough", "--user-token", self.TOKEN]
         command += ["--enable-legacy-api-token", "--log-level", "ERROR"]
