@@ -16,7 +16,6 @@ from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
 from crlhf_ray.aggregation.quality import calibration_error
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
-from crlhf_ray.aggregation.state import CrowdState
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import DataError
 from tests.aggregation.tables import crowd
@@ -479,7 +478,8 @@ def test_tempering_lowers_the_calibration_error_and_changes_no_label():
 
 
 def test_a_state_of_another_version_is_refused_in_words():
-    state = CrowdState()
+    votes = pd.DataFrame({"task": ["t"], "worker": ["w"], "label": [1]})
+    state = TwoCoin().fit(votes, pd.Series({"t": 1})).state_
     arrays = state.to_arrays()
     with pytest.raises(DataError, match="another version"):
-        CrowdState().load_arrays(arrays | {"crowd": arrays["crowd"][:-1]})
+        state.load_arrays(arrays | {"crowd": arrays["crowd"][:-1]})
