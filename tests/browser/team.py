@@ -47,7 +47,7 @@ class Team(Server):
                 if not self.judge(people[name], name):
                     busy.remove(name)
                 self.now += self.draw.uniform(4, 14)
-            self.settled()
+                self.settled()  # so that what is known, and when, depends on nothing but the draws
         self.lead.publish([self.program(0.4) for _ in range(PROGRAMS)], round=ROUNDS)
         self.settled()
 

@@ -12,7 +12,7 @@ from tests.web.conftest import PASSWORD, judge, work
 @pytest.fixture
 def server(serve):
     """A server on which three people have judged for a while; cid against everybody else."""
-    server = serve(queue=QueueSettings(qualification=1))
+    server = serve(queue=QueueSettings(qualification=1, labels_least=3))
     server.publish([work(n) for n in range(12)], honeypots=6)
     for name, label in (("ann", 1), ("bob", 1), ("cid", -1)):
         person = server.person(name)

@@ -18,7 +18,7 @@ from typing import Any
 
 MAX_MESSAGE = 16 << 20  # bytes: more than any honest answer, little enough to parse in a second or two
 MAX_DEPTH = 100
-MAX_BITS = 1 << 20  # of an integer; arithmetic on longer ones takes seconds inside one instruction
+MAX_BITS = 1 << 22  # of an integer: an answer of HumanEval+ has 3.3 million; longer ones take seconds an operation
 MAX_FRACTION_BITS = 1 << 14
 ITERATOR_CHUNK = 256
 HANDLE, ITERATOR = "object", "iterator"

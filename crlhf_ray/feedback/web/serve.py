@@ -74,7 +74,8 @@ class BackgroundServer:
         listener = socket.socket()
         listener.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(create_app(desk.settings, desk), log_level="error", lifespan="on")
+        # Without a log configuration: uvicorn's would close the log files of everything else in this process.
+        config = uvicorn.Config(create_app(desk.settings, desk), log_level="error", log_config=None, lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
