@@ -143,6 +143,9 @@ class _Work:
             self.outline = outline(judged.problem.prompt, judged.text)
         except (SyntaxError, ValueError, RecursionError):
             return  # not Python: the alignment's rule for that stands
+        if not self.outline.lines:
+            self.outline = None  # no code: nothing in it is judged
+            return
         known = dict.fromkeys((*judged.problem.references, *judged.passing))
         outlines = [outline(judged.problem.prompt, text) for text in known]
         outlines.sort(key=lambda reference: compare(self.outline, reference).distance)  # type: ignore[arg-type]

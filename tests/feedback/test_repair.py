@@ -84,3 +84,24 @@ def test_all_changes_together_give_the_reference_in_the_programs_own_names():
         "s += v",
         "return s",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "    # a comment",
+        "    pass",
+        '    """doc"""',
+        "    return",
+        "\x00",
+        "\n\nclass X: pass",
+        "\t(",
+        "    1\\",
+    ],
+)
+def test_whatever_a_program_is_its_lines_have_a_truth(judge, text):
+    found = repaired(judge, text)
+    assert found.truth.shape == (len(text.split("\n")),)
+    assert set(found.truth.tolist()) <= {1, -1}
