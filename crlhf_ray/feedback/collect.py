@@ -73,12 +73,14 @@ class Feedback(ABC):
     """Where a round's judgements come from. Every event is in the log, then in the aggregation actor.
 
     aggregator: handle of the aggregation actor. wait_seconds: longest wait for it before the error that names it.
+    rounds: how many the run has; simulated annotators who drift know how far it is.
     """
 
-    def __init__(self, directory: Path, aggregator: Any, wait_seconds: float):
+    def __init__(self, directory: Path, aggregator: Any, wait_seconds: float, rounds: int):
         self.log = AnnotationLog(directory)
         self._aggregator = aggregator
         self._wait = wait_seconds
+        self._rounds = rounds
         self._handed_in = 0
 
     @abstractmethod
@@ -132,13 +134,17 @@ class Feedback(ABC):
             ray.get(self._aggregator.ingest.remote(batch), timeout=self._wait)
         self._handed_in += len(fresh)
 
+    def share_over(self, round: int) -> float:
+        """Share of the run that is over in a round, 0 to 1."""
+        return min(1.0, round / max(1, self._rounds - 1))
+
     def add_gold(self, gold: pa.Table) -> None:
         """Tell the aggregation actor known truth."""
         ray.get(self._aggregator.add_gold.remote(gold), timeout=self._wait)
 
 
 class SimulatedFeedback(Feedback):
-    """The simulated crowd at work. rounds: how many the run has; those who drift know how far it is."""
+    """The simulated crowd at work, in this process."""
 
     def __init__(
         self,
@@ -151,11 +157,10 @@ class SimulatedFeedback(Feedback):
         rounds: int,
         wait_seconds: float,
     ):
-        super().__init__(directory, aggregator, wait_seconds)
+        super().__init__(directory, aggregator, wait_seconds, rounds)
         self.settings = settings
         self.pool = pool
         self.crowd = Crowd(settings.crowd, seed)
-        self._rounds = rounds
 
     def collect(
         self,
@@ -165,7 +170,7 @@ class SimulatedFeedback(Feedback):
         progress: Callable[[int], None] = lambda _: None,
     ) -> pa.Table:
         now = _START + timedelta(hours=round)
-        far = self._progress(round)
+        far = self.share_over(round)
         count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
         tables: list[pa.Table] = []
         for annotator in self.crowd.annotator_ids:
@@ -188,15 +193,12 @@ class SimulatedFeedback(Feedback):
         return answers
 
     def skills(self, round: int) -> pa.Table:
-        return self.crowd.skills(self._progress(round))
+        return self.crowd.skills(self.share_over(round))
 
     def alerts(self) -> list[Alert]:
         """Annotators for whom the honeypots run out."""
         unseen = {annotator: self.pool.remaining(annotator) for annotator in self.crowd.annotator_ids}
         return honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round)
-
-    def _progress(self, round: int) -> float:
-        return min(1.0, round / max(1, self._rounds - 1))
 
     def state(self) -> dict[str, Any]:
         return {"pool": self.pool.state(), "handed_in": self._handed_in}

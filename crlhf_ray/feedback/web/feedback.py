@@ -38,7 +38,7 @@ IDLE_LOOKS = 3
 
 
 class WebFeedback(Feedback):
-    """Whoever works at the server. rounds: how many the run has; simulated annotators who drift know how far it is.
+    """Whoever works at the server.
 
     With the source ``simulated`` the server is the run's own, in a thread of this process, and its folder lies beside
     the log. Raises ConfigError where there is no token, ServerError where the server does not answer.
@@ -55,9 +55,9 @@ class WebFeedback(Feedback):
         rounds: int,
         wait_seconds: float,
     ):
-        super().__init__(directory, aggregator, wait_seconds)
+        super().__init__(directory, aggregator, wait_seconds, rounds)
         self.settings, self.pool = settings.web, pool
-        self._rounds, self._cursor, self._published = rounds, 0, False
+        self._cursor, self._published = 0, False
         self._server: BackgroundServer | None = None
         url, token_file = settings.web.url, settings.web.token_file
         if settings.source == "simulated":
@@ -94,7 +94,7 @@ class WebFeedback(Feedback):
         truth = {**self.pool.truth(), **truth}
         waiting, tables, idle = [item.item_id for item in items], [], 0
         while waiting and (self._server is None or idle < IDLE_LOOKS):
-            judged = self._crowd.work(known, truth, self._progress(round)) if self._crowd else 0
+            judged = self._crowd.work(known, truth, self.share_over(round)) if self._crowd else 0
             idle = 0 if judged else idle + 1
             tables += self._take_in()
             states = self.client.status(waiting)
@@ -122,7 +122,7 @@ class WebFeedback(Feedback):
     def skills(self, round: int) -> pa.Table:
         if self._crowd is None:
             return Crowd().skills().slice(0, 0)
-        return self._crowd.skills(self._progress(round))
+        return self._crowd.skills(self.share_over(round))
 
     def alerts(self) -> list[Alert]:
         return []  # the server watches its people itself
@@ -132,9 +132,6 @@ class WebFeedback(Feedback):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._cursor, self._handed_in = state["cursor"], state["handed_in"]
-
-    def _progress(self, round: int) -> float:
-        return min(1.0, round / max(1, self._rounds - 1))
 
 
 class SimulatedPeople:
