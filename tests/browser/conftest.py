@@ -101,7 +101,9 @@ def picture():
 def violations(page):
     """What axe-core finds against WCAG 2.2 AA. The page needs a context with ``bypass_csp``."""
     found = Axe().run(page, options=WCAG).response["violations"]
-    return [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+    return [
+        (one["id"], [f"{node['html'][:120]} {node['failureSummary']}" for node in one["nodes"][:3]]) for one in found
+    ]
 
 
 def saved(page):

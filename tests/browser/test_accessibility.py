@@ -4,7 +4,7 @@ see: where the focus is, how large targets are, what is left without colours and
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PHONE, PLAIN, line, violations
+from tests.browser.conftest import PHONE, PLAIN, current, line, violations
 from tests.web.conftest import work
 
 LOOKS = {
@@ -91,6 +91,25 @@ def test_the_annotators_pages_are_accessible(team, serve, enter, look, picture):
     empty.goto("/password/forged")
     check(empty, "new password")
     empty.problems.clear()  # the browser reports the refused log-in
+
+
+@pytest.mark.parametrize("look", ["light", "phone"])
+def test_the_line_with_the_focus_is_in_sight_below_a_note_and_above_the_foot(serve, enter, look):
+    server = serve(queue=PLAIN)
+    server.publish([work(1, tuple(f"    y = {n}" for n in range(40)), range(40))])
+    page = enter(server, "ann", bypass_csp=True, **LOOKS[look])
+    for _ in range(25):
+        page.keyboard.press("1")
+    for _ in range(25):
+        page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(page.locator("#note")).to_be_visible()
+    assert current(page) == 25
+    expect(line(page, 25)).to_be_in_viewport(ratio=1)
+    above, below, row = (page.locator(one).bounding_box() for one in ("#note", "#foot", ".row.at"))
+    assert above["y"] + above["height"] <= row["y"]
+    assert row["y"] + row["height"] <= below["y"]
+    assert violations(page) == []
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ function show(next) {
   const begins = task !== null || byId("empty").hidden;
   task = next;
   byId("empty").hidden = task !== null;
-  byId("desk").hidden = task === null;
+  byId("desk").hidden = byId("foot").hidden = task === null;
   if (task === null) {
     poll = setTimeout(whenSeen, POLL_MS);
     if (begins) byId("empty").focus();
@@ -44,6 +44,7 @@ function show(next) {
   at = Math.max(0, judged.findIndex((line) => !marks.has(line)));
   anchor = null;
   judged.forEach(paint);
+  byId("main").scrollTop = byId("problem").parentElement.scrollTop = 0;
   move(at, false);
   showProgress();
   const left = draft();
@@ -288,6 +289,9 @@ byId("feedback-close").addEventListener("click", () => byId("feedback").close())
 byId("confidence-back").addEventListener("click", () => byId("confidence").close());
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => act(button.dataset.do, false));
 for (const button of document.querySelectorAll("[data-confidence]")) button.addEventListener("click", () => submit(button.dataset.confidence));
+
+// a note, a screen keyboard or a smaller window never hides the line that the keys act on
+new ResizeObserver(() => document.activeElement?.closest(".row")?.scrollIntoView({ block: "nearest" })).observe(byId("main"));
 
 hint();
 show(first.task);
