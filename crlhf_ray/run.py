@@ -240,7 +240,8 @@ class Run:
         scores: np.ndarray,
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
-        alerts = [asdict(alert) for alert in [*self._ask(self.aggregator.alerts.remote()), *self.feedback.alerts()]]
+        crowd_alerts = self._ask(self.aggregator.alerts.remote(self.feedback.labels_wanted))
+        alerts = [asdict(alert) for alert in [*crowd_alerts, *self.feedback.alerts()]]
         self.metrics.append_samples(
             [
                 {

@@ -172,9 +172,10 @@ class Aggregator:
         names = pa.array(self._annotators.names[: self.state.n_workers], pa.string())
         return pa.table({"annotator_id": names, **reliability_columns(self.state, everyone)})
 
-    def alerts(self) -> list[Alert]:
+    def alerts(self, labels_wanted: int = 3) -> list[Alert]:
         """What is wrong with the crowd as it stands, worst first; empty when nothing is.
 
+        labels_wanted: judgements that a line should have; 0 where a line may have as few as it likes.
         Annotator collapse compares with the call before. Collusion looks at all pairs of annotators, and is left out
         above `MOST_FOR_PAIRS` annotators. A pass over all votes: ask once a round.
         """
@@ -197,7 +198,7 @@ class Aggregator:
             found += spammers(names, rates, sd)
             if len(names) <= MOST_FOR_PAIRS:
                 found += _collusion(names, state, votes)
-        return found + label_shortage(cast[state.task_gold[lines] == 0])
+        return found + label_shortage(cast[state.task_gold[lines] == 0], wanted=labels_wanted)
 
     def stats(self) -> dict[str, int]:
         """Counts: events, duplicates refused, annotators, items, lines, labels, gold lines, batches."""

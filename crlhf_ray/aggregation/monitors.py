@@ -207,8 +207,8 @@ def honeypot_exposure(
     ]
 
 
-def label_shortage(labels: np.ndarray, *, wanted: int = 3, share: float = 0.1) -> list[Alert]:
-    """Too many lines with too few judgements. labels: [lines], unsure ones excluded.
+def label_shortage(labels: np.ndarray, *, wanted: int = 3, share: float = 0.1, what: str = "lines") -> list[Alert]:
+    """Too many lines, or whatever what says, with too few judgements. labels: [lines], unsure ones excluded.
 
     wanted: 3, the fewest that can outvote one mistake. share: a tenth of the lines may be on their way.
     """
@@ -217,7 +217,7 @@ def label_shortage(labels: np.ndarray, *, wanted: int = 3, share: float = 0.1) -
     return [
         Alert(
             "label shortage",
-            f"{short:.0%} of {len(labels)} lines have fewer than {wanted} judgements",
+            f"{short:.0%} of {len(labels)} {what} have fewer than {wanted} judgements",
             "ask more annotators, or put fewer programs before them in a round",
         )
     ]

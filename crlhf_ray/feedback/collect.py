@@ -76,6 +76,9 @@ class Feedback(ABC):
     rounds: how many the run has; simulated annotators who drift know how far it is.
     """
 
+    #: Judgements that a line should have when a round goes on.
+    labels_wanted = 3
+
     def __init__(self, directory: Path, aggregator: Any, wait_seconds: float, rounds: int):
         self.log = AnnotationLog(directory)
         self._aggregator = aggregator

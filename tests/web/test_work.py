@@ -104,6 +104,16 @@ def test_an_event_id_with_another_content_is_refused(server):
         person._call("POST", f"/leases/{task.lease_id}/marks", {"marks": [mark | {"label": -1}]})
 
 
+def test_a_comment_sent_twice_is_stored_once(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    lease = person.next().lease_id
+    for line, text in [(0, "why?"), (0, "why?"), (None, "why?"), (None, "why?"), (0, "how?")]:
+        person._call("POST", f"/leases/{lease}/comments", {"line": line, "text": text})
+    said = server.lead._call("GET", f"/items/{work(1).item_id}")["comments"]
+    assert [(one["line"], one["text"]) for one in said] == [(0, "why?"), (None, "why?"), (0, "how?")]
+
+
 def test_unmarked_lines_and_marks_taken_back_cannot_be_submitted(server):
     server.publish([work(1)])
     person = server.person("ann")
@@ -157,6 +167,23 @@ def test_a_program_past_its_deadline_is_closed(server):
     server.now += 61
     assert server.person("ann").next() is None
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+
+
+def test_the_lead_is_told_of_programs_that_ended_with_too_few_judgements_and_of_no_others(server):
+    def alerts():
+        server.now += 1000
+        server.desk.crowd_view()
+        server.desk._viewing.result()
+        return {alert["kind"]: alert["message"] for alert in server.desk.crowd_view().alerts}
+
+    server.lead.publish([work(1), work(2)], deadline=datetime.fromtimestamp(server.now + 1500, UTC))
+    person = server.person("ann")
+    judge(person)
+    server.settled()
+    assert "label shortage" not in alerts()
+    server.now += 1000
+    person.next()
+    assert alerts()["label shortage"] == "100% of 2 programs have fewer than 2 judgements"
 
 
 def test_a_program_that_a_deadline_closed_unjudged_opens_again_with_a_later_one(server):

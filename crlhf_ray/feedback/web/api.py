@@ -164,12 +164,16 @@ async def save_marks(lease_id: RowId, body: MarksIn, account: Annotator, desk: T
 
 @router.post("/leases/{lease_id}/comments", status_code=201)
 def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
-    """Add a comment on a line, or on the whole program (line null)."""
+    """Add a comment on a line, or on the whole program (line null). The same words again change nothing."""
     with desk.database.write() as session:
         lease = work.own_lease(session, account.id, lease_id)
         if body.line is not None and body.line >= len(session.get_one(Program, lease.item_id).lines):
             raise work.Conflict(f"this program has no line {body.line}")
-        session.add(Comment(lease_id=lease_id, line=body.line, text=body.text, created_at=desk.clock()))
+        same = sa.select(Comment.id).where(
+            Comment.lease_id == lease_id, Comment.line.is_not_distinct_from(body.line), Comment.text == body.text
+        )
+        if session.scalar(same) is None:
+            session.add(Comment(lease_id=lease_id, line=body.line, text=body.text, created_at=desk.clock()))
     return {"line": body.line, "text": body.text}
 
 

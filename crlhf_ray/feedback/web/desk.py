@@ -26,6 +26,7 @@ from scipy.special import expit
 from sqlalchemy.orm import Session
 
 from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.monitors import label_shortage
 from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback import queue
@@ -269,6 +270,10 @@ class Desk:
         begun = time.perf_counter()
         with self.database.read() as session:
             milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
+            done = sa.select(Program.labels, sa.func.count()).where(
+                Program.honeypot.is_(False), Program.state == "done", Program.done_at > Program.created_at
+            )
+            labels, programs = np.array(session.execute(done.group_by(Program.labels)).all(), int).reshape(-1, 2).T
         with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
             self._watched.state = copy.deepcopy(self.crowd.state)
         state = self._watched.state
@@ -277,7 +282,9 @@ class Desk:
         down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
         p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
         rates = self._watched.reliability().to_pylist()
-        alerts = [asdict(alert) for alert in self._watched.alerts()]
+        # programs still in the queue are on their way: only of those that are done can it be told
+        short = label_shortage(np.repeat(labels, programs), wanted=self.settings.queue.labels_least, what="programs")
+        alerts = [asdict(alert) for alert in [*self._watched.alerts(labels_wanted=0), *short]]
         sure = self.settings.sure
         view = CrowdView(
             rates=rates,

@@ -57,6 +57,7 @@ class WebFeedback(Feedback):
     ):
         super().__init__(directory, aggregator, wait_seconds, rounds)
         self.settings, self.pool = settings.web, pool
+        self.labels_wanted = settings.web.queue.labels_least
         self._cursor, self._published = 0, False
         self._server: BackgroundServer | None = None
         url, token_file = settings.web.url, settings.web.token_file
