@@ -18,28 +18,28 @@ from crlhf_ray.errors import ConfigError
 committees = st.lists(st.floats(0.01, 0.99), min_size=1, max_size=9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(p=committees, prior=st.floats(0.05, 0.95))
 def test_the_bhattacharyya_bounds_hold_for_every_committee_and_prior(p, prior):
     low, high = bhattacharyya(p, prior)
     assert low - 1e-12 <= exact_error(p, prior) <= high + 1e-12
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(p=committees)
 def test_the_berend_kontorovich_bounds_hold_for_every_committee(p):
     low, high = berend_kontorovich(p)
     assert low - 1e-12 <= exact_error(p) <= high + 1e-12
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(p=st.lists(st.floats(0.05, 0.95), min_size=1, max_size=7), seed=st.integers(0, 1000))
 def test_no_other_weights_beat_log_odds(p, seed):
     weights = np.random.default_rng(seed).normal(size=len(p))
     assert exact_error(p) <= exact_error(p, weights=weights) + 1e-12
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(p=st.lists(st.floats(0.05, 0.95), min_size=2, max_size=8))
 def test_another_annotator_never_hurts(p):
     assume(len(p) > 1)

@@ -260,7 +260,7 @@ def test_a_single_vote_is_a_batch_of_one(decay, votes):
     assert np.allclose(batch.reliability(), single.reliability(), atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), decay=st.sampled_from([1.0, 0.9]))
 def test_incremental_bookkeeping_equals_counting_anew(seed, decay):
     """After any mixture of votes, corrections, abstentions and gold, soft counts are those of the standing votes."""

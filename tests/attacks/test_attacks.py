@@ -178,7 +178,7 @@ BODIES = st.one_of(
 
 
 @given(body=BODIES)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_program_that_does_not_implement_the_function_never_passes(judge, body):
     program = f"\ndef largest_gap(xs):\n    {body}\n"
     verdicts = judge.check([(ASSERTS, program), (CALLS, program)])

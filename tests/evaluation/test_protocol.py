@@ -95,14 +95,14 @@ class PlaybackJail:
 
 
 @given(stream=STREAMS, problem=st.sampled_from(PROBLEMS))
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 def test_malformed_messages_end_in_a_verdict_and_never_pass(stream, problem):
     verdict = Check(PlaybackJail(stream), Limits(wall_seconds=2)).verdict(problem, "")
     assert verdict.status in ("wrong", "error", "timeout", "killed", "out_of_memory")
 
 
 @given(data=TAGGED)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_decoding_gives_a_value_or_a_protocol_error(data):
     with contextlib.suppress(wire.ProtocolError):
         wire.decode(data, lambda tag, content: None)
@@ -133,7 +133,7 @@ VALUES = st.recursive(
 
 
 @given(value=VALUES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_plain_values_survive_the_way_there_and_back(value):
     sent = json.loads(json.dumps(wire.encode(value, pytest.fail)))
     found = wire.decode(sent, pytest.fail)

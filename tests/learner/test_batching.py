@@ -18,7 +18,7 @@ shapes = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, st.integers(1, 12), st.integers(1, 4), st.integers(16, 120), st.integers(0, 5))
 def test_every_sample_is_learnt_from_exactly_once(problems, minibatch_samples, ranks, tokens, seed):
     samples = [e for i, (prompt, answers) in enumerate(problems) for e in problem(str(i), prompt, answers)]

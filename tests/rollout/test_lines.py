@@ -68,21 +68,21 @@ def check_map(tokenizer, token_ids):
     return text, lines
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=CODE)
 def test_every_token_of_a_text_belongs_to_exactly_one_line_and_the_lines_join_back(tokenizer, text):
     joined, _ = check_map(tokenizer, encode(tokenizer, text))
     assert joined == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_sequence_of_token_ids_maps_even_where_it_is_no_valid_utf8(tokenizer, data):
     ids = st.integers(0, len(tokenizer) - 1)
     check_map(tokenizer, data.draw(st.lists(ids, max_size=40)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=CODE)
 def test_a_token_belongs_to_the_line_in_which_its_first_byte_stands(tokenizer, text):
     token_ids = encode(tokenizer, text)
@@ -149,7 +149,7 @@ def test_blank_and_comment_lines_carry_no_code(text, carries):
     assert carries_code(text) is carries
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(before=CODE, after=CODE)
 def test_a_cut_keeps_the_tokens_that_start_before_the_first_stop_string(tokenizer, before, after):
     token_ids = encode(tokenizer, before + "\ndef " + after)

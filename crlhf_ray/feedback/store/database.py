@@ -19,6 +19,8 @@ from crlhf_ray.feedback.store.models import Account
 
 #: How long what is known of an account is good for, unless this process changes one.
 ACCOUNT_SECONDS = 30.0
+#: For so long a connection to PostgreSQL is trusted without asking, which is a round trip.
+IDLE_SECONDS = 1.0
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -34,11 +36,14 @@ class Database:
         if not self.sqlite and not url.startswith("postgresql"):
             raise ConfigError(f"database {url!r}: give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
         # As many as there are threads: who waits for a connection on the event loop makes everybody wait.
-        self.engine = sa.create_engine(url, pool_size=25, max_overflow=25, pool_pre_ping=not self.sqlite)
+        self.engine = sa.create_engine(url, pool_size=25, max_overflow=25)
         self._one_writer = threading.Lock()
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            sa.event.listen(self.engine, "checkin", _left_idle)
+            sa.event.listen(self.engine, "checkout", self._still_there)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         # PostgreSQL reads see what is committed statement by statement: a transaction would be two more round trips.
         reading = self.engine if self.sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -85,6 +90,15 @@ class Database:
                 self._accounts[account_id] = now, account
         return account
 
+    def _still_there(self, connection: Any, record: Any, _: Any) -> None:
+        """Ask a connection that was idle for a while whether it is still there; its pool makes a new one if not."""
+        idle = time.monotonic() - record.info.get("left_idle", float("inf"))
+        if idle > IDLE_SECONDS:
+            try:
+                self.engine.dialect.do_ping(connection)
+            except Exception as error:
+                raise sa.exc.DisconnectionError("the connection to the database is gone") from error
+
     @staticmethod
     def _look_for_accounts(session: Session, _: Any) -> None:
         changed = {one.id for one in (*session.new, *session.dirty, *session.deleted) if isinstance(one, Account)}
@@ -101,6 +115,10 @@ def migrate(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _left_idle(_: Any, record: Any) -> None:
+    record.info["left_idle"] = time.monotonic()
 
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:

@@ -14,24 +14,25 @@ PAUSE_SECONDS = 0.005
 MOST = 200
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Together(Generic[T]):
+class Together(Generic[T, R]):
     """Runs requests in a thread of its own, as many at a time as have come.
 
-    run: does all that it is given, or nothing and raises. When it raises for several, each is run alone, so that one
-    that cannot be done harms no other.
+    run: does all that it is given and returns an answer to each, or does nothing and raises. When it raises for
+    several, each is run alone, so that one that cannot be done harms no other.
     """
 
-    def __init__(self, run: Callable[[Sequence[T]], None]):
+    def __init__(self, run: Callable[[Sequence[T]], Sequence[R]]):
         self._run = run
-        self._waiting: queue.SimpleQueue[tuple[T, Future[None]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[T, Future[R]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def __call__(self, request: T) -> Future[None]:
-        """Returns at once; the future is done when the request is on the disk, or has the error."""
-        future: Future[None] = Future()
+    def __call__(self, request: T) -> Future[R]:
+        """Returns at once; the future has the answer when the request is on the disk, or the error."""
+        future: Future[R] = Future()
         self._waiting.put((request, future))
         return future
 
@@ -51,10 +52,9 @@ class Together(Generic[T]):
             self._attempt([one for one in batch if one is not None and one[1].set_running_or_notify_cancel()])
             time.sleep(PAUSE_SECONDS)
 
-    def _attempt(self, batch: Sequence[tuple[T, Future[None]]]) -> None:
+    def _attempt(self, batch: Sequence[tuple[T, Future[R]]]) -> None:
         try:
-            if batch:
-                self._run([request for request, _ in batch])
+            answers = self._run([request for request, _ in batch]) if batch else []
         except Exception as error:
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
@@ -62,5 +62,5 @@ class Together(Generic[T]):
                 for one in batch:
                     self._attempt([one])
             return
-        for _, future in batch:
-            future.set_result(None)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            future.set_result(answer)

@@ -25,6 +25,7 @@ from crlhf_ray.feedback.store.models import ROLES, WAITING, Account, Comment, Le
 
 #: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
 CROWD_RATES = (0.77, 0.6)
+NOT_YOURS = "this program is not in your hands: ask for the next one"
 
 
 class Conflict(CrlhfError):
@@ -72,6 +73,15 @@ class Marking:
 
 
 @dataclass(frozen=True)
+class Submitting:
+    """A request to end a lease. confidence: 1 to 3."""
+
+    account_id: int
+    lease_id: int
+    confidence: int
+
+
+@dataclass(frozen=True)
 class Task:
     """A program in somebody's hands, with what they have said of it so far: label, event id and rest by line."""
 
@@ -85,6 +95,7 @@ class Task:
 class Submitted:
     """truth: by judged line, in the qualification round only."""
 
+    account: Account
     item_id: str
     truth: dict[int, int] | None
     marks: dict[int, Said]
@@ -143,12 +154,22 @@ def next_task(
 ) -> Task | None:
     """What this person judges next; the program they hold already, if any. None when nothing is to do.
 
-    honeypot_share: of their work, see `queue.honeypot_share`. draw: a random number from 0 to 1.
+    honeypot_share, draw: see `hand_out`.
     """
     account = session.get_one(Account, account.id, with_for_update=True)  # one request of theirs at a time
     held = session.scalar(sa.select(Lease).where(Lease.account_id == account.id, Lease.state == "open"))
     if held is not None:
         return _task(session, held)
+    return hand_out(session, account, settings, now=now, honeypot_share=honeypot_share, draw=draw)
+
+
+def hand_out(
+    session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
+) -> Task | None:
+    """Lease a program to somebody who holds none, and whose row this transaction has locked. None where there is none.
+
+    honeypot_share: of their work, see `queue.honeypot_share`. draw: a random number from 0 to 1.
+    """
     qualification = account.checks_left > 0
     order = [True] if qualification else [draw < honeypot_share, draw >= honeypot_share]
     for honeypot in order:
@@ -270,8 +291,14 @@ def own_lease(session: Session, account_id: int, lease_id: int) -> Lease:
     Raises Conflict otherwise.
     """
     lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
-    if lease is None or lease.account_id != account_id:
-        raise Conflict("this program is not in your hands: ask for the next one")
+    if lease is None:
+        raise Conflict(NOT_YOURS)
+    return _take_up(session, account_id, lease)
+
+
+def _take_up(session: Session, account_id: int, lease: Lease) -> Lease:
+    if lease.account_id != account_id:
+        raise Conflict(NOT_YOURS)
     if lease.state == "submitted":
         raise Conflict("this program is submitted already")
     if lease.state == "expired":
@@ -329,28 +356,40 @@ def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSet
         raise Conflict(f"event {event_id!r} was stored with another content: give a correction an id of its own")
 
 
-def submit(session: Session, account: Account, lease_id: int, confidence: int, *, now: float) -> Submitted:
-    """End a lease with a judgement of every line. Raises Unjudged (lines without a mark) or Conflict."""
-    account = session.get_one(Account, account.id, with_for_update=True)
-    lease = own_lease(session, account.id, lease_id)
-    program = session.get_one(Program, lease.item_id, with_for_update=True)
-    marks = standing(session, [lease_id])[lease_id]
-    if missing := [line for line in program.judged if line not in marks]:
-        raise Unjudged(missing)
+def submit(session: Session, requests: Sequence[Submitting], *, now: float) -> list[Submitted]:
+    """End leases, each with a judgement of every line. Raises Unjudged (lines without a mark) or Conflict."""
+    ids = [request.lease_id for request in requests]
+    locked = session.execute(
+        sa.select(Account, Lease, Program).where(Lease.id.in_(ids))
+        .join(Lease, Lease.account_id == Account.id).join(Program, Program.item_id == Lease.item_id)
+        .order_by(Lease.id).with_for_update()
+    )  # fmt: skip
+    held = {row.Lease.id: row.tuple() for row in locked}
+    said = standing(session, ids)
     # Sequence numbers may become visible out of order; who holds this row is alone in drawing one.
     session.execute(sa.select(Setting).where(Setting.name == "submissions").with_for_update())
-    session.add(
-        Submission(
-            lease_id=lease_id, item_id=program.item_id, account_id=account.id, confidence=confidence,
-            labels=len(marks), milliseconds=sum(mark.milliseconds or 0 for mark in marks.values()), created_at=now,
-        )
-    )  # fmt: skip
-    lease.state = "submitted"
-    program.labels += 1
-    if lease.qualification:
-        account.checks_left -= 1
-    truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
-    return Submitted(program.item_id, truth, marks)
+    done = []
+    for request in requests:
+        if request.lease_id not in held:
+            raise Conflict(NOT_YOURS)
+        account, lease, program = held[request.lease_id]
+        _take_up(session, request.account_id, lease)
+        marks = said[request.lease_id]
+        if missing := [line for line in program.judged if line not in marks]:
+            raise Unjudged(missing)
+        session.add(
+            Submission(
+                lease_id=lease.id, item_id=program.item_id, account_id=account.id, confidence=request.confidence,
+                labels=len(marks), milliseconds=sum(mark.milliseconds or 0 for mark in marks.values()), created_at=now,
+            )
+        )  # fmt: skip
+        lease.state = "submitted"
+        program.labels += 1
+        if lease.qualification:
+            account.checks_left -= 1
+        truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
+        done.append(Submitted(account, program.item_id, truth, marks))
+    return done
 
 
 def settle(

@@ -180,7 +180,7 @@ def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk)
 @router.post("/leases/{lease_id}/submit", responses={409: {"description": "lines without a mark, or no lease"}})
 def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
     """Submit a program whose every line is judged; answers with the next one. Truth is told in qualification only."""
-    done, task = desk.submit(account, lease_id, body.confidence)
+    done, task = desk.submit(work.Submitting(account.id, lease_id, body.confidence))
     feedback = None
     if done.truth is not None:
         feedback = [

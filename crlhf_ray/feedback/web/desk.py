@@ -97,7 +97,7 @@ class Desk:
         self._background = ThreadPoolExecutor(1)
         self._random = random.SystemRandom()
         self._expired_at = float("-inf")
-        self._marking = Together(self._store_marks)
+        self._storing = Together(self._store)
         self._learn_all()
         self._viewing = self._background.submit(self._work_out)
         self._submitted, self._closing = threading.Event(), threading.Event()
@@ -109,7 +109,7 @@ class Desk:
         self._closing.set()
         self._submitted.set()
         self._learner.join()
-        self._marking.close()
+        self._storing.close()
         self._background.shutdown()
         self.webhooks.close()
         with self._learning:
@@ -126,7 +126,7 @@ class Desk:
             return task
         self._expire()
         with self.database.write() as session:
-            return self._next_task(session, account)
+            return work.next_task(session, account, self.settings.queue, **self._chance(account))
 
     def _expire(self) -> None:
         """In a transaction of its own: it locks several rows, so it must hold nothing that others wait for."""
@@ -136,29 +136,36 @@ class Desk:
             with self.database.write() as session:
                 work.expire(session, now)
 
-    def _next_task(self, session: Session, account: Account) -> work.Task | None:
+    def _chance(self, account: Account) -> dict[str, float]:
+        """The time, and how it is decided whether somebody's next program is a honeypot; see `work.hand_out`."""
         share = queue.honeypot_share(self._widths.get(account.annotator_id, 1.0), self.settings.queue)
-        return work.next_task(
-            session, account, self.settings.queue, now=self.clock(), honeypot_share=share, draw=self._random.random()
-        )
+        return {"now": self.clock(), "honeypot_share": share, "draw": self._random.random()}
 
-    def save_marks(self, request: work.Marking) -> Future[None]:
+    def save_marks(self, request: work.Marking) -> Future[Any]:
         """Store marks; the future is done when they are on the disk, or has what `work.save_marks` raised."""
-        return self._marking(request)
+        return self._storing(request)
 
-    def _store_marks(self, requests: Sequence[work.Marking]) -> None:
-        with self.database.write() as session:
-            work.save_marks(session, requests, self.settings.queue, now=self.clock())
-
-    def submit(self, account: Account, lease_id: int, confidence: int) -> tuple[work.Submitted, work.Task | None]:
+    def submit(self, request: work.Submitting) -> tuple[work.Submitted, work.Task | None]:
         """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
         self._expire()
-        with self.database.write() as session:
-            done = work.submit(session, account, lease_id, confidence, now=self.clock())
-            session.flush()
-            task = self._next_task(session, account)
+        done: tuple[work.Submitted, work.Task | None] = self._storing(request).result()
         self._submitted.set()
-        return done, task
+        return done
+
+    def _store(self, requests: Sequence[work.Marking | work.Submitting]) -> list[Any]:
+        """Do what came at the same time in one transaction; the answers to submissions, None for marks."""
+        marking = [request for request in requests if isinstance(request, work.Marking)]
+        submitting = [request for request in requests if isinstance(request, work.Submitting)]
+        with self.database.write() as session:
+            if marking:
+                work.save_marks(session, marking, self.settings.queue, now=self.clock())
+            submitted = work.submit(session, submitting, now=self.clock()) if submitting else []
+            tasks = [
+                work.hand_out(session, done.account, self.settings.queue, **self._chance(done.account))
+                for done in submitted
+            ]
+        answers = iter(zip(submitted, tasks, strict=True))
+        return [next(answers) if isinstance(request, work.Submitting) else None for request in requests]
 
     def publish(
         self,
