@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import model_validator
+
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
 from crlhf_ray.feedback.collect import FeedbackSettings
@@ -14,6 +16,9 @@ from crlhf_ray.policy.prompts import Template
 from crlhf_ray.reward.credit import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.settings import Settings, read_settings
+
+#: vLLM samples at this temperature where a lower one above 0 is asked for.
+LEAST_TEMPERATURE = 0.01
 
 
 class RunSettings(Settings):
@@ -83,6 +88,15 @@ class Config(Settings):
     judge: JudgeSettings = JudgeSettings()
     judges: PoolSettings = PoolSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.rollout.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"rollout.temperature={self.rollout.temperature:g}: training needs the log-probs of what was sampled, "
+                f"and greedy sampling has none; use {LEAST_TEMPERATURE:g} or more (evaluation.temperature may be 0)"
+            )
+        return self
 
 
 def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Config:

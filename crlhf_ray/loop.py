@@ -15,7 +15,7 @@ import numpy as np
 
 from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
 from crlhf_ray.config import Config
-from crlhf_ray.evaluation.pass_at_k import pass_at_k, pass_at_k_interval
+from crlhf_ray.evaluation.run import skill
 from crlhf_ray.learner.group import Experience
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
@@ -60,7 +60,7 @@ def play_round(run: Run) -> None:
         ]
         scores = np.array([reward.sum() for reward in rewards])
     with run.phase("learn"):
-        learnt = run.learner.update(experiences(samples, rewards))
+        learnt = run.learner.update(experiences(samples, rewards, config.rollout.temperature))
     with run.phase("sync"):
         run.fleet.sync(run.learner, run.round + 1)
     row = {
@@ -78,8 +78,11 @@ def play_round(run: Run) -> None:
     run.finish_round(row, samples, items, consensus, truth, verdicts, scores)
 
 
-def experiences(samples: Sequence[Sample], rewards: Sequence[np.ndarray]) -> list[Experience]:
-    """What the learner learns from; a sample that stopped before its first token teaches nothing."""
+def experiences(samples: Sequence[Sample], rewards: Sequence[np.ndarray], temperature: float) -> list[Experience]:
+    """What the learner learns from; a sample that stopped before its first token teaches nothing.
+
+    temperature: what the samples were drawn at, because their log-probs are those of that distribution.
+    """
     return [
         Experience(
             sample_id=sample.sample_id,
@@ -88,6 +91,7 @@ def experiences(samples: Sequence[Sample], rewards: Sequence[np.ndarray]) -> lis
             token_ids=sample.token_ids,
             logprobs=sample.logprobs,
             token_rewards=reward,
+            temperature=temperature,
         )
         for sample, reward in zip(samples, rewards, strict=True)
         if sample.token_ids
@@ -101,19 +105,13 @@ def evaluate(run: Run) -> None:
     with run.phase(f"evaluate round {run.round}", len(problems) * settings.samples):
         samples = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
         verdicts = run.verdicts(samples)
-    passed = dict.fromkeys((problem.problem_id for problem in problems), 0)
-    for sample, verdict in zip(samples, verdicts, strict=True):
-        passed[sample.problem_id] += verdict.passed
-    result = pass_at_k_interval([(settings.samples, count) for count in passed.values()], 1)
+    outcomes = [(sample.problem_id, verdict.passed) for sample, verdict in zip(samples, verdicts, strict=True)]
     run.metrics.append_evaluation(
         {
             "round": run.round,
             "split": "heldout",
             "n": settings.samples,
             "temperature": settings.temperature,
-            "pass_at_1": result.mean,
-            "low": result.low,
-            "high": result.high,
-            "per_problem": {name: pass_at_k(settings.samples, count, 1) for name, count in passed.items()},
+            **skill(outcomes),
         }
     )

@@ -76,6 +76,8 @@ def _value(text: str) -> Any:
 
 def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     path = [str(part) for part in error["loc"]]
+    if error["type"] == "value_error":  # a check of several settings together: its message names them
+        return ": ".join(filter(None, [".".join(path), str(error["ctx"]["error"])]))
     if error["type"] != "extra_forbidden":
         return f"{'.'.join(path)}: {error['msg']} (got {error['input']!r})"
     group = model

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import crlhf_ray
 from crlhf_ray.errors import DataError
-from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k_interval
+from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k, pass_at_k_interval
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.problem import Problem
 
@@ -237,3 +237,18 @@ def summarise(data_set: dict[str, str], n: int, rows: Sequence[dict[str, Any]], 
         statuses=dict(statuses),
         isolation=tuple(sorted({row["verdict"]["isolation"] for row in rows})),
     )
+
+
+def skill(outcomes: Iterable[tuple[str, bool]]) -> dict[str, Any]:
+    """pass@1 with its interval, and of each problem, from (problem_id, passed) of each judged sample: the part of
+    ``evaluations.jsonl`` that is measured."""
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    for problem_id, passed in outcomes:
+        by_problem[problem_id].append(passed)
+    result = pass_at_k_interval([(len(passed), sum(passed)) for passed in by_problem.values()], 1)
+    return {
+        "pass_at_1": result.mean,
+        "low": result.low,
+        "high": result.high,
+        "per_problem": {name: pass_at_k(len(passed), sum(passed), 1) for name, passed in by_problem.items()},
+    }

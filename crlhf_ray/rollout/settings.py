@@ -15,7 +15,8 @@ class RolloutSettings(Settings):
     replicas: int = Field(1, ge=1)
     """vLLM engines, each a Ray actor. One saturates the memory bandwidth of a small machine."""
     temperature: float = Field(1.0, ge=0)
-    """Of training rollouts. 1: the policy that is trained is the one that is sampled. 0: greedy."""
+    """Of rollouts. The learner takes its log-probs at the same temperature, so it trains the policy that is sampled.
+    A run refuses 0, greedy: evaluations have `evaluation.temperature`."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus of sampling. Below 1 behaviour log-probs are those of the cut distribution, which PPO does not know."""
     max_tokens: int = Field(96, ge=1)

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 SMALL = {
     "run": {"rounds": 2, "problems_per_round": 2, "samples_per_problem": 2},
     "model": {"name": "tiny", "lora": {"r": 4}},
-    "rollout": {"max_tokens": 24},
+    "rollout": {"max_tokens": 24, "temperature": 0.7},  # away from 1, where a forgotten temperature would not show
     "feedback": {"first_honeypots": 2, "honeypots_per_round": 1},
     "learner": {"epochs": 1, "lr": 1e-3},
     "evaluation": {"samples": 1, "limit": 3},
@@ -70,7 +70,7 @@ def test_a_run_measures_before_and_after_and_says_where_the_report_lies(whole):
     assert (run_dir / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_every_round_logs_the_gap_between_rollout_and_learner_log_probs(whole):
+def test_at_temperature_0_7_rollout_and_learner_log_probs_agree_in_every_round(whole):
     for row in read_run(whole[0]).metrics:
         assert row["learner"]["logprob_gap_max"] < 1e-3
 

@@ -57,6 +57,12 @@ def test_a_change_without_a_value_shows_the_form():
         load_config(changes=["learner.lr"])
 
 
+@pytest.mark.parametrize("temperature", ["0", "0.001"])
+def test_training_refuses_greedy_sampling_and_says_what_would_be_right(temperature: str):
+    with pytest.raises(ConfigError, match=r"^rollout\.temperature=.*use 0\.01 or more"):
+        load_config(changes=[f"rollout.temperature={temperature}"])
+
+
 @pytest.mark.parametrize("file", sorted(Path("jobs").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_settings_that_come_with_the_project_are_valid(file: Path):
     load_config(file)
