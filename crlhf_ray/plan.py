@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from crlhf_ray.config import Config
 from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.policy.model import resolve
-from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.load import load_splits
 
 GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
@@ -24,8 +24,8 @@ PROCESS_GIB = 0.6
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     """How many of what, in samples: the one unit of batch sizes."""
-    train = len(load_problems(config.problems.source, "train"))
-    heldout = len(load_problems(config.evaluation.source, "heldout")[: config.evaluation.limit])
+    trained, measured = load_splits(config.problems.source, config.evaluation.source)
+    train, heldout = len(trained), len(measured[: config.evaluation.limit])
     per_round = config.run.problems_per_round * config.run.samples_per_problem
     minibatch = min(config.learner.minibatch_samples, per_round)
     steps = -(-per_round // minibatch) * config.learner.epochs

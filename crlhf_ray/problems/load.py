@@ -144,6 +144,31 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
     return chosen
 
 
+def load_splits(train: str, heldout: str) -> tuple[list[Problem], list[Problem]]:
+    """The problems to train on, of the source ``train``, and those to measure on, of ``heldout``.
+
+    Raises DataError as `load_problems`, for a problem_id that is in both, and for a training problem without a
+    reference solution.
+    """
+    trained, measured = load_problems(train, "train"), load_problems(heldout, "heldout")
+    both = {problem.problem_id for problem in trained} & {problem.problem_id for problem in measured}
+    if both:
+        raise DataError(
+            f"{sorted(both)[0]!r} is a training problem of {train} and a held-out problem of {heldout} "
+            f"({len(both)} in both): what is trained on cannot be measured on; give each problem an id of its own, and "
+            "leave held-out problems out of the training file",
+            field="problem_id",
+        )
+    for problem in trained:
+        if not problem.references:
+            raise DataError(
+                f"{problem.problem_id!r} has none; training needs one, from which honeypots and line truth are made",
+                file=train,
+                field="references",
+            )
+    return trained, measured
+
+
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(

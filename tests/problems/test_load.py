@@ -10,7 +10,7 @@ import pytest
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
-from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.load import load_problems, load_splits
 
 GOOD = {
     "problem_id": "own/add",
@@ -179,3 +179,21 @@ def test_sanitized_mbpp_canonical_solutions_pass(mbpp):
     assert len(problems) == 427
     # Most programs are those of the full set, so every fourth one is enough here; all 427 pass.
     assert failing(problems[::4], cpu_seconds=30.0) == []
+
+
+def test_a_problem_that_is_trained_on_and_held_out_is_refused_with_both_sources_named(tmp_path: Path):
+    train = write(tmp_path / "train.jsonl", GOOD)
+    heldout = write(tmp_path / "heldout.jsonl", {**GOOD, "split": "heldout"})
+    with pytest.raises(DataError, match=r"'own/add' is a training problem of .*train\.jsonl.*of .*heldout\.jsonl"):
+        load_splits(train, heldout)
+
+
+def test_a_training_problem_without_a_reference_is_refused_before_anything_starts(tmp_path: Path):
+    train = write(tmp_path / "train.jsonl", {**GOOD, "references": []})
+    with pytest.raises(DataError, match=r"train\.jsonl, field 'references': 'own/add' has none"):
+        load_splits(train, "starter")
+
+
+def test_the_bundled_sources_keep_training_and_held_out_problems_apart():
+    assert all(load_splits("starter", "starter"))
+    assert all(load_splits("starter", "cvx"))
