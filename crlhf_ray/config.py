@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
@@ -28,8 +28,9 @@ class RunSettings(Settings):
     """Folder of the run: settings, annotations, metrics, checkpoints, logs and the report."""
     seed: int = 0
     """Every random choice derives from it: problems, sampling, honeypots, the simulated crowd."""
-    rounds: int = 6
-    """Rounds of Algorithm 1: sample, judge, aggregate, learn, sync."""
+    rounds: int = Field(6, ge=1)
+    """Rounds of Algorithm 1: sample, judge, aggregate, learn, sync. A run that was resumed with fewer than it has
+    played already plays no more."""
     problems_per_round: int = 8
     """Problems put to the policy in one round."""
     samples_per_problem: int = 4

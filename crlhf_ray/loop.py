@@ -31,7 +31,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         while True:
             if run.evaluation_due():
                 evaluate(run)
-            if run.round == config.run.rounds:
+            if run.round >= config.run.rounds:
                 break
             play_round(run)
         report = write_report(run.dir)
@@ -44,9 +44,9 @@ def play_round(run: Run) -> None:
     config = run.config
     problems = run.problems_of_round()
     with run.phase("generate", len(problems) * config.run.samples_per_problem):
-        samples = run.generate(problems, n=config.run.samples_per_problem, tag=f"r{run.round}")
+        drawn = run.generate(problems, n=config.run.samples_per_problem, tag=f"r{run.round}")
     with run.phase("judge"):
-        verdicts = run.verdicts(samples)
+        samples, verdicts = run.judged(drawn)
         items = run.items(samples)
         truth = run.line_truth(items, verdicts)
     with run.phase("annotate", len(items)):
@@ -65,6 +65,7 @@ def play_round(run: Run) -> None:
         run.fleet.sync(run.learner, run.round + 1)
     row = {
         "samples": len(samples),
+        "unjudged": len(drawn) - len(samples),
         "reward": {"mean": scores.mean(), "std": scores.std()},
         "train_pass_rate": np.mean([verdict.passed for verdict in verdicts]),
         "tokens_per_sample": np.mean([len(sample.token_ids) for sample in samples]),
@@ -103,14 +104,15 @@ def evaluate(run: Run) -> None:
     settings = run.config.evaluation
     problems = run.heldout
     with run.phase(f"evaluate round {run.round}", len(problems) * settings.samples):
-        samples = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
-        verdicts = run.verdicts(samples)
+        drawn = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
+        samples, verdicts = run.judged(drawn)
     outcomes = [(sample.problem_id, verdict.passed) for sample, verdict in zip(samples, verdicts, strict=True)]
     run.metrics.append_evaluation(
         {
             "round": run.round,
             "split": "heldout",
             "n": settings.samples,
+            "unjudged": len(drawn) - len(samples),
             "temperature": settings.temperature,
             **skill(outcomes),
         }

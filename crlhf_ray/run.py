@@ -16,11 +16,12 @@ import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError
 
-from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.actor import Aggregator, Alert
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.evaluation.pool import JudgePool
+from crlhf_ray.evaluation.run import judged_ones
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.collect import Feedback, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
@@ -30,7 +31,7 @@ from crlhf_ray.feedback.web.feedback import WebFeedback
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.policy.prompts import encode
-from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.load import load_splits
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.metrics import MetricsLog
@@ -80,8 +81,8 @@ class Run:
         with self.phase("start"):
             resolve(config.model.name)  # unpacked once here rather than by every actor
             self.tokenizer = load_tokenizer(config.model.name)
-            train = load_problems(config.problems.source, "train")
-            self.heldout = load_problems(config.evaluation.source, "heldout")[: config.evaluation.limit]
+            train, heldout = load_splits(config.problems.source, config.evaluation.source)
+            self.heldout = heldout[: config.evaluation.limit]
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
             self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray.address))
@@ -168,8 +169,13 @@ class Run:
             requests, temperature=temperature, seed=self.config.run.seed, tag=tag, progress=self.display.advance
         )
 
-    def verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
-        return self.judge.check([(self.problems[sample.problem_id], sample.text) for sample in samples])
+    def judged(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Verdict]]:
+        """The samples that the sandbox could judge, and its verdicts. What it failed on is left out: it is not wrong.
+
+        Raises EngineError where that is more than a few.
+        """
+        jobs = [(self.problems[sample.problem_id], sample.text) for sample in samples]
+        return judged_ones(samples, self.judge.check(jobs))
 
     def items(self, samples: Sequence[Sample]) -> list[Item]:
         """The samples as annotators see them, under ids that tell nothing.
@@ -226,7 +232,7 @@ class Run:
     def evaluation_due(self) -> bool:
         """Before the first round, after the last, and every so many rounds; never twice for the same weights."""
         every, last = self.config.evaluation.every, self.config.run.rounds
-        due = self.round in (0, last) or (every > 0 and self.round % every == 0)
+        due = self.round == 0 or self.round >= last or (every > 0 and self.round % every == 0)
         return due and all(row["round"] != self.round for row in self.metrics.evaluations())
 
     def finish_round(
@@ -241,7 +247,7 @@ class Run:
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
         crowd_alerts = self._ask(self.aggregator.alerts.remote(self.feedback.labels_wanted))
-        alerts = [asdict(alert) for alert in [*crowd_alerts, *self.feedback.alerts()]]
+        alerts = [asdict(a) for a in [*crowd_alerts, *self.feedback.alerts(), *unjudged(row["unjudged"])]]
         self.metrics.append_samples(
             [
                 {
@@ -270,7 +276,7 @@ class Run:
         self.metrics.append(full)
         self.display.round_done(full)
         self.round += 1
-        if self.round % self.config.run.checkpoint_every == 0 or self.round == self.config.run.rounds:
+        if self.round % self.config.run.checkpoint_every == 0 or self.round >= self.config.run.rounds:
             with self.phase("checkpoint"):
                 self._checkpoint()
 
@@ -297,3 +303,16 @@ class Run:
                 f"the aggregation actor did not answer within {self.config.ray.wait_seconds:.0f} s; "
                 f"its state is safe in {self.dir / 'aggregation'}, so end the run and go on with --resume"
             ) from error
+
+
+def unjudged(count: int) -> list[Alert]:
+    """Programs of a round that the sandbox failed on."""
+    if not count:
+        return []
+    return [
+        Alert(
+            "unjudged programs",
+            f"the sandbox failed on {count} program{'' if count == 1 else 's'} of the round, left out of it",
+            "see that the machine has memory to spare, or lower judge.slots",
+        )
+    ]

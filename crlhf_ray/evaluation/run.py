@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import crlhf_ray
-from crlhf_ray.errors import DataError
+from crlhf_ray.errors import DataError, EngineError
 from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k, pass_at_k_interval
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.problem import Problem
 
 BATCH = 256
+#: Share of a batch that may go without a verdict. More is a sandbox that does not work, and not bad luck.
+MOST_UNJUDGED = 0.1
 Jobs = Sequence[tuple[Problem, str]]
+Sampled = TypeVar("Sampled")
 
 
 class Judges(Protocol):
@@ -252,3 +255,20 @@ def skill(outcomes: Iterable[tuple[str, bool]]) -> dict[str, Any]:
         "high": result.high,
         "per_problem": {name: pass_at_k(len(passed), sum(passed), 1) for name, passed in by_problem.items()},
     }
+
+
+def judged_ones(samples: Sequence[Sampled], verdicts: Sequence[Verdict]) -> tuple[list[Sampled], list[Verdict]]:
+    """The samples about which the judge said something, with their verdicts: an `infra_error` says nothing of them.
+
+    Raises EngineError where more than `MOST_UNJUDGED` of them have no verdict.
+    """
+    pairs = [pair for pair in zip(samples, verdicts, strict=True) if pair[1].status != "infra_error"]
+    lost = len(samples) - len(pairs)
+    if lost > MOST_UNJUDGED * len(samples):
+        first = next(verdict for verdict in verdicts if verdict.status == "infra_error")
+        raise EngineError(
+            f"the sandbox gave no verdict on {lost} of {len(samples)} programs; of the first it says: {first.detail}. "
+            "`crlhf doctor` shows what the machine lacks; with too little memory, lower judge.slots or judges.maximum. "
+            "Then go on with --resume"
+        )
+    return [sample for sample, _ in pairs], [verdict for _, verdict in pairs]

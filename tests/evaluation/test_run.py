@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from crlhf_ray.errors import DataError
+from crlhf_ray.errors import DataError, EngineError
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings
-from crlhf_ray.evaluation.run import cut, data_set_id, evaluate, judge_samples, read_samples
+from crlhf_ray.evaluation.run import cut, data_set_id, evaluate, judge_samples, judged_ones, read_samples, skill
 from crlhf_ray.evaluation.verdict import Verdict
 
 from .samples import DOUBLE, RIGHT, WRONG, asserted
@@ -145,3 +145,22 @@ def test_infrastructure_errors_count_for_nothing(tmp_path):
     result = evaluate("set", [DOUBLE], generate, Flaky(), tmp_path / "s.jsonl", n=4, ks=(1, 3, 4))
     assert [(estimate.k, estimate.mean) for estimate in result.pass_at_k] == [(1, 1.0), (3, 1.0)]
     assert result.statuses == {"infra_error": 1, "passed": 3}
+
+
+def test_programs_without_a_verdict_are_left_out_with_their_verdicts():
+    verdicts = [Verdict("passed"), Verdict("infra_error"), *[Verdict("wrong")] * 8]
+    samples, kept = judged_ones(range(10), verdicts)
+    assert samples == [0, *range(2, 10)]
+    assert [verdict.status for verdict in kept] == ["passed", *["wrong"] * 8]
+
+
+def test_more_than_a_tenth_without_a_verdict_is_an_error_that_says_why_and_what_to_do():
+    verdicts = [Verdict("infra_error", detail="the slot was lost 3 times"), *[Verdict("passed")] * 8]
+    with pytest.raises(EngineError, match=r"no verdict on 1 of 9 .*the slot was lost 3 times.*crlhf doctor.*--resume"):
+        judged_ones(range(9), verdicts)
+
+
+def test_skill_is_measured_on_the_samples_that_a_problem_has():
+    found = skill([("a", True), ("a", False), ("b", True)])
+    assert found["per_problem"] == {"a": 0.5, "b": 1.0}
+    assert found["pass_at_1"] == 0.75

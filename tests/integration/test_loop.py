@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(whole):
 
     with pytest.raises(ConfigError, match="--resume"):
         train(load_config(changes=[f"run.dir={whole[0]}"]))
+
+
+def test_a_run_resumed_with_fewer_rounds_than_it_played_ends_at_once(whole, tmp_path: Path):
+    run_dir = tmp_path / "longer"
+    shutil.copytree(whole[0], run_dir)
+    finish(start(run_dir, "run.rounds=1", resume=True))
+    found = read_run(run_dir)
+    assert [row["round"] for row in found.metrics] == [0, 1]
+    assert [row["round"] for row in found.heldout()] == [0, 2]
 
 
 def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_path: Path):

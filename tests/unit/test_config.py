@@ -57,6 +57,12 @@ def test_a_change_without_a_value_shows_the_form():
         load_config(changes=["learner.lr"])
 
 
+@pytest.mark.parametrize("rounds", ["0", "-1"])
+def test_a_run_has_at_least_one_round(rounds: str):
+    with pytest.raises(ConfigError, match=r"^run\.rounds: .*greater than or equal to 1"):
+        load_config(changes=[f"run.rounds={rounds}"])
+
+
 @pytest.mark.parametrize("temperature", ["0", "0.001"])
 def test_training_refuses_greedy_sampling_and_says_what_would_be_right(temperature: str):
     with pytest.raises(ConfigError, match=r"^rollout\.temperature=.*use 0\.01 or more"):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 
-from crlhf_ray.loop import experiences
+from crlhf_ray.config import load_config
+from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.loop import evaluate, experiences
+from crlhf_ray.problems.load import load_problems
 from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.run import Run, unjudged
 
 
 def sample(number: int, tokens: int) -> Sample:
@@ -21,3 +27,45 @@ def test_a_sample_that_stopped_before_its_first_token_teaches_nothing():
     assert [e.sample_id for e in experiences([sample(0, 0), sample(1, 2)], [np.zeros(0), np.zeros(2)], 1.0)] == [
         "r0-p-1"
     ]
+
+
+class LosingRun(Run):
+    """A run whose sandbox fails on the first program that it is given, which no real one does when asked to."""
+
+    def __init__(self):
+        self.config = load_config(changes=["evaluation.samples=10"])
+        self.round = 3
+        self.heldout = load_problems("starter", "heldout")[:2]
+        self.problems = {problem.problem_id: problem for problem in self.heldout}
+        self.judge = self.metrics = self
+        self.evaluations: list[dict] = []
+
+    def phase(self, name, total=None):
+        return nullcontext()
+
+    def generate(self, problems, *, n, tag, temperature=None):
+        return [
+            Sample(f"{tag}-{p.problem_id}-{i}", p.problem_id, (5,), (7,), np.zeros(1), "x", (), 0, "eos", "a")
+            for p in problems
+            for i in range(n)
+        ]
+
+    def check(self, jobs):
+        return [Verdict("infra_error"), *[Verdict("passed")] * 4, *[Verdict("wrong")] * (len(jobs) - 5)]
+
+    def append_evaluation(self, row):
+        self.evaluations.append(row)
+
+
+def test_a_program_that_the_sandbox_failed_on_is_left_out_of_pass_at_1_and_counted():
+    run = LosingRun()
+    evaluate(run)
+    (row,) = run.evaluations
+    assert row["per_problem"] == {run.heldout[0].problem_id: 4 / 9, run.heldout[1].problem_id: 0.0}
+    assert row["unjudged"] == 1
+
+
+def test_programs_left_out_of_a_round_are_told_in_the_alerts():
+    assert unjudged(0) == []
+    (alert,) = unjudged(2)
+    assert "failed on 2 programs of the round" in str(alert)
