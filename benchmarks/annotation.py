@@ -56,9 +56,9 @@ from rich.table import Table
 from crlhf_ray.feedback.honeypots import make_item, opaque_id
 from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.store import work
 from crlhf_ray.feedback.store.database import Database
 from crlhf_ray.feedback.store.models import Account, Lease, Mark, Program, Submission
+from crlhf_ray.feedback.store.programs import publish
 from crlhf_ray.feedback.web.security import Signer, create_account, server_secret
 from crlhf_ray.problems.load import load_problems
 
@@ -139,7 +139,7 @@ class Server:
         gold = {item.item_id: [1] * len(item.lines) for item in honeypots}
         with self.store.write() as session:
             for start in range(0, len(programs), 500):
-                work.publish(session, programs[start : start + 500], queue, now=now, gold=gold, round=0)
+                publish(session, programs[start : start + 500], queue, now=now, gold=gold, round=0)
             first = create_account(session, "p0", "long enough", "annotator", checks=qualification, now=now)
             lead = create_account(session, "lead", "long enough", "lead", checks=0, now=now)
             others = [

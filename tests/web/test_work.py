@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from benchmarks.postgres import free_port
 from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.store.models import Program
+from crlhf_ray.feedback.store.models import Account, Lease, Program
 from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.serve import BackgroundServer, service_token
@@ -79,6 +79,75 @@ def test_a_program_left_alone_goes_to_somebody_else_and_back_only_if_it_is_free(
     a.mark(task.lease_id, {0: 1})  # one place is free: it is theirs again
     with pytest.raises(ServerError, match="in other hands"):
         b.mark(2, {0: 1})
+
+
+def test_a_program_left_alone_for_too_long_comes_again_with_its_marks_before_other_work(server):
+    for number in (1, 2):
+        server.publish([work(number)])
+        server.now += 1  # they come in this order
+    person = server.person("ann")
+    task = person.next()
+    person.mark(task.lease_id, {0: -1})
+    server.now += NO_CHECKS.lease_seconds + 1
+    for _ in range(2):
+        again = person.next()
+        assert (again.lease_id, again.marked) == (task.lease_id, {0: -1})
+        server.now += NO_CHECKS.lease_seconds - 1  # it is theirs for as long again
+        server.person(f"p{server.now}").next()
+
+
+def test_of_two_programs_left_alone_that_with_marks_comes_first(serve, database):
+    server = serve(database=database, queue=NO_CHECKS.model_copy(update={"labels_least": 1}))
+    for number in (1, 2):
+        server.publish([work(number)])
+        server.now += 1  # they come in this order
+    a, b = server.person("a"), server.person("b")
+    task = a.next()
+    a.mark(task.lease_id, {0: -1})
+    server.now += NO_CHECKS.lease_seconds + 1
+    taken = b.next()
+    assert taken.item_id == task.item_id
+    other = a.next()
+    server.now += NO_CHECKS.lease_seconds + 1
+    server.person("c")  # nobody asks for work: both are free
+    assert other.item_id != task.item_id
+    assert a.next().lease_id == task.lease_id
+
+
+def test_a_program_given_back_does_not_come_again(server):
+    server.publish([work(1)])
+    a = server.person("a")
+    task = a.next()
+    a.release(task.lease_id)
+    assert a.next() is None
+    with pytest.raises(ServerError, match="not in your hands"):
+        a.mark(task.lease_id, {0: 1})
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_nobody_holds_two_programs_also_when_one_left_alone_is_taken_up_late(server, begun):
+    """The other one is given back where nothing was said of it; else the late one is refused."""
+    for number in (1, 2):
+        server.publish([work(number)])
+        server.now += 1  # they come in this order
+    a, b, c = (server.person(name) for name in "abc")
+    late = a.next()
+    server.now += NO_CHECKS.lease_seconds + 1
+    taken = [one.next() for one in (b, c)]  # both places of the program
+    other = a.next()
+    b.release(taken[0].lease_id)
+    if begun:
+        a.mark(other.lease_id, {0: 1})
+        with pytest.raises(ServerError, match="begun another one"):
+            a.mark(late.lease_id, {0: 1, 3: 1})
+    else:
+        a.mark(late.lease_id, {0: 1, 3: 1})
+        assert a.next().lease_id == late.lease_id
+        a.submit(late.lease_id)
+        assert a.next().lease_id == other.lease_id
+    with server.desk.database.read() as session:
+        mine = sa.select(Lease).join(Account).where(Account.name == "a", Lease.state == "open")
+        assert len(session.scalars(mine).all()) == 1
 
 
 def test_a_mark_sent_twice_is_stored_once_and_a_correction_stands(server):

@@ -69,7 +69,9 @@ class Program(Base):
 
 
 class Lease(Base):
-    """A program in somebody's hands, or judged by them. Nobody has the same program twice."""
+    """A program in somebody's hands, or judged by them. Nobody has the same program twice.
+
+    state: expired ones may be their owner's again, released ones not."""
 
     __tablename__ = "lease"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -78,7 +80,7 @@ class Lease(Base):
     qualification: Mapped[bool]
     issued_at: Mapped[float]
     expires_at: Mapped[float]
-    state: Mapped[str] = mapped_column(String(9))  # open, expired or submitted
+    state: Mapped[str] = mapped_column(String(9))  # open, expired, released or submitted
     __table_args__ = (
         UniqueConstraint("item_id", "account_id"),
         Index("lease_of_account", "account_id", "state"),

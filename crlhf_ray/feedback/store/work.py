@@ -1,30 +1,25 @@
 """Handing programs out and taking judgements in. One function, one transaction; the time is an argument.
 
-A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`. A
-database constraint, not only this code, keeps anybody from having a program twice. Marks are events: the latest about a
-line stands, and sending one twice stores it once.
+A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`; then it
+is theirs again before any other work, while nobody else took it. Nobody holds two at a time. A database constraint, not
+only this code, keeps anybody from having a program twice. Marks are events: the latest about a line stands, and sending
+one twice stores it once.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from crlhf_ray.errors import CrlhfError
-from crlhf_ray.feedback import queue
 from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.store.models import ROLES, WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
+from crlhf_ray.feedback.store.models import WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
 
-#: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
-CROWD_RATES = (0.77, 0.6)
 NOT_YOURS = "this program is not in your hands: ask for the next one"
 
 
@@ -101,75 +96,29 @@ class Submitted:
     marks: dict[int, Said]
 
 
-def publish(
-    session: Session,
-    items: Iterable[Item],
-    settings: QueueSettings,
-    *,
-    now: float,
-    gold: Mapping[str, Sequence[int]] | None = None,
-    round: int | None = None,
-    deadline: float | None = None,
-) -> int:
-    """Put programs into the queue; returns how many are new. Publishing the same again changes nothing, except that a
-    later deadline opens a program again that an earlier one closed before it had `labels_least` judgements.
-
-    gold: by item_id, +1 or -1 for each line: such items are honeypots.
-    Raises Conflict where an item_id comes with other lines than before.
-    """
-    items, gold = list(items), gold or {}
-    known = {
-        p.item_id: p
-        for p in session.scalars(sa.select(Program).where(Program.item_id.in_([item.item_id for item in items])))
-    }
-    fresh: dict[str, Program] = {}
-    for item in items:
-        old = known.get(item.item_id) or fresh.get(item.item_id)
-        if old is not None:
-            if tuple(old.lines) != item.lines:
-                raise Conflict(
-                    f"item {item.item_id!r} was published with other lines: give the new text an id of its own"
-                )
-            if deadline is not None and old.deadline is not None and old.deadline < deadline:
-                old.deadline = deadline
-                if old.state == "done" and old.labels < settings.labels_least:
-                    old.state, old.done_at = "open", None
-            continue
-        truth = gold.get(item.item_id)
-        prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
-        fresh[item.item_id] = Program(
-            item_id=item.item_id, problem_id=item.problem_id, prompt=item.prompt, lines=list(item.lines),
-            judged=list(item.judged), gold=None if truth is None else list(truth), honeypot=truth is not None,
-            round=round, state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
-            slots=settings.labels_least, deadline=deadline, done_at=None if item.judged else now,
-            # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
-            rank=queue.rank(now, prior, settings) if truth is None else random.SystemRandom().random(),
-        )  # fmt: skip
-    session.add_all(fresh.values())
-    return len(fresh)
-
-
 def next_task(
     session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
 ) -> Task | None:
-    """What this person judges next; the program they hold already, if any. None when nothing is to do.
+    """What this person judges next: the program that they hold, or left alone for too long while it is free, or a new
+    one. None when nothing is to do.
 
     honeypot_share, draw: see `hand_out`.
     """
     account = session.get_one(Account, account.id, with_for_update=True)  # one request of theirs at a time
-    held = session.scalar(sa.select(Lease).where(Lease.account_id == account.id, Lease.state == "open"))
-    if held is not None:
-        return _task(session, held)
     return hand_out(session, account, settings, now=now, honeypot_share=honeypot_share, draw=draw)
 
 
 def hand_out(
     session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
 ) -> Task | None:
-    """Lease a program to somebody who holds none, and whose row this transaction has locked. None where there is none.
+    """The same for somebody whose row this transaction has locked.
 
     honeypot_share: of their work, see `queue.honeypot_share`. draw: a random number from 0 to 1.
     """
+    begun = _begun(session, account.id)
+    if begun is not None:
+        _take_up(session, account.id, begun, settings, now)
+        return _task(session, begun)
     qualification = account.checks_left > 0
     order = [True] if qualification else [draw < honeypot_share, draw >= honeypot_share]
     for honeypot in order:
@@ -199,6 +148,17 @@ def held_task(session: Session, account_id: int, now: float) -> Task | None:
     return None if lease is None or lease.expires_at < now else _task(session, lease)
 
 
+def _begun(session: Session, account_id: int) -> Lease | None:
+    """What this person holds; or else what they left alone for too long and may have again, what has marks first."""
+    marked = sa.select(Mark.seq).where(Mark.lease_id == Lease.id).exists()
+    free = sa.and_(Program.state == "open", Program.honeypot | (Program.slots > 0))
+    return session.scalar(
+        sa.select(Lease).join(Program, Program.item_id == Lease.item_id)
+        .where(Lease.account_id == account_id, Lease.state.in_(["open", "expired"]), (Lease.state == "open") | free)
+        .order_by(Lease.state.desc(), marked.desc(), Lease.expires_at.desc()).limit(1)  # open, then expired
+    )  # fmt: skip
+
+
 def _candidates(account_id: int, honeypot: bool) -> sa.Select[Program]:
     mine = sa.select(Lease.id).where(Lease.item_id == Program.item_id, Lease.account_id == account_id)
     waits = Program.honeypot.is_(honeypot), WAITING, ~mine.exists()  # honeypots always have slots
@@ -211,58 +171,6 @@ def _take(session: Session, account_id: int, honeypot: bool) -> Program | None:
 
 def _work_waits(session: Session, account_id: int) -> bool:
     return session.scalar(_candidates(account_id, False).with_only_columns(Program.item_id)) is not None
-
-
-def expire(session: Session, now: float) -> None:
-    """Take back the programs that were left alone for too long, and close those whose deadline is over.
-
-    Rows that somebody else has locked are left for the next time: whoever waited for several could wait in a circle.
-    """
-    over = session.scalars(
-        sa.select(Program.item_id)
-        .where(Program.state == "open", Program.deadline < now)
-        .with_for_update(skip_locked=True)
-    ).all()
-    if over:
-        session.execute(
-            sa.update(Program).where(Program.item_id.in_(over)).values(state="done", done_at=Program.deadline)
-        )
-    late = session.execute(
-        sa.select(Lease.id, Lease.item_id)
-        .where(Lease.state == "open", Lease.expires_at < now)
-        .with_for_update(skip_locked=True)
-    ).all()
-    if late:
-        session.execute(sa.update(Lease).where(Lease.id.in_([row.id for row in late])).values(state="expired"))
-    for item_id in sorted(row.item_id for row in late):
-        session.execute(sa.update(Program).where(Program.item_id == item_id).values(slots=Program.slots + 1))
-
-
-def close_exhausted(session: Session, item_ids: Sequence[str], settings: QueueSettings, *, now: float) -> None:
-    """Close those of these programs that have `labels_least` judgements, and that everybody at work has had already.
-
-    They would wait for somebody who is not there. At work is who joined or submitted in the last `present_seconds`.
-    """
-    since = now - settings.present_seconds
-    submitted = sa.select(Submission.seq).where(Submission.account_id == Account.id, Submission.created_at > since)
-    joined = sa.and_(Account.role == ROLES[0], Account.created_at > since)
-    of_program = sa.select(Lease.id).where(Lease.item_id == Program.item_id)
-    free = sa.select(Account.id).where(
-        ~Account.suspended, joined | submitted.exists(), ~of_program.where(Lease.account_id == Account.id).exists()
-    )
-    session.execute(
-        sa.update(Program)
-        .where(
-            Program.item_id.in_(item_ids),
-            Program.state == "open",
-            ~Program.honeypot,
-            Program.labels >= settings.labels_least,
-            ~of_program.where(Lease.state == "open").exists(),
-            ~free.exists(),
-        )
-        .values(state="done", done_at=now)
-        .execution_options(synchronize_session=False)
-    )
 
 
 def _task(session: Session, lease: Lease) -> Task:
@@ -285,19 +193,20 @@ def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, 
     return {lease: {n: m for n, m in marks.items() if m.label is not None} for lease, marks in found.items()}
 
 
-def own_lease(session: Session, account_id: int, lease_id: int) -> Lease:
+def own_lease(session: Session, account_id: int, lease_id: int, settings: QueueSettings, *, now: float) -> Lease:
     """The person's own lease, open. One that expired is theirs again while nobody else was given the program.
 
-    Raises Conflict otherwise.
+    Raises Conflict otherwise, and where they have begun another program meanwhile.
     """
     lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
     if lease is None:
         raise Conflict(NOT_YOURS)
-    return _take_up(session, account_id, lease)
+    _take_up(session, account_id, lease, settings, now)
+    return lease
 
 
-def _take_up(session: Session, account_id: int, lease: Lease) -> Lease:
-    if lease.account_id != account_id:
+def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:
+    if lease.account_id != account_id or lease.state == "released":
         raise Conflict(NOT_YOURS)
     if lease.state == "submitted":
         raise Conflict("this program is submitted already")
@@ -305,9 +214,36 @@ def _take_up(session: Session, account_id: int, lease: Lease) -> Lease:
         program = session.get_one(Program, lease.item_id, with_for_update=True)
         if program.state != "open" or (program.slots < 1 and not program.honeypot):
             raise Conflict("this program was left alone for too long and is in other hands now")
+        other = session.scalar(sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open"))
+        if other is not None:
+            if session.scalar(sa.select(Mark.seq).where(Mark.lease_id == other.id).limit(1)) is not None:
+                raise Conflict(
+                    "this program was left alone for too long, and you have begun another one since: submit that one, "
+                    "then this one may come again"
+                )
+            _give_back(session, other, "expired")
         lease.state = "open"
         program.slots -= not program.honeypot
-    return lease
+    lease.expires_at = now + settings.lease_seconds
+
+
+def release(session: Session, account_id: int, lease_id: int) -> None:
+    """Give a program back unjudged, for good. Raises Conflict where it is not in the person's hands."""
+    lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
+    if lease is None or lease.account_id != account_id or lease.state not in ("open", "expired"):
+        raise Conflict(NOT_YOURS)
+    _give_back(session, lease, "released")
+
+
+def _give_back(session: Session, lease: Lease, state: str) -> None:
+    if lease.state == "open":
+        session.execute(
+            sa.update(Program)
+            .where(Program.item_id == lease.item_id, ~Program.honeypot)
+            .values(slots=Program.slots + 1)
+        )
+    lease.state = state
+    session.flush()
 
 
 def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSettings, *, now: float) -> None:
@@ -326,7 +262,8 @@ def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSet
     for request in requests:
         lease = leases.get(request.lease_id)
         if lease is None or (lease.account_id, lease.state) != (request.account_id, "open"):
-            own_lease(session, request.account_id, request.lease_id)  # it may have expired and still be theirs
+            # it may have expired and still be theirs
+            own_lease(session, request.account_id, request.lease_id, settings, now=now)
             session.flush()
         if lease is not None and (wrong := sorted({mark.line for mark in request.marks} - set(lease.judged))):
             raise Conflict(f"lines {wrong} of this program are not judged: they hold no code")
@@ -356,7 +293,7 @@ def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSet
         raise Conflict(f"event {event_id!r} was stored with another content: give a correction an id of its own")
 
 
-def submit(session: Session, requests: Sequence[Submitting], *, now: float) -> list[Submitted]:
+def submit(session: Session, requests: Sequence[Submitting], settings: QueueSettings, *, now: float) -> list[Submitted]:
     """End leases, each with a judgement of every line. Raises Unjudged (lines without a mark) or Conflict."""
     ids = [request.lease_id for request in requests]
     locked = session.execute(
@@ -373,7 +310,7 @@ def submit(session: Session, requests: Sequence[Submitting], *, now: float) -> l
         if request.lease_id not in held:
             raise Conflict(NOT_YOURS)
         account, lease, program = held[request.lease_id]
-        _take_up(session, request.account_id, lease)
+        _take_up(session, request.account_id, lease, settings, now)
         marks = said[request.lease_id]
         if missing := [line for line in program.judged if line not in marks]:
             raise Unjudged(missing)
@@ -390,56 +327,6 @@ def submit(session: Session, requests: Sequence[Submitting], *, now: float) -> l
         truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
         done.append(Submitted(account, program.item_id, truth, marks))
     return done
-
-
-def settle(
-    session: Session, posteriors: Mapping[str, Mapping[int, float]], settings: QueueSettings, *, now: float
-) -> list[str]:
-    """Decide by what is known of programs whether they are done; returns those that became so. Honeypots never are.
-
-    posteriors: by item_id, by line.
-    """
-    ids, done = list(posteriors), []
-    programs = session.scalars(
-        sa.select(Program).where(Program.item_id.in_(ids)).order_by(Program.item_id).with_for_update()
-        .options(defer(Program.prompt), defer(Program.lines), defer(Program.gold))
-    ).all()  # fmt: skip
-    held = dict(
-        session.execute(
-            sa.select(Lease.item_id, sa.func.count()).where(Lease.item_id.in_(ids), Lease.state == "open")
-            .group_by(Lease.item_id)
-        ).tuples().all()
-    )  # fmt: skip
-    for program in programs:
-        p = np.array([posteriors[program.item_id].get(line, 0.5) for line in program.judged])
-        program.rate = float(p.mean()) if len(p) else None
-        if program.honeypot or program.state == "retired":
-            continue
-        gain = queue.expected_gain(p, *CROWD_RATES)
-        wanted = queue.labels_wanted(program.labels, gain, settings)
-        program.slots = max(wanted - program.labels - held.get(program.item_id, 0), 0)
-        program.rank = queue.rank(program.created_at, gain, settings)
-        over = wanted <= program.labels
-        if over and program.state != "done":
-            done.append(program.item_id)
-        program.state, program.done_at = ("done", now) if over else ("open", None)
-    return done
-
-
-def reopen(session: Session, item_id: str) -> None:
-    """Ask one more person about a program. Raises Conflict for a honeypot or an unknown item."""
-    program = session.get(Program, item_id, with_for_update=True)
-    if program is None or program.honeypot:
-        raise Conflict(f"there is no program {item_id!r} to open again")
-    program.state, program.slots, program.done_at = "open", program.slots + 1, None
-
-
-def retire(session: Session, item_id: str) -> None:
-    """Show a honeypot to nobody any more. Raises Conflict where it is none."""
-    program = session.get(Program, item_id, with_for_update=True)
-    if program is None or not program.honeypot:
-        raise Conflict(f"{item_id!r} is no honeypot")
-    program.state = "retired"
 
 
 def events(session: Session, after: int, limit: int = 500) -> tuple[list[dict[str, Any]], int]:

@@ -166,7 +166,7 @@ async def save_marks(lease_id: RowId, body: MarksIn, account: Annotator, desk: T
 def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
     """Add a comment on a line, or on the whole program (line null). The same words again change nothing."""
     with desk.database.write() as session:
-        lease = work.own_lease(session, account.id, lease_id)
+        lease = work.own_lease(session, account.id, lease_id, desk.settings.queue, now=desk.clock())
         if body.line is not None and body.line >= len(session.get_one(Program, lease.item_id).lines):
             raise work.Conflict(f"this program has no line {body.line}")
         same = sa.select(Comment.id).where(
@@ -193,10 +193,7 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
 def release(lease_id: RowId, account: Annotator, desk: TheDesk) -> dict[str, Any]:
     """Give a program back unjudged. It does not come again."""
     with desk.database.write() as session:
-        lease = work.own_lease(session, account.id, lease_id)
-        lease.expires_at = float("-inf") if desk.database.sqlite else 0.0
-        session.flush()
-        work.expire(session, desk.clock())
+        work.release(session, account.id, lease_id)
     return {"released": lease_id}
 
 

@@ -31,7 +31,7 @@ from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback import queue
 from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
-from crlhf_ray.feedback.store import work
+from crlhf_ray.feedback.store import programs, work
 from crlhf_ray.feedback.store.database import Database
 from crlhf_ray.feedback.store.models import Account, Audit, Program, Reliability, Submission
 from crlhf_ray.feedback.store.together import Together
@@ -134,7 +134,7 @@ class Desk:
         if abs(now - self._expired_at) >= EXPIRE_SECONDS:
             self._expired_at = now
             with self.database.write() as session:
-                work.expire(session, now)
+                programs.expire(session, now)
 
     def _chance(self, account: Account) -> dict[str, float]:
         """The time, and how it is decided whether somebody's next program is a honeypot; see `work.hand_out`."""
@@ -159,7 +159,7 @@ class Desk:
         with self.database.write() as session:
             if marking:
                 work.save_marks(session, marking, self.settings.queue, now=self.clock())
-            submitted = work.submit(session, submitting, now=self.clock()) if submitting else []
+            submitted = work.submit(session, submitting, self.settings.queue, now=self.clock()) if submitting else []
             tasks = [
                 work.hand_out(session, done.account, self.settings.queue, **self._chance(done.account))
                 for done in submitted
@@ -178,7 +178,7 @@ class Desk:
         """Put programs into the queue; returns how many are new. Idempotent."""
         now = self.clock()
         with self.database.write() as session:
-            fresh = work.publish(
+            fresh = programs.publish(
                 session, items, self.settings.queue, now=now, gold=gold, round=round, deadline=deadline
             )
             note(session, who, "publish", f"{fresh} new of {len(items)} programs, {len(gold)} with known answers", now)
@@ -221,11 +221,11 @@ class Desk:
             while self._learn_some(FIRST_BATCH):
                 pass
 
-    def _learn_some(self, programs: int = 500) -> bool:
+    def _learn_some(self, most: int = 500) -> bool:
         cursor_file = self._crowd_dir / "cursor"
         cursor = int(cursor_file.read_text()) if cursor_file.exists() else 0
         with self.database.read() as session:
-            rows, after = work.events(session, cursor, programs)
+            rows, after = work.events(session, cursor, most)
         if after == cursor:
             return False
         self.crowd.ingest(_annotations(rows))
@@ -233,7 +233,7 @@ class Desk:
         posteriors = self._posteriors(items)
         now = self.clock()
         with self.database.write() as session:
-            done = work.settle(
+            done = programs.settle(
                 session, {item: posteriors.get(item, {}) for item in items}, self.settings.queue, now=now
             )
             self._remember(session, {row["annotator_id"] for row in rows}, now)
@@ -280,7 +280,7 @@ class Desk:
             done = sa.select(Program.labels, sa.func.count()).where(
                 Program.honeypot.is_(False), Program.state == "done", Program.done_at > Program.created_at
             )
-            labels, programs = np.array(session.execute(done.group_by(Program.labels)).all(), int).reshape(-1, 2).T
+            labels, count = np.array(session.execute(done.group_by(Program.labels)).all(), int).reshape(-1, 2).T
         with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
             self._watched.state = copy.deepcopy(self.crowd.state)
         state = self._watched.state
@@ -290,7 +290,7 @@ class Desk:
         p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
         rates = self._watched.reliability().to_pylist()
         # programs still in the queue are on their way: only of those that are done can it be told
-        short = label_shortage(np.repeat(labels, programs), wanted=self.settings.queue.labels_least, what="programs")
+        short = label_shortage(np.repeat(labels, count), wanted=self.settings.queue.labels_least, what="programs")
         alerts = [asdict(alert) for alert in [*self._watched.alerts(labels_wanted=0), *short]]
         sure = self.settings.sure
         view = CrowdView(

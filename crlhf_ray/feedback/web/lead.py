@@ -21,7 +21,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.store import work
+from crlhf_ray.feedback.store import programs, work
 from crlhf_ray.feedback.store.models import ROLES, Account, Audit, Comment, Lease, Program
 from crlhf_ray.feedback.web import stats
 from crlhf_ray.feedback.web.api import Body, LineNumber, TheDesk
@@ -94,8 +94,8 @@ def status(body: StatusIn, account: Lead, desk: TheDesk) -> dict[str, str]:
     """
     with desk.database.write() as session:
         now = desk.clock()
-        work.expire(session, now)
-        work.close_exhausted(session, body.item_ids, desk.settings.queue, now=now)
+        programs.expire(session, now)
+        programs.close_exhausted(session, body.item_ids, desk.settings.queue, now=now)
         rows = session.execute(sa.select(Program.item_id, Program.state).where(Program.item_id.in_(body.item_ids)))
         return {row.item_id: row.state for row in rows}
 
@@ -184,7 +184,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
 def reopen(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
     """Ask one more person about a program."""
     with desk.database.write() as session:
-        work.reopen(session, item_id)
+        programs.reopen(session, item_id)
         note(session, account.name, "reopen", item_id, desk.clock())
     return {"item_id": item_id, "state": "open"}
 
@@ -193,7 +193,7 @@ def reopen(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
 def retire(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
     """Show a honeypot to nobody any more."""
     with desk.database.write() as session:
-        work.retire(session, item_id)
+        programs.retire(session, item_id)
         note(session, account.name, "retire", item_id, desk.clock())
     return {"item_id": item_id, "state": "retired"}
 
