@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -15,10 +16,11 @@ from crlhf_ray.cluster import connect
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.judge import Judge
-from crlhf_ray.evaluation.run import Evaluation
+from crlhf_ray.evaluation.run import Evaluation, folder_digest
 from crlhf_ray.evaluation.run import evaluate as estimate
+from crlhf_ray.learner.checkpoint import latest_tag
 from crlhf_ray.learner.group import LearnerGroup
-from crlhf_ray.policy.model import load_tokenizer
+from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
@@ -69,10 +71,33 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
             judge,
             out,
             n=settings.samples,
+            policy=policy_id(config, run_dir),
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _show(found, out, console)
     return found
+
+
+def policy_id(config: Config, run_dir: Path | None) -> dict[str, Any]:
+    """What samples depend on besides the problems: two evaluations that share it may share a file.
+
+    A model of the hub goes by its name; whatever lies in a folder by a hash of its files as well.
+    """
+    model = Path(resolve(config.model.name))
+    checkpoint = None
+    if run_dir is not None:
+        tag = latest_tag(run_dir / "checkpoints")
+        checkpoint = {"step": tag, "sha256": folder_digest(run_dir / "checkpoints" / tag)}
+    return {
+        "model": {"name": config.model.name, "sha256": folder_digest(model) if model.is_dir() else None},
+        "checkpoint": checkpoint,
+        "temperature": config.evaluation.temperature,
+        "top_p": config.rollout.top_p,
+        "template": config.problems.template,
+        "max_tokens": config.rollout.max_tokens,
+        "dtype": config.rollout.dtype,
+        "seed": config.run.seed,
+    }
 
 
 def _show(found: Evaluation, out: Path, console: Console) -> None:

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +47,16 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
     elif source in ("starter", "cvx"):
         version = crlhf_ray.__version__
     return {"name": source, "version": version, "sha256": digest.hexdigest()}
+
+
+def folder_digest(folder: Path) -> str:
+    """A hash of every file in a folder, by name and content: which weights a model or a checkpoint holds."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def read_samples(
@@ -167,6 +177,7 @@ def evaluate(
     samples: Path,
     *,
     n: int,
+    policy: Mapping[str, Any] | None = None,
     ks: Sequence[int] = (1, 10, 100),
     chunk: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
@@ -175,11 +186,12 @@ def evaluate(
 
     generate: makes n completions for each of some problems, in any order.
     samples: JSONL file that grows chunk by chunk with every program and verdict; a run that is started again with the
-        same file goes on after the last whole chunk. Its first line holds the data set's name, version and hash; a
-        file of another data set or n is refused with DataError.
+        same file goes on after the last whole chunk. Its first line holds the data set's name, version and hash, n and
+        the policy; a file of another data set, n or policy is refused with DataError.
+    policy: whatever the samples depend on, as JSON can hold it.
     Only those k are estimated that n allows. Infrastructure errors are left out of n, and counted in ``statuses``.
     """
-    head: dict[str, Any] = {"data_set": data_set_id(source, problems), "n": n}
+    head: dict[str, Any] = {"data_set": data_set_id(source, problems), "n": n, **(policy or {})}
     rows = _open_samples(samples, head)
     counted: dict[str, int] = defaultdict(int)
     for row in rows:
@@ -208,9 +220,18 @@ def _open_samples(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return []
     first, *lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(first) != head:
+    try:
+        theirs = json.loads(first)
+    except json.JSONDecodeError:
+        theirs = None
+    if not isinstance(theirs, dict) or "data_set" not in theirs:
+        raise DataError("is no file of an evaluation; name another file", file=str(path), row=1)
+    other = [name for name in {**head, **theirs} if head.get(name) != theirs.get(name)]
+    if other:
         raise DataError(
-            f"belongs to another evaluation ({first[:200]}); name another file or delete this one",
+            "belongs to another evaluation: "
+            + "; ".join(f"{name} is {theirs.get(name)!r} there and {head.get(name)!r} here" for name in other)
+            + ". Name another file, or delete this one",
             file=str(path),
             row=1,
         )

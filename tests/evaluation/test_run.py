@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from crlhf_ray.config import load_config
 from crlhf_ray.errors import DataError, EngineError
+from crlhf_ray.evaluation.command import policy_id
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings
 from crlhf_ray.evaluation.run import cut, data_set_id, evaluate, judge_samples, judged_ones, read_samples, skill
 from crlhf_ray.evaluation.verdict import Verdict
@@ -21,7 +23,7 @@ class Scripted:
 
     def check(self, jobs):
         self.asked += len(jobs)
-        return [Verdict("passed" if "2 * x" in completion else "wrong") for _, completion in jobs]
+        return [Verdict("passed" if "2 * x" in completion else "wrong", isolation="jailed") for _, completion in jobs]
 
 
 def write(path, rows):
@@ -56,7 +58,7 @@ def test_an_interrupted_file_is_taken_up_where_it_ended(tmp_path):
 def test_infrastructure_errors_are_judged_again(tmp_path):
     class Failing(Scripted):
         def check(self, jobs):
-            return [Verdict("infra_error") for _ in jobs]
+            return [Verdict("infra_error", isolation="jailed") for _ in jobs]
 
     path = samples(tmp_path, [RIGHT])
     judge_samples(path, [DOUBLE], Failing())
@@ -131,6 +133,42 @@ def test_samples_of_another_data_set_are_refused(tmp_path):
         evaluate("set", [asserted("assert f()")], generate, Scripted(), path, n=4)
 
 
+def test_samples_of_another_policy_are_refused_and_what_differs_is_named(tmp_path):
+    path = tmp_path / "s.jsonl"
+    policy = {"model": "tiny", "checkpoint": {"step": "step-00000001", "sha256": "ab"}, "temperature": 0.8}
+    first = evaluate("set", [DOUBLE], generate, Scripted(), path, n=4, policy=policy)
+    judge = Scripted()
+    assert evaluate("set", [DOUBLE], generate, judge, path, n=4, policy=policy) == first
+    assert judge.asked == 0
+    trained = {**policy, "checkpoint": {"step": "step-00000002", "sha256": "cd"}}
+    with pytest.raises(
+        DataError, match=r"another evaluation: checkpoint is .*00000001.* there and .*00000002.* here\. N"
+    ):
+        evaluate("set", [DOUBLE], generate, Scripted(), path, n=4, policy=trained)
+
+
+def test_a_file_that_is_no_evaluation_is_not_overwritten(tmp_path):
+    path = samples(tmp_path, [RIGHT])
+    before = path.read_text()
+    with pytest.raises(DataError, match="no file of an evaluation"):
+        evaluate("set", [DOUBLE], generate, Scripted(), path, n=4)
+    assert path.read_text() == before
+
+
+def test_a_policys_identity_follows_its_weights_and_how_it_is_sampled(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "step-00000003").mkdir(parents=True)
+    (checkpoints / "latest").write_text("step-00000003")
+    weights = checkpoints / "step-00000003" / "model.pt"
+    weights.write_text("one")
+    ids = [policy_id(load_config(changes=["model.name=tiny"]), tmp_path)]
+    weights.write_text("two")
+    ids += [policy_id(load_config(changes=["model.name=tiny", *more]), tmp_path) for more in ([], ["run.seed=1"])]
+    ids += [policy_id(load_config(changes=["model.name=tiny", "evaluation.temperature=0.2"]), None)]
+    assert len({json.dumps(one) for one in ids}) == 4
+    assert ids[1]["checkpoint"]["step"] == "step-00000003"
+
+
 def test_the_data_sets_hash_changes_with_a_test():
     same, other = asserted("assert f() == 1"), asserted("assert f() == 2")
     assert data_set_id("s", [same]) == data_set_id("s", [asserted("assert f() == 1")])
@@ -140,7 +178,10 @@ def test_the_data_sets_hash_changes_with_a_test():
 def test_infrastructure_errors_count_for_nothing(tmp_path):
     class Flaky(Scripted):
         def check(self, jobs):
-            return [Verdict("infra_error") if i == 0 else Verdict("passed") for i, _ in enumerate(jobs)]
+            return [
+                Verdict("infra_error", isolation="jailed") if i == 0 else Verdict("passed", isolation="jailed")
+                for i, _ in enumerate(jobs)
+            ]
 
     result = evaluate("set", [DOUBLE], generate, Flaky(), tmp_path / "s.jsonl", n=4, ks=(1, 3, 4))
     assert [(estimate.k, estimate.mean) for estimate in result.pass_at_k] == [(1, 1.0), (3, 1.0)]
@@ -148,14 +189,21 @@ def test_infrastructure_errors_count_for_nothing(tmp_path):
 
 
 def test_programs_without_a_verdict_are_left_out_with_their_verdicts():
-    verdicts = [Verdict("passed"), Verdict("infra_error"), *[Verdict("wrong")] * 8]
+    verdicts = [
+        Verdict("passed", isolation="jailed"),
+        Verdict("infra_error", isolation="jailed"),
+        *[Verdict("wrong", isolation="jailed")] * 8,
+    ]
     samples, kept = judged_ones(range(10), verdicts)
     assert samples == [0, *range(2, 10)]
     assert [verdict.status for verdict in kept] == ["passed", *["wrong"] * 8]
 
 
 def test_more_than_a_tenth_without_a_verdict_is_an_error_that_says_why_and_what_to_do():
-    verdicts = [Verdict("infra_error", detail="the slot was lost 3 times"), *[Verdict("passed")] * 8]
+    verdicts = [
+        Verdict("infra_error", detail="the slot was lost 3 times", isolation="jailed"),
+        *[Verdict("passed", isolation="jailed")] * 8,
+    ]
     with pytest.raises(EngineError, match=r"no verdict on 1 of 9 .*the slot was lost 3 times.*crlhf doctor.*--resume"):
         judged_ones(range(9), verdicts)
 
