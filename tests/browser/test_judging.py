@@ -250,12 +250,15 @@ def test_an_empty_page_fills_by_itself(serve, enter):
     assert current(page) == 0
 
 
-def test_the_pace_is_shown(server, enter):
+@pytest.mark.parametrize("keys", ["a", "jjja", "0kju0ua"])
+def test_the_pace_is_shown_and_counts_the_time_of_reading_and_of_second_thoughts(server, enter, keys):
     page = enter(server, "ann")
     page.clock.install()
     page.reload()
-    page.clock.fast_forward(60_000)
-    page.keyboard.press("a")
+    for key in keys:
+        page.clock.fast_forward(60_000 // len(keys))
+        page.keyboard.press(key)
+    saved(page)
     page.keyboard.press("Enter")
     page.keyboard.press("1")
     expect(page.locator("#progress")).to_contain_text("1 judged · 1 today · ")

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from benchmarks.postgres import free_port
 from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.store.models import Account, Lease, Program
+from crlhf_ray.feedback.store.models import Account, Lease, Program, Submission
 from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.serve import BackgroundServer, service_token
@@ -171,6 +171,18 @@ def test_an_event_id_with_another_content_is_refused(server):
     person._call("POST", f"/leases/{task.lease_id}/marks", {"marks": [mark]})
     with pytest.raises(ServerError, match="stored with another content"):
         person._call("POST", f"/leases/{task.lease_id}/marks", {"marks": [mark | {"label": -1}]})
+
+
+def test_time_counts_for_every_mark_made_but_not_when_nobody_was_there(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    task = person.next()
+    for label, milliseconds in ((1, 60_000), (None, 30_000), (-1, 30_000)):
+        person.mark(task.lease_id, {0: label}, milliseconds)
+    person.mark(task.lease_id, {3: 1}, 8 * 3_600_000)
+    person.submit(task.lease_id)
+    with server.desk.database.read() as session:
+        assert session.scalar(sa.select(Submission.milliseconds)) == 120_000 + 600_000
 
 
 def test_a_comment_sent_twice_is_stored_once(server):

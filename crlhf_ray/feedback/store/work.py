@@ -20,6 +20,8 @@ from crlhf_ray.errors import CrlhfError
 from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.store.models import WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
 
+#: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
+LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
 NOT_YOURS = "this program is not in your hands: ask for the next one"
 
 
@@ -37,7 +39,10 @@ class Unjudged(Conflict):
 
 @dataclass(frozen=True)
 class NewMark:
-    """An answer as it comes in. label: +1, -1, 0 (unsure), None (taken back). rest: by "the rest is correct"."""
+    """An answer as it comes in. label: +1, -1, 0 (unsure), None (taken back). rest: by "the rest is correct".
+
+    milliseconds: since the mark before, or since the program was shown; marks of one key share it.
+    """
 
     event_id: str
     line: int
@@ -181,16 +186,25 @@ def _task(session: Session, lease: Lease) -> Task:
 
 def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, Said]]:
     """The marks that stand: by lease, by line. Those taken back are left out."""
-    found: dict[int, dict[int, Said]] = {lease_id: {} for lease_id in lease_ids}
+    return {lease_id: _standing(said) for lease_id, said in _said(session, lease_ids).items()}
+
+
+def _standing(said: Sequence[Said]) -> dict[int, Said]:
+    latest = {mark.line: mark for mark in said}
+    return {line: mark for line, mark in latest.items() if mark.label is not None}
+
+
+def _said(session: Session, lease_ids: Sequence[int]) -> dict[int, list[Said]]:
+    """Every mark, those taken back too, by lease and in order."""
+    found: dict[int, list[Said]] = {lease_id: [] for lease_id in lease_ids}
     rows = session.execute(
         sa.select(
             Mark.lease_id, Mark.line, Mark.label, Mark.event_id, Mark.rest, Mark.milliseconds, Mark.created_at
         ).where(Mark.lease_id.in_(lease_ids)).order_by(Mark.seq)
     )  # fmt: skip
     for row in rows:
-        said = Said(*row)
-        found[said.lease_id][said.line] = said
-    return {lease: {n: m for n, m in marks.items() if m.label is not None} for lease, marks in found.items()}
+        found[row.lease_id].append(Said(*row))
+    return found
 
 
 def own_lease(session: Session, account_id: int, lease_id: int, settings: QueueSettings, *, now: float) -> Lease:
@@ -302,7 +316,7 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
         .order_by(Lease.id).with_for_update()
     )  # fmt: skip
     held = {row.Lease.id: row.tuple() for row in locked}
-    said = standing(session, ids)
+    said = _said(session, ids)
     # Sequence numbers may become visible out of order; who holds this row is alone in drawing one.
     session.execute(sa.select(Setting).where(Setting.name == "submissions").with_for_update())
     done = []
@@ -311,13 +325,15 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
             raise Conflict(NOT_YOURS)
         account, lease, program = held[request.lease_id]
         _take_up(session, request.account_id, lease, settings, now)
-        marks = said[request.lease_id]
+        marks = _standing(said[lease.id])
         if missing := [line for line in program.judged if line not in marks]:
             raise Unjudged(missing)
+        # marks that were corrected or taken back cost time, too
+        spent = sum(min(mark.milliseconds or 0, LONGEST_MARK_MS) for mark in said[lease.id])
         session.add(
             Submission(
                 lease_id=lease.id, item_id=program.item_id, account_id=account.id, confidence=request.confidence,
-                labels=len(marks), milliseconds=sum(mark.milliseconds or 0 for mark in marks.values()), created_at=now,
+                labels=len(marks), milliseconds=min(spent, LONGEST_WORK_MS), created_at=now,
             )
         )  # fmt: skip
         lease.state = "submitted"

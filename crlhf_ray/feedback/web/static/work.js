@@ -5,7 +5,7 @@ const LABELS = { correct: 1, wrong: -1, unsure: 0 };
 const NAMES = { 1: "correct", "-1": "wrong", 0: "unsure" };
 const ICONS = { correct: "✓", wrong: "✗", unsure: "?" };
 const CONFIDENCE = { guess: 1, fair: 2, sure: 3 };
-const LONGEST_MS = 300000; // longer on one line: the person was away
+const LONGEST_MS = 600000; // longer without a mark: the person was away
 const POLL_MS = 5000;
 
 let task = null;
@@ -15,7 +15,7 @@ let history = []; // each: [[line, mark before], ...]
 let judged = []; // line numbers
 let at = 0; // index into judged
 let anchor = null; // index where a range began
-let arrived = performance.now();
+let since = performance.now(); // the last mark, or when the program was shown
 let busy = false; // while a program is being submitted
 let poll = null;
 
@@ -43,6 +43,7 @@ function show(next) {
   task.comments.forEach(showComment);
   at = Math.max(0, judged.findIndex((line) => !marks.has(line)));
   anchor = null;
+  since = performance.now();
   judged.forEach(paint);
   byId("main").scrollTop = byId("problem").parentElement.scrollTop = 0;
   move(at, false);
@@ -113,7 +114,6 @@ function move(index, extend) {
   if (!extend) anchor = null;
   else if (anchor === null) anchor = at;
   index = Math.max(0, Math.min(judged.length - 1, index));
-  if (at !== index) arrived = performance.now();
   at = index;
   new Set([...before, ...inHand()]).forEach(paint);
   const { element } = rows.get(judged[at]);
@@ -140,8 +140,8 @@ function setMark(line, mark) {
 }
 
 function apply(changes) {
-  const spent = Math.min(performance.now() - arrived, LONGEST_MS);
-  arrived = performance.now();
+  const spent = Math.min(performance.now() - since, LONGEST_MS); // reading and moving about are work, too
+  since = performance.now();
   const fresh = changes.map(([line, mark]) => ({
     lease: task.lease_id,
     mark: { event_id: newId(), line, label: mark ? mark.label : null, rest: mark ? mark.rest : false, milliseconds: Math.round(spent / changes.length) },
