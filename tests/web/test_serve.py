@@ -1,5 +1,6 @@
 """`crlhf serve` as people start it: plain, and on Ray Serve."""
 
+import os
 import re
 import signal
 import subprocess
@@ -13,36 +14,81 @@ from benchmarks.postgres import free_port
 from crlhf_ray.feedback.web.client import AnnotationClient
 from tests.web.conftest import PASSWORD, judge, work
 
+PLAIN_AND_RAY = pytest.mark.parametrize("options", [[], pytest.param(["--ray"], marks=pytest.mark.engine)])
 
-@pytest.mark.parametrize("options", [[], pytest.param(["--ray"], marks=pytest.mark.engine)])
-def test_the_server_names_the_admins_link_serves_and_stops_cleanly(tmp_path, options):
-    port, desk = free_port(), tmp_path / "desk"
-    command = [sys.executable, "-m", "crlhf_ray.cli", "serve", "--port", str(port), "--set", f"dir={desk}", *options]
-    command += ["--set", "queue.qualification=0"]
-    output = tmp_path / "output"
-    with open(output, "w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
+
+class Serving:
+    """``crlhf serve`` in a process group of its own; usable once it is healthy. output: the file of what it says."""
+
+    def __init__(self, folder, *options):
+        port, self.desk, self.output = free_port(), folder / "desk", folder / "output"
+        self.url = f"http://127.0.0.1:{port}"
+        changes = ["--set", f"dir={self.desk}", "--set", "queue.qualification=0"]
+        command = [sys.executable, "-m", "crlhf_ray.cli", "serve", "--port", str(port), *changes, *options]
+        with open(self.output, "w") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def healthy(self):
         while True:
-            assert process.poll() is None, output.read_text()
+            assert self.process.poll() is None, self.output.read_text()
             try:
-                if httpx.get(f"http://127.0.0.1:{port}/healthz").is_success:
-                    break
+                if httpx.get(f"{self.url}/healthz").is_success:
+                    return
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
-        link = re.search(r"Make yourself the admin: (\S+)", output.read_text()).group(1)
-        form = {"name": "boss", "password": PASSWORD}
-        assert httpx.post(link, data=form, follow_redirects=True).url.path == "/lead"
-        with AnnotationClient.from_file(f"http://127.0.0.1:{port}", desk / "token") as lead:
-            lead.publish([work(1)])
-            with lead.join(lead.invite(), "ann", PASSWORD) as person:
-                assert judge(person) == work(1).item_id
-            assert lead.annotations(0)[0].num_rows == 2
-    finally:
-        process.send_signal(signal.SIGINT)
-        code = process.wait(60)
-    assert code == 0
-    listing = subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True, check=True).stdout
-    assert [line for line in listing.splitlines() if line.split(None, 1)[0] == str(process.pid)] == []
-    assert "Traceback" not in output.read_text()
+
+    def lead(self):
+        return AnnotationClient.from_file(self.url, self.desk / "token")
+
+    def left(self):
+        """What runs yet of what it started."""
+        listing = subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True, check=True).stdout
+        return [line for line in listing.splitlines() if line.split(None, 1)[0] == str(self.process.pid)]
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """``serving(*options)`` starts ``crlhf serve``."""
+    started = []
+
+    def start(*options):
+        started.append(Serving(tmp_path, *options))
+        started[-1].healthy()
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:  # the test failed
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait()
+
+
+@PLAIN_AND_RAY
+def test_the_server_names_the_admins_link_serves_and_stops_cleanly(serving, options):
+    server = serving(*options)
+    link = re.search(r"Make yourself the admin: (\S+)", server.output.read_text()).group(1)
+    form = {"name": "boss", "password": PASSWORD}
+    assert httpx.post(link, data=form, follow_redirects=True).url.path == "/lead"
+    with server.lead() as lead:
+        lead.publish([work(1)])
+        with lead.join(lead.invite(), "ann", PASSWORD) as person:
+            assert judge(person) == work(1).item_id
+        assert lead.annotations(0)[0].num_rows == 2
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    assert server.left() == []
+    assert "Traceback" not in server.output.read_text()
+
+
+@PLAIN_AND_RAY
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_stops_cleanly_while_somebody_looks_at_the_live_dashboard(serving, options, sent):
+    server = serving(*options)
+    with server.lead() as lead, lead._http.stream("GET", "/events") as stream:
+        pieces = stream.iter_text()
+        assert "event: stats" in next(pieces)
+        server.process.send_signal(sent)
+        assert server.process.wait(60) == 0  # the stream is open until the server ends it
+    assert server.left() == []
+    assert "Traceback" not in server.output.read_text()

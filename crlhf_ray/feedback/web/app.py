@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,6 +66,8 @@ def create_app(settings: WebSettings, desk: Desk | None = None) -> FastAPI:
         description="Line-by-line judgements of programs. Send Authorization: Bearer TOKEN.",
     )  # fmt: skip
     app.state.desk = desk
+    #: Set when the server stops: what streams without an end ends by it.
+    app.state.ending = asyncio.Event()
     app.add_middleware(SafeHeaders)
     for router in (api.router, lead.router, pages.router):
         app.include_router(router)

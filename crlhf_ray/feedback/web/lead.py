@@ -8,12 +8,13 @@ import io
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -283,15 +284,16 @@ def alerts(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
 
 
 @router.get("/events", response_class=EventSourceResponse)
-async def live(account: Lead, desk: TheDesk) -> AsyncIterator[ServerSentEvent]:
+async def live(request: Request, account: Lead, desk: TheDesk) -> AsyncIterator[ServerSentEvent]:
     """The dashboard's numbers as server-sent events, whenever they change."""
-    before = None
-    while True:
+    before, ending = None, request.app.state.ending
+    while not ending.is_set():
         now = await run_in_threadpool(stats.stats, desk)
         if now != before:
             before = now
             yield ServerSentEvent(data=now, event="stats")
-        await asyncio.sleep(LIVE_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), LIVE_SECONDS)
 
 
 @router.get("/audit")

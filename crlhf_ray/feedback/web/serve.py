@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -22,6 +23,8 @@ from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.security import create_account
 from crlhf_ray.feedback.web.settings import WebSettings
 
+#: How long a server that is told to stop waits for answers that it is giving.
+STOP_SECONDS = 5
 TOKEN_FILE = "token"  # noqa: S105  a file name
 
 
@@ -34,8 +37,8 @@ def serve(settings: WebSettings, host: str, port: int, console: Console, *, on_r
     desk = Desk(settings)
     _welcome(desk, f"http://{host}:{port}", console)
     if not on_ray:
-        config = uvicorn.Config(create_app(settings, desk), host=host, port=port, log_level="warning", access_log=False)
-        uvicorn.Server(config).run()
+        app = create_app(settings, desk)
+        _Uvicorn(app, host=host, port=port, log_level="warning", access_log=False).run()
         return
     desk.close()
     application = deployment(settings)
@@ -49,6 +52,18 @@ def serve(settings: WebSettings, host: str, port: int, console: Console, *, on_r
             ray_serve.run(application, name="annotation", blocking=True)
         finally:
             ray_serve.shutdown()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Ends the streams of live dashboards when it is told to stop: it waits for open answers, and theirs never end."""
+
+    def __init__(self, app: FastAPI, **options: Any):
+        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=STOP_SECONDS, **options))
+        self._ending: asyncio.Event = app.state.ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending.set()
+        await super().shutdown(sockets)
 
 
 def _welcome(desk: Desk, url: str, console: Console) -> None:
@@ -75,8 +90,7 @@ class BackgroundServer:
         listener.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # Without a log configuration: uvicorn's would close the log files of everything else in this process.
-        config = uvicorn.Config(create_app(desk.settings, desk), log_level="error", log_config=None, lifespan="on")
-        self._server = uvicorn.Server(config)
+        self._server = _Uvicorn(create_app(desk.settings, desk), log_level="error", log_config=None, lifespan="on")
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -130,4 +144,5 @@ def deployment(settings: WebSettings) -> Any:
         pass
 
     ingress = ray_serve.ingress(build)(Annotation)
-    return ray_serve.deployment(num_replicas=1, max_ongoing_requests=200)(ingress).bind()
+    options = {"num_replicas": 1, "max_ongoing_requests": 200, "graceful_shutdown_timeout_s": STOP_SECONDS}
+    return ray_serve.deployment(**options)(ingress).bind()
