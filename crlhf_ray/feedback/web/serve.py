@@ -144,5 +144,7 @@ def deployment(settings: WebSettings) -> Any:
         pass
 
     ingress = ray_serve.ingress(build)(Annotation)
-    options = {"num_replicas": 1, "max_ongoing_requests": 200, "graceful_shutdown_timeout_s": STOP_SECONDS}
-    return ray_serve.deployment(**options)(ingress).bind()
+    replica = ray_serve.deployment(
+        num_replicas=1, max_ongoing_requests=200, graceful_shutdown_timeout_s=STOP_SECONDS
+    )  # fmt: skip
+    return replica(ingress).bind()
