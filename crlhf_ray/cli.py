@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -244,6 +245,10 @@ def main() -> None:
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
             errors.print("[yellow]Stopped.[/yellow] The same command with --resume goes on from the last checkpoint.")
+            # All is ended by now but Ray's threads, and Python's way out would take their memory from under them.
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(INTERRUPTED)
         raise
 
 

@@ -31,25 +31,49 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        **({} if address else {"include_dashboard": False, **local}),
-    )
+    own = psutil.Process()
+    others = set(own.children(recursive=True))
+    started: set[psutil.Process] = set()
     try:
-        # Ray's own handler prints a stack trace before Python's: put Python's back in front.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        with _undisturbed():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+                **({} if address else {"include_dashboard": False, **local}),
+            )
+            started = set(own.children(recursive=True)) - others
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:
-        started = [] if address else psutil.Process().children(recursive=True)
+        # Those from the start as well: an agent whose raylet is gone is nobody's child, and lives on for a minute.
+        started |= set(own.children(recursive=True)) - others
         ray.shutdown()
         # Ray returns while workers are still ending: see them out, so that nothing outlives the command.
-        _, stubborn = psutil.wait_procs(started, timeout=LEAVING_SECONDS)
+        _, stubborn = psutil.wait_procs(list(started), timeout=LEAVING_SECONDS)
         for process in stubborn:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(stubborn, timeout=1)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the block's end: stopped in the middle of its start, Ray leaves processes behind.
+
+    It also puts Python's handlers back in front of Ray's own, which prints a stack trace.
+    """
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
