@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from crlhf_ray.aggregation.settings import AggregationSettings
+from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
 from crlhf_ray.feedback.collect import FeedbackSettings
 from crlhf_ray.learner.settings import LearnerSettings
@@ -15,7 +19,7 @@ from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.policy.prompts import Template
 from crlhf_ray.reward.credit import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
-from crlhf_ray.settings import Settings, read_settings
+from crlhf_ray.settings import Settings, flat, read_settings, validated
 
 #: vLLM samples at this temperature where a lower one above 0 is asked for.
 LEAST_TEMPERATURE = 0.01
@@ -98,6 +102,96 @@ class Config(Settings):
                 f"and greedy sampling has none; use {LEAST_TEMPERATURE:g} or more (evaluation.temperature may be 0)"
             )
         return self
+
+
+#: What may change when a run goes on: how long and where it runs, with how much of the machine, and what is measured.
+#: Anything else is part of what has been learnt, or (such as the optimizer's lr) would come back with the checkpoint.
+FREE_ON_RESUME = (
+    "run.dir",
+    "run.rounds",
+    "run.checkpoint*",
+    "ray.*",
+    "judges.*",
+    "judge.slots",
+    "judge.attempts",
+    "evaluation.*",
+    "aggregation.snapshot_events",
+    "feedback.web.url",
+    "feedback.web.token_file",
+    "feedback.web.deadline_minutes",
+    "feedback.web.poll_seconds",
+    "rollout.replicas",
+    "rollout.recoveries",
+    "rollout.max_num_seqs",
+    "rollout.kv_cache_gib",
+    "rollout.threads",
+    "rollout.resources*",
+    "rollout.*_per_replica",
+    "rollout.*_seconds",
+    "learner.micro_batch_tokens",
+    "learner.resources*",
+    "learner.*_per_rank",
+    "learner.*_seconds",
+)
+#: What `crlhf evaluate` must share with the run: the model, how it is asked, and how its checkpoint was written.
+FIXED_TO_EVALUATE = (
+    "model.*",
+    "problems.template",
+    "learner.algorithm",
+    "learner.value_trunk",
+    "learner.ranks",
+    "learner.zero_stage",
+)
+
+
+def settings_file(run_dir: Path) -> Path:
+    """Where a run keeps its settings."""
+    return run_dir / "settings.json"
+
+
+def settings_of_run(run_dir: Path) -> Config:
+    """The settings of a run. Raises ConfigError where there are none, or those of another version."""
+    file = settings_file(run_dir)
+    try:
+        return validated(Config, json.loads(file.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no {file}; name the run.dir of a training run") from None
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise ConfigError(f"{file} is not of this version or was damaged: {error}") from error
+
+
+def check_unchanged(
+    before: Config, now: Config, run_dir: Path, *, fixed: Sequence[str] = ("*",), free: Sequence[str] = ()
+) -> None:
+    """Raises ConfigError where settings differ in a key that fits a pattern of ``fixed`` and none of ``free``."""
+
+    def fits(key: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch(key, pattern) for pattern in patterns)
+
+    old, new = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
+    changed = [
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r} now"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and fits(key, fixed) and not fits(key, free)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run_dir} was trained with other settings: {'; '.join(changed)}. Give those of {settings_file(run_dir)}, "
+            "or start a new run in another run.dir"
+        )
+
+
+def with_changes(base: Config, changes: Config) -> Config:
+    """``base`` with every setting that was given, and not left at its default, in ``changes``."""
+    return validated(Config, _merged(base.model_dump(), changes.model_dump(exclude_unset=True)))
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], value) if isinstance(base.get(key), Mapping) and isinstance(value, Mapping) else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
 
 
 def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Config:

@@ -7,23 +7,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import GetTimeoutError
 
 from crlhf_ray.aggregation.actor import Aggregator, Alert
+from crlhf_ray.asking import answer
 from crlhf_ray.cluster import connect
-from crlhf_ray.config import Config
-from crlhf_ray.errors import ConfigError, EngineError
+from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
+from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.pool import JudgePool
 from crlhf_ray.evaluation.run import judged_ones
 from crlhf_ray.evaluation.verdict import Verdict
-from crlhf_ray.feedback.collect import Feedback, SimulatedFeedback
+from crlhf_ray.feedback.collect import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
 from crlhf_ray.feedback.repair import Judged, repair
 from crlhf_ray.feedback.schema import Item
@@ -52,12 +51,11 @@ class Run:
         self._seconds: dict[str, float] = defaultdict(float)
         self._passing: dict[str, list[str]] = {}
         self._exit = ExitStack()
-        if self._settings_file.exists() and not resume:
-            raise ConfigError(f"{self.dir} holds a run already: go on with it by --resume, or name another run.dir")
-
-    @property
-    def _settings_file(self) -> Path:
-        return self.dir / "settings.json"
+        self._resumed = settings_file(self.dir).exists()
+        if self._resumed:
+            if not resume:
+                raise ConfigError(f"{self.dir} holds a run already: go on with it by --resume, or name another run.dir")
+            check_unchanged(settings_of_run(self.dir), config, self.dir, free=FREE_ON_RESUME)
 
     def __enter__(self) -> Run:
         try:
@@ -75,7 +73,7 @@ class Run:
     def _start(self) -> None:
         config = self.config
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._settings_file.write_text(config.model_dump_json(indent=2))
+        settings_file(self.dir).write_text(config.model_dump_json(indent=2))
         logs = self.dir / "logs"
         logs.mkdir(exist_ok=True)
         with self.phase("start"):
@@ -295,14 +293,8 @@ class Run:
         return joined.append_column("round", pa.array([self.round] * joined.num_rows, pa.int32()))
 
     def _ask(self, reference: ray.ObjectRef) -> Any:
-        """The aggregation actor's answer. Raises EngineError where it does not come in time."""
-        try:
-            return ray.get(reference, timeout=self.config.ray.wait_seconds)
-        except GetTimeoutError as error:
-            raise EngineError(
-                f"the aggregation actor did not answer within {self.config.ray.wait_seconds:.0f} s; "
-                f"its state is safe in {self.dir / 'aggregation'}, so end the run and go on with --resume"
-            ) from error
+        """The aggregation actor's answer. Raises as `answer` does."""
+        return answer(reference, self.config.ray.wait_seconds, AGGREGATOR, "; end the run, and go on with --resume")
 
 
 def unjudged(count: int) -> list[Alert]:

@@ -56,7 +56,18 @@ def read_settings(kind: type[SettingsType], file: Path | None = None, changes: S
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {change!r}: {part} is a value, not a group of settings")
-        node[last] = _value(value)
+        try:
+            node[last] = _value(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"--set {change!r}: the value is not YAML ({str(error).splitlines()[0]}); quote it, as in "
+                f"--set '{key}=\"...\"'"
+            ) from error
+    return validated(kind, tree)
+
+
+def validated(kind: type[SettingsType], tree: Mapping[str, Any]) -> SettingsType:
+    """The settings of a tree. Raises ConfigError, a line for each key that is wrong."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -72,6 +83,16 @@ def _value(text: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree of settings by their path, such as ``learner.lr``."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= (
+            flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+        )
+    return leaves
 
 
 def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:

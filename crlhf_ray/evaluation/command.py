@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from crlhf_ray.cluster import connect
-from crlhf_ray.config import Config
+from crlhf_ray.config import FIXED_TO_EVALUATE, Config, check_unchanged, settings_of_run, with_changes
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.evaluation.run import Evaluation, folder_digest
@@ -30,12 +30,18 @@ from crlhf_ray.rollout.fleet import Fleet, Request
 def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str, console: Console) -> Evaluation:
     """Evaluate the model of ``config``, with the weights of a run's last checkpoint where ``run_dir`` is given.
 
-    Raises ConfigError for an unknown split and a run without checkpoint, and as the engines do.
+    With a run, every setting that ``config`` leaves at its default is the run's.
+    Raises ConfigError for an unknown split, a run without checkpoint, and a model, template or learner that is not the
+    run's, and as the engines do.
     """
     if split not in ("train", "heldout", "all"):
         raise ConfigError(f"split {split!r} is unknown; use heldout, train or all")
-    if run_dir is not None and not (run_dir / "checkpoints" / "latest").exists():
-        raise ConfigError(f"{run_dir} holds no checkpoint yet; name the run.dir of a training run")
+    if run_dir is not None:
+        if not (run_dir / "checkpoints" / "latest").exists():
+            raise ConfigError(f"{run_dir} holds no checkpoint yet; name the run.dir of a training run")
+        theirs = settings_of_run(run_dir)
+        config = with_changes(theirs, config)
+        check_unchanged(theirs, config, run_dir, fixed=FIXED_TO_EVALUATE)
     settings = config.evaluation
     problems = load_problems(settings.source, None if split == "all" else split)[: settings.limit]
     tokenizer = load_tokenizer(config.model.name)

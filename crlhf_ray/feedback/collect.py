@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import ray
 from pydantic import Field
 
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
+from crlhf_ray.asking import answer
 from crlhf_ray.errors import DataError
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.ingest import read_annotations
@@ -27,6 +27,9 @@ from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.simulate import Crowd, CrowdSettings
 from crlhf_ray.settings import Settings
+
+#: What errors call the one actor that is asked here.
+AGGREGATOR = "the aggregation actor"
 
 #: The simulated clock: a round an hour from here, so that the same round gives the same events whenever it is run.
 _START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -134,7 +137,7 @@ class Feedback(ABC):
         if rejected.count:
             raise DataError(f"stored annotations do not validate: {rejected}", file=str(self.log.directory))
         for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-            ray.get(self._aggregator.ingest.remote(batch), timeout=self._wait)
+            answer(self._aggregator.ingest.remote(batch), self._wait, AGGREGATOR)
         self._handed_in += len(fresh)
 
     def share_over(self, round: int) -> float:
@@ -143,7 +146,7 @@ class Feedback(ABC):
 
     def add_gold(self, gold: pa.Table) -> None:
         """Tell the aggregation actor known truth."""
-        ray.get(self._aggregator.add_gold.remote(gold), timeout=self._wait)
+        answer(self._aggregator.add_gold.remote(gold), self._wait, AGGREGATOR)
 
 
 class SimulatedFeedback(Feedback):

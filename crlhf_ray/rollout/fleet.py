@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from crlhf_ray.errors import ConfigError, CrlhfError, EngineError, ResourceError, TransferError
+from crlhf_ray.asking import own_error
+from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
 from crlhf_ray.rollout.health import Health
 from crlhf_ray.rollout.replica import Replica
@@ -328,12 +329,14 @@ def _late(refs: Mapping[str, Any], seconds: float) -> list[str]:
 
 
 def _why(error: BaseException) -> str:
-    """One line that says why, without Ray's traceback."""
+    """One line that says why, without Ray's traceback. A ConfigError is raised: another replica would say the same."""
+    own = own_error(error)
+    if isinstance(own, ConfigError):
+        raise own
+    if own is not None:
+        return str(own)
     if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, (ConfigError,)):
-            raise cause
-        return str(cause) if isinstance(cause, CrlhfError) else f"{type(cause).__name__}: {cause}"
+        return f"{type(error.cause).__name__}: {error.cause}"
     if isinstance(error, RayActorError):
         return "died: its process is gone (killed, or out of memory)"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

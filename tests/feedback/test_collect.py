@@ -1,10 +1,12 @@
 """A round of simulated feedback through the real path: crowd, log, Ray Dataset, aggregation actor."""
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import ray
 
-from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
+from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.collect import FeedbackSettings, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
 from crlhf_ray.feedback.schema import Item
@@ -58,6 +60,26 @@ def test_a_crash_between_the_log_and_the_actor_loses_no_event(tmp_path):
     consensus = ray.get(aggregator.consensus.remote([i.item_id for i in items]))
     assert consensus.num_rows == 8
     assert min(consensus["labels"].to_pylist()) > 0
+    ray.kill(aggregator)
+
+
+def test_what_the_aggregation_actor_raises_at_its_start_comes_back_as_it_was_raised(tmp_path):
+    Aggregator(tmp_path / "aggregation").close()
+    other = AggregationSettings(prior=0.6)
+    aggregator = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation", other)
+    with pytest.raises(ConfigError, match="was made with other settings") as caught:
+        start(tmp_path, aggregator).collect(*work(0), 0)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_what_the_aggregation_actor_raises_later_comes_back_as_it_was_raised(tmp_path):
+    aggregator = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation")
+    feedback = start(tmp_path, aggregator)
+    gold = pool().gold()
+    feedback.add_gold(gold)
+    with pytest.raises(DataError, match="was given the other truth before") as caught:
+        feedback.add_gold(gold.set_column(2, gold.schema.field(2), pc.negate(gold["truth"])))
+    assert "Traceback" not in str(caught.value)
     ray.kill(aggregator)
 
 

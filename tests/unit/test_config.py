@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crlhf_ray.config import load_config
+from crlhf_ray.config import load_config, with_changes
 from crlhf_ray.errors import ConfigError
 
 
@@ -77,3 +77,15 @@ def test_the_settings_that_come_with_the_project_are_valid(file: Path):
 @pytest.mark.parametrize("path", sorted(Path("jobs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_bundled_settings_file_is_valid(path):
     assert load_config(path).run.dir.parts[0] == "runs"
+
+
+def test_a_value_that_is_no_yaml_is_named():
+    with pytest.raises(ConfigError, match=r"--set 'model\.name=\[tiny': the value is not YAML"):
+        load_config(changes=["model.name=[tiny"])
+
+
+def test_two_trees_of_settings_are_merged_leaf_by_leaf():
+    base = load_config(changes=["model.lora.r=4", "rollout.max_tokens=24", "run.rounds=9"])
+    merged = with_changes(base, load_config(changes=["run.rounds=3", "model.lora.alpha=32"]))
+    assert (merged.model.lora.r, merged.model.lora.alpha) == (4, 32)
+    assert (merged.rollout.max_tokens, merged.run.rounds) == (24, 3)
