@@ -1,6 +1,7 @@
 """What was marked is never lost: reloads, lost connections, ended sessions, a killed server."""
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from playwright.sync_api import expect
 
 from benchmarks.postgres import free_port
 from crlhf_ray.feedback.web.client import AnnotationClient
-from tests.browser.conftest import PLAIN, line, marks, saved, watched
+from tests.browser.conftest import PLAIN, line, marks, saved, submitted, watched
 from tests.web.conftest import PASSWORD, work
 
 LINES = tuple(f"    x{n} = {n}" for n in range(40))
@@ -83,6 +84,55 @@ def test_an_answer_that_is_lost_on_its_way_back_doubles_nothing(server, enter):
     saved(page)
     assert lost
     assert marks(server) == [(0, -1, False)]
+    page.problems.clear()
+
+
+SIGN_IN = {"content_type": "text/html", "body": "<!doctype html><title>Sign in to the Wi-Fi</title>"}
+#: What comes of something between the browser and the server, which never got the request.
+NOT_THE_SERVERS = {
+    "a Wi-Fi's sign-in page": SIGN_IN,
+    "a proxy's page": SIGN_IN | {"status": 404},
+    "nothing": {"status": 204},
+    "JSON of something else": {"json": {"status": "ok"}},
+    "an error of something else": {"json": {"message": "forbidden"}, "status": 403},
+}
+
+
+@pytest.mark.parametrize("answer", NOT_THE_SERVERS.values(), ids=NOT_THE_SERVERS)
+def test_only_what_the_server_acknowledges_counts_as_saved(server, enter, answer):
+    page = enter(server, "ann")
+    page.route("**/marks", lambda route: route.fulfill(**answer))
+    page.keyboard.press("0")
+    expect(page.locator("#saved")).to_have_text("✗ 1 kept here, not sent yet")
+    page.reload()
+    expect(page.locator("#saved")).to_have_text("✗ 1 kept here, not sent yet")
+    expect(page.locator("#note")).to_be_hidden()
+    page.unroute("**/marks")
+    saved(page)
+    assert marks(server) == [(0, -1, False)]
+    page.problems.clear()
+
+
+@pytest.mark.parametrize("answer", NOT_THE_SERVERS.values(), ids=NOT_THE_SERVERS)
+def test_comments_and_submissions_that_the_server_does_not_acknowledge_can_be_sent_again(server, enter, answer):
+    page = enter(server, "ann")
+    page.keyboard.press("a")
+    saved(page)
+    page.route(re.compile("/(comments|submit)$"), lambda route: route.fulfill(**answer))
+    page.keyboard.press("m")
+    page.keyboard.type("off by one")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#note")).to_contain_text("The comment is not saved: The server cannot be reached.")
+    expect(page.locator("#comment")).to_have_value("off by one")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    page.keyboard.press("3")
+    expect(page.locator("#note")).to_contain_text("The server cannot be reached: submit again when it is back.")
+    assert submitted(server) == []
+    page.unroute(re.compile("/(comments|submit)$"))
+    page.keyboard.press("Enter")
+    page.keyboard.press("3")
+    expect(page.locator("#progress")).to_contain_text("1 judged")
     page.problems.clear()
 
 

@@ -166,10 +166,13 @@ class AnnotationClient:
         if response.is_error:
             try:
                 detail = response.json()["detail"]
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 detail = response.text[:200]
             raise ServerError(f"{method} {path}: {response.status_code}: {detail}", response.status_code)
-        return response.json()
+        try:
+            return response.json()
+        except ValueError as error:  # a proxy's page, or a Wi-Fi's: nothing may have arrived
+            raise ServerError(f"{method} {path}: what answered is not the annotation server: {self.url}") from error
 
 
 def _assignment(task: dict[str, Any] | None) -> Assignment | None:

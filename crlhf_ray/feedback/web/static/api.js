@@ -11,6 +11,8 @@ class ApiError extends Error {
   }
 }
 
+// Only what the server itself says counts as its answer. A Wi-Fi's sign-in page or a proxy's error is none: it throws
+// what a lost connection throws, since nothing may have arrived.
 async function call(method, path, body) {
   const response = await fetch("/api/v1" + path, {
     method,
@@ -18,9 +20,10 @@ async function call(method, path, body) {
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   if (response.status === 204) return null;
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new ApiError(response.status, answer);
-  return answer;
+  const answer = await response.json();
+  if (response.ok) return answer;
+  if (answer.detail === undefined) throw new TypeError("this answer is not the annotation server's");
+  throw new ApiError(response.status, answer);
 }
 
 // Logged out, or logged in anew elsewhere, which makes this page's CSRF token void: the page has to be opened again.

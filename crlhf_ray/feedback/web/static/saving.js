@@ -53,7 +53,8 @@ async function send() {
 
 async function sendMarks(lease, marks) {
   try {
-    await call("POST", `/leases/${lease}/marks`, { marks });
+    const saved = new Set((await call("POST", `/leases/${lease}/marks`, { marks })).saved);
+    if (!marks.every((mark) => saved.has(mark.event_id))) throw new TypeError("not every mark is acknowledged");
   } catch (error) {
     if (!(error instanceof ApiError) || error.status >= 500 || error.status === 429 || outOfSession(error)) throw error;
     note(error.message); // the program is in other hands: these marks have no place any more

@@ -218,6 +218,7 @@ async function submit(action) {
 async function submitNow(confidence) {
   try {
     const answer = await call("POST", `/leases/${task.lease_id}/submit`, { confidence });
+    if (answer.next === undefined) throw new TypeError("the submission is not acknowledged");
     if (answer.feedback || !answer.next) first.me = await call("GET", "/me").catch(() => first.me);
     if (answer.feedback) await showFeedback(answer.feedback);
     show(answer.next);
@@ -225,7 +226,7 @@ async function submitNow(confidence) {
   } catch (error) {
     if (outOfSession(error)) return logInAgain();
     note(error instanceof ApiError ? error.message : "The server cannot be reached: submit again when it is back.");
-    if (error.status === 409 && !error.body.unjudged) await loadNext(); // submitted already, as after a lost answer
+    if (error.status === 409 && !error.body.unjudged) await loadNext(); // it is in other hands by now
   }
 }
 
@@ -266,7 +267,11 @@ function closeComment() {
 async function saveComment() {
   const text = words.value.trim();
   try {
-    if (text) showComment(await call("POST", `/leases/${task.lease_id}/comments`, { line: commented, text }));
+    if (text) {
+      const stored = await call("POST", `/leases/${task.lease_id}/comments`, { line: commented, text });
+      if (stored.text !== text) throw new TypeError("the comment is not acknowledged");
+      showComment(stored);
+    }
     keepDraft(null);
     closeComment();
     if (text) say("Comment saved");
