@@ -30,18 +30,18 @@ class RunSettings(Settings):
 
     dir: Path = Path("runs/train")
     """Folder of the run: settings, annotations, metrics, checkpoints, logs and the report."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Every random choice derives from it: problems, sampling, honeypots, the simulated crowd."""
     rounds: int = Field(6, ge=1)
     """Rounds of Algorithm 1: sample, judge, aggregate, learn, sync. A run that was resumed with fewer than it has
     played already plays no more."""
-    problems_per_round: int = 8
+    problems_per_round: int = Field(8, ge=1)
     """Problems put to the policy in one round."""
-    samples_per_problem: int = 4
+    samples_per_problem: int = Field(4, ge=1)
     """Programs sampled for each of them. A round holds problems_per_round x samples_per_problem samples."""
-    checkpoint_every: int = 1
+    checkpoint_every: int = Field(1, ge=1)
     """Rounds between checkpoints. An interrupted run goes on from the last one."""
-    checkpoints_kept: int = 2
+    checkpoints_kept: int = Field(2, ge=1)
     """Older ones are deleted; the last is always kept."""
 
 
@@ -59,13 +59,13 @@ class EvaluationSettings(Settings):
 
     source: str = "starter"
     """Problems to measure on, as in problems.source; their held-out split is used."""
-    every: int = 0
+    every: int = Field(0, ge=0)
     """Rounds between evaluations. 0: only before the first round and after the last."""
-    samples: int = 4
+    samples: int = Field(4, ge=1)
     """Samples a problem (n in pass@k)."""
-    temperature: float = 0.8
+    temperature: float = Field(0.8, ge=0)
     """Sampling temperature of evaluations; the paper's."""
-    limit: int | None = None
+    limit: int | None = Field(None, ge=1)
     """Only the first so many problems. None: all."""
 
 
@@ -74,7 +74,7 @@ class RaySettings(Settings):
 
     address: str | None = None
     """Address of a running cluster. None: the cluster of the submitted job, else one started here and ended with it."""
-    wait_seconds: float = 600.0
+    wait_seconds: float = Field(600.0, gt=0)
     """Longest wait for any one actor's start or answer before the run ends with an error that names it."""
 
 
@@ -100,6 +100,17 @@ class Config(Settings):
             raise ValueError(
                 f"rollout.temperature={self.rollout.temperature:g}: training needs the log-probs of what was sampled, "
                 f"and greedy sampling has none; use {LEAST_TEMPERATURE:g} or more (evaluation.temperature may be 0)"
+            )
+        people = len(self.feedback.crowd.annotators)
+        if self.feedback.labels_per_item is not None and self.feedback.labels_per_item > people:
+            raise ValueError(
+                f"feedback.labels_per_item={self.feedback.labels_per_item} is above the {people} annotators of "
+                f"feedback.crowd.annotators; use 1 to {people}, or null for all"
+            )
+        if self.rollout.max_tokens >= self.rollout.context:
+            raise ValueError(
+                f"rollout.max_tokens={self.rollout.max_tokens} leaves no room for a prompt within "
+                f"rollout.context={self.rollout.context}; lower the first or raise the second"
             )
         return self
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from crlhf_ray.config import Config
 from crlhf_ray.feedback.simulate import Crowd
-from crlhf_ray.policy.model import resolve
-from crlhf_ray.problems.load import load_splits
+from crlhf_ray.policy.model import load_tokenizer, resolve
+from crlhf_ray.questions import questions
 
 GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
@@ -23,9 +23,8 @@ PROCESS_GIB = 0.6
 
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
-    """How many of what, in samples: the one unit of batch sizes."""
-    trained, measured = load_splits(config.problems.source, config.evaluation.source)
-    train, heldout = len(trained), len(measured[: config.evaluation.limit])
+    """How many of what, in samples: the one unit of batch sizes. Raises as `questions` where it cannot be asked."""
+    train, heldout = map(len, questions(config, load_tokenizer(config.model.name)))
     per_round = config.run.problems_per_round * config.run.samples_per_problem
     minibatch = min(config.learner.minibatch_samples, per_round)
     steps = -(-per_round // minibatch) * config.learner.epochs

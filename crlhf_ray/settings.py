@@ -20,7 +20,7 @@ from crlhf_ray.errors import ConfigError
 class Settings(BaseModel):
     """Immutable, typed, and strict: an unknown key is an error. Field docstrings give the unit and the reason."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)

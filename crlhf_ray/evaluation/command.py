@@ -21,7 +21,7 @@ from crlhf_ray.evaluation.run import evaluate as estimate
 from crlhf_ray.learner.checkpoint import latest_tag
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import load_tokenizer, resolve
-from crlhf_ray.policy.prompts import encode
+from crlhf_ray.policy.prompts import check_fit, encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.fleet import Fleet, Request
@@ -45,6 +45,13 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
     settings = config.evaluation
     problems = load_problems(settings.source, None if split == "all" else split)[: settings.limit]
     tokenizer = load_tokenizer(config.model.name)
+    check_fit(
+        problems,
+        config.problems.template,
+        tokenizer,
+        context=config.rollout.context,
+        max_tokens=config.rollout.max_tokens,
+    )
     with ExitStack() as stack:
         stack.enter_context(connect(config.ray.address))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crlhf-logs-")))

@@ -12,22 +12,22 @@ from crlhf_ray.settings import Settings
 class Limits(Settings):
     """What one program may use."""
 
-    cpu_seconds: float = 5.0
+    cpu_seconds: float = Field(default=5.0, gt=0)
     """CPU seconds of each process, rounded up to whole ones. Functions have one process for all their calls, scripts
     one for each test; comparing the answers of all may take as much. CPU and not wall clock, so that a busy machine
     changes no verdict."""
-    wall_seconds: float = 30.0
+    wall_seconds: float = Field(default=30.0, gt=0)
     """Seconds of wall clock before the program is stopped: a generous backstop for programs that sleep."""
-    memory_mb: int = 512
+    memory_mb: int = Field(default=512, ge=1)
     """MiB of address space beyond the bare interpreter's: stops growth before the machine swaps."""
-    file_mb: int = 8
+    file_mb: int = Field(default=8, ge=1)
     """MiB for the largest file, standard output included: stops output floods."""
-    disk_mb: int = 16
+    disk_mb: int = Field(default=16, ge=1)
     """MiB for all files in the program's private temporary folder, which lives in memory."""
-    processes: int = 40
+    processes: int = Field(default=40, ge=1)
     """Processes and threads of one slot at a time: enough for Python's largest default thread pool (32), too few for a
     fork storm."""
-    output_kb: int = 16
+    output_kb: int = Field(default=16, ge=0)
     """KiB of captured output kept in the verdict; the rest is dropped."""
 
 
@@ -36,12 +36,12 @@ class JudgeSettings(Settings):
 
     limits: Limits = Limits()
     """What one program may use."""
-    slots: int = 2
+    slots: int = Field(default=2, ge=1)
     """Programs judged at the same time; about one per core."""
     isolation: Literal["jailed", "weak"] = "jailed"
     """`jailed` refuses to run where the machine forbids a part of the jail. `weak` has resource limits only, for
     trusted programs on such a machine; every verdict then says so."""
-    attempts: int = 3
+    attempts: int = Field(default=3, ge=1)
     """Times that a program is tried when its slot is lost, before the verdict is `infra_error`."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -41,3 +42,20 @@ def encode(problem: Problem, template: Template, tokenizer: PreTrainedTokenizerB
     """Token ids of `render`. A bare prompt gets the tokenizer's own special tokens, if it adds any (SmolLM2: none);
     a chat prompt already carries them in its text."""
     return list(tokenizer(render(problem, template, tokenizer), add_special_tokens=template == "bare").input_ids)
+
+
+def check_fit(
+    problems: Iterable[Problem],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context: int,
+    max_tokens: int,
+) -> None:
+    """Raises ConfigError where the longest prompt and ``max_tokens`` after it are more than ``context`` tokens."""
+    longest, problem_id = max((len(encode(problem, template, tokenizer)), problem.problem_id) for problem in problems)
+    if longest + max_tokens > context:
+        raise ConfigError(
+            f"the prompt of {problem_id!r} has {longest} tokens; with rollout.max_tokens={max_tokens} it needs "
+            f"{longest + max_tokens}, and rollout.context is {context}: raise that to {longest + max_tokens} or more"
+        )

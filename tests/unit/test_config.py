@@ -1,5 +1,6 @@
 """Settings: read strictly, changed by path, wrong keys answered with the nearest right one."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,49 @@ def test_a_change_without_a_value_shows_the_form():
         load_config(changes=["learner.lr"])
 
 
-@pytest.mark.parametrize("rounds", ["0", "-1"])
-def test_a_run_has_at_least_one_round(rounds: str):
-    with pytest.raises(ConfigError, match=r"^run\.rounds: .*greater than or equal to 1"):
-        load_config(changes=[f"run.rounds={rounds}"])
+@pytest.mark.parametrize(
+    "change, right",
+    [
+        ("run.rounds=0", "greater than or equal to 1"),
+        ("run.rounds=-1", "greater than or equal to 1"),
+        ("run.seed=-1", "greater than or equal to 0"),
+        ("run.problems_per_round=0", "greater than or equal to 1"),
+        ("run.samples_per_problem=0", "greater than or equal to 1"),
+        ("run.checkpoint_every=0", "greater than or equal to 1"),
+        ("run.checkpoints_kept=0", "greater than or equal to 1"),
+        ("evaluation.samples=0", "greater than or equal to 1"),
+        ("evaluation.every=-1", "greater than or equal to 0"),
+        ("evaluation.temperature=-0.1", "greater than or equal to 0"),
+        ("evaluation.temperature=.inf", "finite number"),
+        ("evaluation.limit=0", "greater than or equal to 1"),
+        ("ray.wait_seconds=0", "greater than 0"),
+        ("feedback.labels_per_item=0", "greater than or equal to 1"),
+        ("feedback.first_honeypots=-1", "greater than or equal to 0"),
+        ("feedback.honeypots_per_round=-1", "greater than or equal to 0"),
+        ("feedback.honeypots_per_problem=-1", "greater than or equal to 0"),
+        ("judge.slots=0", "greater than or equal to 1"),
+        ("judge.attempts=0", "greater than or equal to 1"),
+        ("judge.limits.cpu_seconds=0", "greater than 0"),
+        ("judge.limits.memory_mb=0", "greater than or equal to 1"),
+        ("judge.limits.processes=0", "greater than or equal to 1"),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_named_with_the_bound(change: str, right: str):
+    with pytest.raises(ConfigError, match=rf"^{re.escape(change.split('=')[0])}: .*{right}"):
+        load_config(changes=[change])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["feedback.labels_per_item=11"], r"^feedback\.labels_per_item=11 is above the 10 annotators.*use 1 to 10"),
+        (["rollout.max_tokens=64", "rollout.context=64"], r"^rollout\.max_tokens=64 leaves no room for a prompt"),
+        (["learner.algorithm=group", "learner.value_trunk=shared"], r"^learner: algorithm 'group' has no value"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(changes: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(changes=changes)
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.001"])

@@ -10,6 +10,7 @@ import ray
 from rich.console import Console
 
 from crlhf_ray.config import load_config
+from crlhf_ray.errors import ConfigError
 from crlhf_ray.plan import batch_arithmetic, memory, print_plan
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
@@ -26,6 +27,18 @@ def test_batches_are_reckoned_in_samples():
     assert rows["samples in all"] == "480"
     assert rows["training problems"].startswith("102, each seen 0.8 times")
     assert rows["held-out evaluation"].startswith("3 times 57 problems x 4 samples = 684")
+
+
+def test_a_plan_refuses_a_prompt_that_leaves_no_room_for_its_completion():
+    with pytest.raises(
+        ConfigError, match=r"the prompt of '\S+' has \d+ tokens.*rollout\.context is 128: raise that to"
+    ):
+        arithmetic("rollout.context=128")
+
+
+def test_a_plan_refuses_a_round_of_more_problems_than_there_are():
+    with pytest.raises(ConfigError, match=r"run\.problems_per_round=103, and starter has 102 .*use 1 to 102"):
+        arithmetic("run.problems_per_round=103")
 
 
 def test_memory_grows_with_replicas_and_context_and_shrinks_with_shards():

@@ -1,0 +1,34 @@
+"""What a run asks of its policy: the problems, read and checked against the settings before anything starts."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from crlhf_ray.config import Config
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.policy.prompts import check_fit
+from crlhf_ray.problems.load import load_splits
+from crlhf_ray.problems.problem import Problem
+
+
+def questions(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Problem], list[Problem]]:
+    """The training problems and the held-out ones that are measured on.
+
+    Raises DataError as `load_splits`, and ConfigError where a round wants more problems than there are, or a prompt
+    leaves too little room for a completion.
+    """
+    train, heldout = load_splits(config.problems.source, config.evaluation.source)
+    heldout = heldout[: config.evaluation.limit]
+    if config.run.problems_per_round > len(train):
+        raise ConfigError(
+            f"run.problems_per_round={config.run.problems_per_round}, and {config.problems.source} has {len(train)} "
+            f"training problems; use 1 to {len(train)}"
+        )
+    check_fit(
+        [*train, *heldout],
+        config.problems.template,
+        tokenizer,
+        context=config.rollout.context,
+        max_tokens=config.rollout.max_tokens,
+    )
+    return train, heldout
