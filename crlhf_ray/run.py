@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,8 @@ import pyarrow as pa
 import ray
 
 from crlhf_ray.aggregation.actor import Aggregator, Alert
+from crlhf_ray.aggregation.journal import go_back
+from crlhf_ray.aggregation.monitors import score_stagnation
 from crlhf_ray.asking import answer
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
@@ -27,15 +30,19 @@ from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_ite
 from crlhf_ray.feedback.repair import Judged, repair
 from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.web.feedback import WebFeedback
+from crlhf_ray.learner.checkpoint import LATEST, latest_tag
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.policy.prompts import encode
-from crlhf_ray.problems.load import load_splits
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.questions import questions
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
+
+#: The aggregation actor's state in a checkpoint's folder.
+AGGREGATION_FILE = "aggregation.npz"
 
 
 class Run:
@@ -79,12 +86,13 @@ class Run:
         with self.phase("start"):
             resolve(config.model.name)  # unpacked once here rather than by every actor
             self.tokenizer = load_tokenizer(config.model.name)
-            train, heldout = load_splits(config.problems.source, config.evaluation.source)
-            self.heldout = heldout[: config.evaluation.limit]
+            train, self.heldout = questions(config, self.tokenizer)
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
             self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray.address))
             self.judge = self._exit.enter_context(JudgePool(config.judges, config.judge))
+            if self._resumed:
+                go_back(self.dir / "aggregation", self._checkpointed(AGGREGATION_FILE))
             self.aggregator: Any = (
                 ray.remote(Aggregator)
                 .options(num_cpus=0, max_restarts=3, max_task_retries=3)
@@ -123,14 +131,21 @@ class Run:
         self._exit.callback(self.metrics.close)
 
     def _restore(self) -> None:
-        checkpoints = self.dir / "checkpoints"
-        if not (checkpoints / "latest").exists():
+        if not self._checkpointed():
+            if self._resumed:  # it was interrupted before its first checkpoint, and starts anew
+                self.feedback.restore(self.feedback.state())
             return
-        state = self.learner.load(checkpoints)
+        state = self.learner.load(self.dir / "checkpoints")
         self.round = state["round"]
         self._passing.update(state["passing"])
         self.feedback.restore(state["feedback"])
         self.fleet.sync(self.learner, self.round)
+        self._crowd_alerts()  # the look at the crowd that the next one compares with
+
+    def _checkpointed(self, name: str = "") -> Path | None:
+        """A file of the last checkpoint, or its folder; None before the first."""
+        checkpoints = self.dir / "checkpoints"
+        return checkpoints / latest_tag(checkpoints) / name if (checkpoints / LATEST).exists() else None
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[None]:
@@ -176,17 +191,17 @@ class Run:
         return judged_ones(samples, self.judge.check(jobs))
 
     def items(self, samples: Sequence[Sample]) -> list[Item]:
-        """The samples as annotators see them, under ids that tell nothing.
+        """The samples as annotators see them, under ids that tell nothing and hold for one text alone.
 
         At a server the id follows from the text, so that nobody is paid to judge the same program again; the crowd
         in this process answers about every sample anew, as if each were another program.
         """
-        seed, at_server = self.config.run.seed, self.config.feedback.source != "in_process"
+        anew = self.config.feedback.source == "in_process"
         return [
             make_item(
                 self.problems[sample.problem_id],
                 sample.text,
-                opaque_id(seed, *((sample.problem_id, sample.text) if at_server else (sample.sample_id,))),
+                opaque_id(self.config.run.seed, sample.sample_id if anew else sample.problem_id, sample.text),
             )
             for sample in samples
         ]
@@ -244,8 +259,8 @@ class Run:
         scores: np.ndarray,
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
-        crowd_alerts = self._ask(self.aggregator.alerts.remote(self.feedback.labels_wanted))
-        alerts = [asdict(a) for a in [*crowd_alerts, *self.feedback.alerts(), *unjudged(row["unjudged"])]]
+        found = [*self._crowd_alerts(), *self.feedback.alerts(), *score_stagnation(scores), *unjudged(row["unjudged"])]
+        alerts = [asdict(alert) for alert in found]
         self.metrics.append_samples(
             [
                 {
@@ -280,8 +295,11 @@ class Run:
 
     def _checkpoint(self) -> None:
         state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}
-        self._ask(self.aggregator.snapshot.remote())
-        self.learner.save(self.dir / "checkpoints", state, kept=self.config.run.checkpoints_kept)
+        crowd = {AGGREGATION_FILE: self._ask(self.aggregator.snapshot.remote())}
+        self.learner.save(self.dir / "checkpoints", state, files=crowd, kept=self.config.run.checkpoints_kept)
+
+    def _crowd_alerts(self) -> list[Alert]:
+        return self._ask(self.aggregator.alerts.remote(self.feedback.labels_wanted))
 
     def _reliability(self) -> pa.Table:
         """What is known of each annotator, beside the skill that the simulation gave them."""

@@ -224,10 +224,12 @@ class Aggregator:
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> None:
-        """Write the whole state, so that recovery need not replay the log."""
-        self._journal.write_snapshot(self._arrays())
+    def snapshot(self) -> Path:
+        """Write the whole state, so that recovery need not replay the log. Returns its file, which the next snapshot
+        takes away; `journal.go_back` goes back to a copy of it."""
+        path = self._journal.write_snapshot(self._arrays())
         self._since_snapshot = 0
+        return path
 
     def close(self) -> None:
         """Let go of the folder; the object must not be used afterwards."""

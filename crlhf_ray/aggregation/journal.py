@@ -99,8 +99,11 @@ class Journal:
             self._log.truncate()
             raise
 
-    def write_snapshot(self, arrays: dict[str, np.ndarray]) -> None:
-        """Write the whole state and start a new, empty log; older files go once the new ones are safe."""
+    def write_snapshot(self, arrays: dict[str, np.ndarray]) -> Path:
+        """Write the whole state and start a new, empty log; older files go once the new ones are safe.
+
+        Returns the snapshot's file, which is never written to again.
+        """
         number = self.number + 1
         path, part = self._snapshot_path(number), self.folder / f"snapshot-{number}.part"
         with part.open("wb") as file:
@@ -113,6 +116,7 @@ class Journal:
         self._open_log(0)
         self._snapshot_path(old).unlink(missing_ok=True)
         self._log_path(old).unlink(missing_ok=True)
+        return path
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -142,6 +146,25 @@ class Journal:
 
     def _log_path(self, number: int) -> Path:
         return self.folder / f"log-{number}"
+
+
+def go_back(folder: str | Path, snapshot: Path | None) -> None:
+    """Put the state of a snapshot's copy in the place of what the folder holds; None leaves the folder without any.
+
+    For a folder that nobody uses: raises ResourceError where somebody does, and DataError where there is no such copy.
+    """
+    if snapshot is not None and not snapshot.is_file():
+        raise DataError("there is no such file: it was deleted, or an older version made it", file=str(snapshot))
+    journal = Journal(folder)
+    try:
+        if snapshot is not None:
+            with np.load(snapshot) as arrays:
+                journal.write_snapshot(dict(arrays))
+        else:
+            for path in [*journal.folder.glob("snapshot-*.npz"), *journal.folder.glob("log-*")]:
+                path.unlink()
+    finally:
+        journal.close()
 
 
 _DAMAGED = "{} byte {}: the disk damaged it; restore the folder from a backup, or rebuild it from the annotation log"

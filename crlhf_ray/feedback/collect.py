@@ -62,13 +62,13 @@ class FeedbackSettings(Settings):
     web: WebFeedbackSettings = WebFeedbackSettings()
     crowd: CrowdSettings = CrowdSettings()
     """The simulated annotators."""
-    labels_per_item: int | None = None
+    labels_per_item: int | None = Field(default=None, ge=1)
     """in_process: how many annotators judge each program. None: all of them. A server decides for itself."""
-    first_honeypots: int = 12
+    first_honeypots: int = Field(default=12, ge=0)
     """in_process: honeypot programs put to each annotator before the first round (honeypots come first)."""
-    honeypots_per_problem: int = 6
+    honeypots_per_problem: int = Field(default=6, ge=0)
     """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
-    honeypots_per_round: int = 2
+    honeypots_per_round: int = Field(default=2, ge=0)
     """in_process: honeypot programs mixed into each later round, for each annotator."""
 
 
@@ -121,13 +121,16 @@ class Feedback(ABC):
 
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`; the aggregation actor is back at what it was then.
+
+        What people judged later stays, and the actor gets it again; what a crowd in this process did is dropped.
+        """
 
     def hand_in(self, table: pa.Table) -> None:
         """Store the events, then read what is new in the log as a Ray Dataset into the aggregation actor.
 
-        An interrupted round is played again: its events are in the log already, and the actor knows their ids, so the
-        files that the actor may not have seen are handed on whoever wrote them.
+        The actor knows events by their ids, so files that it may not have seen, because this process ended between
+        the two or went back to a checkpoint, are handed on whoever wrote them.
         """
         self.log.append(table)
         fresh = self.log.files()[self._handed_in :]
@@ -212,3 +215,4 @@ class SimulatedFeedback(Feedback):
     def restore(self, state: Mapping[str, Any]) -> None:
         self.pool.restore(state["pool"])
         self._handed_in = state["handed_in"]
+        self.log.cut(self._handed_in)  # later rounds are played again, and what is answered then is all that counts

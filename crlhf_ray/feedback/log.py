@@ -74,6 +74,14 @@ class AnnotationLog:
         """The cursor behind the newest event."""
         return self._end(self._files)
 
+    def cut(self, cursor: int) -> None:
+        """Take away the events appended after `cursor`. For events that come again: simulated ones of rounds that are
+        played again. Not while anybody appends."""
+        for number in reversed(range(cursor, self._end(cursor))):  # the last first: what is left has no gap
+            self._path(number).unlink()
+        self._file_of = {event: number for event, number in self._file_of.items() if number < cursor}
+        self._files = min(self._files, cursor)
+
     def files(self, cursor: int = 0) -> list[Path]:
         """The Parquet files appended after `cursor`, in order; what `read_annotations` takes."""
         return [self._path(number) for number in range(cursor, self._end(cursor))]

@@ -6,8 +6,9 @@ that dies or stays silent ends the call with an error that names it and its log 
 
 from __future__ import annotations
 
+import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
 from crlhf_ray.learner.batching import Experience
-from crlhf_ray.learner.checkpoint import check_shape, latest_tag, prune, publish
+from crlhf_ray.learner.checkpoint import check_shape, latest_tag, prune, publish, temporary_tag
 from crlhf_ray.learner.settings import KLSettings, LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.rollout.weights import TransferSpec
@@ -124,15 +125,27 @@ class LearnerGroup:
         optimizer_steps; stopped_early; seconds_reference, seconds_policy, seconds_step.
         """
         if not batch:
-            raise ValueError("nothing to learn from: the batch is empty")
+            raise EngineError(
+                "nothing to learn from: every program of the round ended before its first token; start from a model "
+                "that answers such prompts, or use another problems.template"
+            )
         return self._all("update", list(batch))[0]
 
     def logprobs(self, batch: Sequence[Experience]) -> list[np.ndarray]:
         """Per sample, [T] log-probs in nats of its tokens under the current weights."""
         return self._all("logprobs", list(batch))[0]
 
-    def save(self, directory: Path | str, client_state: dict[str, Any], *, kept: int | None = None) -> Path:
+    def save(
+        self,
+        directory: Path | str,
+        client_state: dict[str, Any],
+        *,
+        files: Mapping[str, Path] | None = None,
+        kept: int | None = None,
+    ) -> Path:
         """Write weights, optimizer, value head, KL coefficient, step and ``client_state``; returns the new folder.
+
+        files: copied into it under their names, so that they belong to this checkpoint and to no other.
 
         Parts go to a temporary tag; ``latest`` is flipped last, so a crash leaves the checkpoint before. The folder
         must be visible to all ranks. With ``kept`` older checkpoints beyond that number are deleted.
@@ -140,6 +153,8 @@ class LearnerGroup:
         directory = Path(directory).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         step = self._all("save", str(directory), client_state)[0]
+        for name, file in (files or {}).items():
+            shutil.copyfile(file, directory / temporary_tag(step) / name)
         folder = publish(directory, step, self._shape())
         if kept is not None:
             prune(directory, kept)

@@ -1,6 +1,7 @@
 """A real Ray actor, killed with SIGKILL in the middle of its work."""
 
 import os
+import shutil
 import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ import pytest
 import ray
 
 from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
+from crlhf_ray.aggregation.journal import go_back
+from crlhf_ray.errors import DataError
 from tests.aggregation.tables import annotations, gold
 
 
@@ -60,3 +63,32 @@ def test_after_sigkill_no_event_is_lost_or_counted_twice(cluster, tmp_path):
     assert stats["events"] == 30 * 200
     assert digest == undisturbed.digest()
     undisturbed.close()
+
+
+def test_a_folder_goes_back_to_a_copy_of_a_snapshot_and_forgets_what_came_later(tmp_path):
+    def opened():
+        return Aggregator(tmp_path / "crowd", AggregationSettings())
+
+    actor = opened()
+    actor.ingest(batch(0))
+    kept = shutil.copyfile(actor.snapshot(), tmp_path / "kept.npz")
+    then = actor.digest()
+    actor.ingest(batch(1))
+    actor.snapshot()
+    actor.ingest(batch(2))
+    actor.close()
+    for _ in range(2):  # as often as one likes
+        go_back(tmp_path / "crowd", kept)
+        actor = opened()
+        assert actor.digest() == then
+        assert actor.ingest(batch(1)) == 200
+        actor.close()
+    go_back(tmp_path / "crowd", None)
+    actor = opened()
+    assert actor.stats()["events"] == 0
+    actor.close()
+
+
+def test_a_checkpoint_without_the_crowds_state_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.npz: there is no such file"):
+        go_back(tmp_path / "crowd", tmp_path / "gone.npz")

@@ -1,11 +1,15 @@
 """A round of simulated feedback through the real path: crowd, log, Ray Dataset, aggregation actor."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import ray
 
 from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
+from crlhf_ray.aggregation.journal import go_back
 from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.collect import FeedbackSettings, SimulatedFeedback
 from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
@@ -48,6 +52,39 @@ def test_a_round_interrupted_and_played_again_changes_nothing(tmp_path):
     assert ray.get(aggregator.digest.remote()) == digest
     assert again.state() == feedback.state()
     ray.kill(aggregator)
+
+
+def test_rounds_played_again_from_an_older_checkpoint_come_out_as_if_nothing_had_been_interrupted(tmp_path):
+    def play(feedback, rounds, *, another_program=False):
+        for round in rounds:
+            items, truth = work(round)
+            if another_program:  # an engine may round otherwise the second time, and another program come out
+                items = [replace(i, item_id=f"{i.item_id}-b", lines=("", "    return x"), judged=(1,)) for i in items]
+                truth = {i.item_id: np.array([1, -1]) for i in items}
+            feedback.collect(items, truth, round)
+
+    actor = ray.remote(Aggregator).options(num_cpus=0)
+    whole = actor.remote(tmp_path / "whole" / "aggregation")
+    undisturbed = start(tmp_path / "whole", whole)
+    play(undisturbed, range(4))
+
+    cut = actor.remote(tmp_path / "cut" / "aggregation")
+    feedback = start(tmp_path / "cut", cut)
+    play(feedback, range(2))
+    saved, kept = feedback.state(), tmp_path / "kept.npz"
+    shutil.copyfile(ray.get(cut.snapshot.remote()), kept)
+    play(feedback, [2], another_program=True)
+    ray.kill(cut)
+
+    go_back(tmp_path / "cut" / "aggregation", kept)
+    again = actor.remote(tmp_path / "cut" / "aggregation")
+    resumed = start(tmp_path / "cut", again)
+    resumed.restore(saved)
+    play(resumed, range(2, 4))
+    assert ray.get(again.digest.remote()) == ray.get(whole.digest.remote())
+    assert resumed.log.read().equals(undisturbed.log.read())
+    ray.kill(whole)
+    ray.kill(again)
 
 
 def test_a_crash_between_the_log_and_the_actor_loses_no_event(tmp_path):

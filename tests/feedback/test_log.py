@@ -123,3 +123,14 @@ def test_of_equal_times_the_later_append_stands():
 
 def test_current_of_nothing_is_nothing():
     assert current(ANNOTATION_SCHEMA.empty_table()).num_rows == 0
+
+
+def test_a_log_that_was_cut_goes_on_from_there(tmp_path):
+    log = AnnotationLog(tmp_path)
+    for name in ("e1", "e2", "e3"):
+        log.append(table(event(name)))
+    log.cut(1)
+    assert log.read()["event_id"].to_pylist() == ["e1"]
+    assert log.append(table(event("e3", label=-1))) == 1  # it may say something else now
+    assert AnnotationLog(tmp_path).read()["event_id"].to_pylist() == ["e1", "e3"]
+    assert len(log) == 2

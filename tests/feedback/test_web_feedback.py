@@ -1,5 +1,6 @@
 """Rounds of feedback over the annotation server: simulated people, real ones (by the API), and both together."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import ray
 
 from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.journal import go_back
 from crlhf_ray.feedback.collect import FeedbackSettings, WebFeedbackSettings
 from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
 from crlhf_ray.feedback.queue import QueueSettings
@@ -46,7 +48,7 @@ def start(tmp_path, aggregator):
     """``start(source, **web settings)`` makes the feedback of a run of three rounds."""
     made = []
 
-    def begin(source="web", crowd=None, **web):
+    def begin(source="web", crowd=None, aggregator=aggregator, **web):
         settings = FeedbackSettings(source=source, crowd=crowd or CrowdSettings(), web=WebFeedbackSettings(**web))
         pool = HoneypotPool([Honeypot(item(f"i-honey{n}"), (1, 1 if n % 2 else -1, 1)) for n in range(12)])
         made.append(WebFeedback(settings, pool, aggregator, tmp_path / "log", seed=1, rounds=3, wait_seconds=120))
@@ -173,3 +175,36 @@ def test_a_resumed_run_counts_nothing_twice(start, aggregator):
     assert again.collect(items, truth, 1).num_rows == 8  # read again from the server's store
     assert ray.get(aggregator.digest.remote()) == digest
     assert max(known(aggregator, items)) == 1
+
+
+def test_judgements_that_came_after_the_checkpoint_are_taken_in_again_and_count_once(serve, start, tmp_path):
+    server = serve(queue=TWO)
+    server.now = time.time()
+    actor = ray.remote(Aggregator).options(num_cpus=0)
+    first = actor.remote(tmp_path / "crowd")
+    feedback, (items, truth) = start(**at(server), aggregator=first), items_of(0)
+
+    def everybody_judges(round_items, round_truth, round):
+        waiting = threading.Thread(target=lambda: feedback.collect(round_items, round_truth, round))
+        waiting.start()
+        while waiting.is_alive():
+            judge(ann), judge(bob, -1)
+            time.sleep(0.05)
+
+    ann, bob = server.person("ann"), server.person("bob")
+    everybody_judges(items, truth, 0)
+    saved, kept = feedback.state(), shutil.copyfile(ray.get(first.snapshot.remote()), tmp_path / "kept.npz")
+    later = items_of(1)
+    everybody_judges(*later, 1)
+    before = known(first, [*items, *later[0]])
+    ray.kill(first)
+
+    go_back(tmp_path / "crowd", kept)
+    again = actor.remote(tmp_path / "crowd")
+    assert known(again, later[0]) == []
+    resumed = start(**at(server), aggregator=again)
+    resumed.restore(saved)
+    resumed.collect(*later, 1)  # done at the server: nobody is asked anew
+    assert known(again, [*items, *later[0]]) == before
+    assert ray.get(again.stats.remote())["events"] == len(resumed.log) == 2 * 2 * 2 * len(items)
+    ray.kill(again)

@@ -85,6 +85,12 @@ def test_every_round_hears_the_whole_crowd_on_every_line(whole):
         assert row["aggregation"]["labels"] == 10 * lines
 
 
+def test_a_round_whose_scores_hardly_differ_says_so(whole):
+    for row in read_run(whole[0]).metrics:
+        stagnant = any(alert["kind"] == "score stagnation" for alert in row["alerts"])
+        assert stagnant == (row["reward"]["std"] < 0.01)
+
+
 def test_engine_noise_stays_out_of_the_terminal(whole):
     assert not any(word in whole[1] for word in ("WARNING", "INFO", "[deepspeed]", "raylet"))
 
@@ -109,11 +115,25 @@ def test_a_run_resumed_with_fewer_rounds_than_it_played_ends_at_once(whole, tmp_
     assert [row["round"] for row in found.heldout()] == [0, 2]
 
 
-def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_path: Path):
-    run_dir = tmp_path / "cut"
-    process = start(run_dir)
+def test_an_evaluation_of_a_run_needs_no_other_settings_and_a_file_for_each_policy(whole, tmp_path: Path):
+    out = tmp_path / "samples.jsonl"
+    command = [sys.executable, "-m", "crlhf_ray.cli", "evaluate", str(out), "--run", str(whole[0])]
+    done = subprocess.run([*command, "--set", "evaluation.samples=2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, *rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (head["model"]["name"], head["checkpoint"]["step"]) == ("tiny", "step-00000002")
+    assert (head["max_tokens"], head["n"], len(rows)) == (24, 2, 3 * 2)
+    refused = subprocess.run(
+        [*command, "--set", "evaluation.samples=2", "--set", "run.seed=5"], capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    assert "seed is 0 there and 5 here" in " ".join(refused.stderr.split())
+
+
+def stop_after(process: subprocess.Popen[str], run_dir: Path, *, rounds: int) -> None:
+    """Ctrl-C once so many rounds are written down."""
     metrics = run_dir / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 1):
+    while not (metrics.exists() and metrics.read_text().count("\n") >= rounds):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -122,15 +142,44 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_p
     assert "--resume" in output
     assert descendants(process.pid) == []
 
-    finish(start(run_dir, resume=True))
-    expected, found = read_run(whole[0]), read_run(run_dir)
+
+def assert_equal_runs(left_dir: Path, right_dir: Path) -> None:
+    expected, found = read_run(left_dir), read_run(right_dir)
     assert len(found.metrics) == len(expected.metrics)
     for left, right in zip(expected.metrics, found.metrics, strict=True):
-        for part in ("reward", "train_pass_rate", "aggregation"):
+        for part in ("reward", "train_pass_rate", "aggregation", "alerts"):
             assert json.dumps(left[part]) == json.dumps(right[part])
         assert left["learner"]["loss"] == pytest.approx(right["learner"]["loss"], abs=1e-5)
     assert [s["sample_id"] for s in expected.samples] == [s["sample_id"] for s in found.samples]
     assert [s["lines"] for s in expected.samples] == [s["lines"] for s in found.samples]
+    assert expected.reliability == found.reliability
+
+
+def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_path: Path):
+    run_dir = tmp_path / "cut"
+    stop_after(start(run_dir), run_dir, rounds=1)
+    finish(start(run_dir, resume=True))
+    assert_equal_runs(whole[0], run_dir)
+
+
+def test_a_run_stopped_between_two_checkpoints_equals_an_uninterrupted_one(tmp_path: Path):
+    rare = ("run.rounds=5", "run.checkpoint_every=3", "evaluation.limit=1")
+    finish(start(tmp_path / "through", *rare))
+    run_dir = tmp_path / "stopped"
+    process = start(run_dir, *rare)
+    stop_after(process, run_dir, rounds=4)  # the checkpoint is of three rounds, the crowd has heard of the fourth
+    assert (run_dir / "checkpoints" / "latest").exists()
+    finish(start(run_dir, *rare, resume=True))
+    assert_equal_runs(tmp_path / "through", run_dir)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_anew(whole, tmp_path: Path):
+    run_dir = tmp_path / "early"
+    process = start(run_dir, "run.checkpoint_every=2")
+    stop_after(process, run_dir, rounds=1)
+    assert not (run_dir / "checkpoints").exists()
+    finish(start(run_dir, "run.checkpoint_every=2", resume=True))
+    assert_equal_runs(whole[0], run_dir)
 
 
 def test_the_simulated_crowd_can_judge_over_http(tmp_path: Path):
