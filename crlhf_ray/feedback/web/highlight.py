@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from html import escape
 
 from pygments.lexers import PythonLexer
@@ -14,11 +13,11 @@ from crlhf_ray.report.hidden import visible
 _LEXER = PythonLexer(stripnl=False, ensurenl=False)
 
 
-@lru_cache(4096)
 def highlighted(source: str, start: int = 0) -> tuple[str, ...]:
     """One HTML string for each line of the source from a character on, as `str.split` on newlines cuts it.
 
-    Characters that could hide or reorder what is read are shown as escapes.
+    Worked out each time (half a millisecond for a program): out of a cache, those that everybody gets would come
+    quicker than others, which tells honeypots. Characters that could hide or reorder what is read are shown as escapes.
     """
     lines: list[list[str]] = [[]]
     skip = len(visible(source[:start]))
