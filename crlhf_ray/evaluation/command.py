@@ -16,7 +16,7 @@ from crlhf_ray.cluster import connect
 from crlhf_ray.config import FIXED_TO_EVALUATE, Config, check_unchanged, settings_of_run, with_changes
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.judge import Judge
-from crlhf_ray.evaluation.run import Evaluation, folder_digest
+from crlhf_ray.evaluation.run import Evaluation, earlier_rows, folder_digest, head_of
 from crlhf_ray.evaluation.run import evaluate as estimate
 from crlhf_ray.learner.checkpoint import latest_tag
 from crlhf_ray.learner.group import LearnerGroup
@@ -52,6 +52,8 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
         context=config.rollout.context,
         max_tokens=config.rollout.max_tokens,
     )
+    policy = policy_id(config, run_dir)
+    earlier_rows(out, head_of(settings.source, problems, settings.samples, policy))  # refused before engines start
     with ExitStack() as stack:
         stack.enter_context(connect(config.ray.address))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crlhf-logs-")))
@@ -84,7 +86,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
             judge,
             out,
             n=settings.samples,
-            policy=policy_id(config, run_dir),
+            policy=policy,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _show(found, out, console)

