@@ -154,7 +154,10 @@ def go_back(folder: str | Path, snapshot: Path | None) -> None:
     For a folder that nobody uses: raises ResourceError where somebody does, and DataError where there is no such copy.
     """
     if snapshot is not None and not snapshot.is_file():
-        raise DataError("there is no such file: it was deleted, or an older version made it", file=str(snapshot))
+        raise DataError(
+            "there is no such file: it was deleted, or an older version made the checkpoint; start a new run",
+            file=str(snapshot),
+        )
     journal = Journal(folder)
     try:
         if snapshot is not None:
