@@ -13,12 +13,13 @@ from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.serve import BackgroundServer
 from crlhf_ray.feedback.web.settings import WebSettings
 
-PROMPT = "def double(x):\n"
+PROMPT = "# {number}\ndef double(x):\n"
 PASSWORD = "long enough"
 
 
 def work(number, lines=("    y = x + x", "", "    # so", "    return y"), judged=(0, 3)):
-    return Item(f"i-{number:016x}", "starter/double", PROMPT, tuple(lines), tuple(judged))
+    """A program with a text of its own."""
+    return Item(f"i-{number:016x}", "starter/double", PROMPT.format(number=number), tuple(lines), tuple(judged))
 
 
 def honeypot(number):
@@ -78,7 +79,7 @@ class Server(BackgroundServer):
 
     def settled(self):
         """Wait until what was submitted has been learnt from."""
-        self.desk.learn()
+        self.desk.crowd.learn()
 
     def close(self):
         self.lead.close()

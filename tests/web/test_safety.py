@@ -4,8 +4,10 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from statistics import mode
 
 import httpx
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from fastapi.routing import APIRoute
@@ -19,6 +21,8 @@ from tests.web.conftest import PASSWORD, honeypot, judge, work
 
 HOSTILE = '    return "</code><script>alert(1)</script><img src=x onerror=alert(1)>"  # {{ 7*7 }}'
 PUBLIC = {"/login", "/invite/{token}", "/password/{token}", "/healthz", "/api/v1/join", "/api/v1/token"}
+#: Calls of each person whose answers are timed.
+MANY = 200
 VALUES = {"lease_id": "1", "item_id": "i-1", "annotator_id": "p-1", "action": "suspend", "token": "x"}
 
 
@@ -115,15 +119,64 @@ def test_honeypots_and_other_work_look_alike(serve):
         submitted = person._http.post(f"/leases/{task['lease_id']}/submit", json={"confidence": 2})
         seen[task["item_id"]] = task, answer.headers.keys(), submitted.headers.keys(), submitted.json()["feedback"]
     (task, *rest), (other, *other_rest) = seen[plain.item_id], seen[trap.item_id]
-    different = {"lease_id", "item_id", "progress"}  # which number, which name, how many were done
+    different = {"lease_id", "item_id", "progress", "prompt"}  # which number, which name, how many were done
     assert {k: v for k, v in task.items() if k not in different} == {
         k: v for k, v in other.items() if k not in different
     }
     assert list(task) == list(other)
+    assert list(task["prompt"]) == list(other["prompt"])
     assert rest == other_rest
     assert rest[-1] is None
     for item_id in seen:
         assert re.fullmatch(r"i-[0-9a-f]{16}", item_id)
+
+
+@pytest.fixture
+def long_work(serve):
+    """A server with many programs of the same length and as many honeypots, half of each one's work; nothing else."""
+    server = serve(
+        queue=QueueSettings(qualification=0, honeypots_least=0.5, honeypots_most=0.5), requests_a_minute=100_000
+    )
+    lines = tuple(f"    value_{n} = [x for x in range({n}) if x % 2 == 0]" for n in range(40))
+    items = [work(n, (f"    # {n:03}", *lines), range(1, 41)) for n in range(2 * MANY)]
+    server.lead.publish(items, gold={item.item_id: [1] * 41 for item in items[MANY:]})
+    server.traps = {item.item_id for item in items[MANY:]}
+    return server
+
+
+def asked(server, person, calls):
+    """Whether it was a honeypot, how long /next took and how many statements it ran, of each of so many calls."""
+    statements = []
+    sa.event.listen(server.desk.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    for _ in range(calls):
+        server.now += 1  # as on a real day, it is looked for what is over in each call
+        statements.clear()
+        begun = time.perf_counter()
+        answer = person._http.post("/next", json={})
+        took = time.perf_counter() - begun
+        ran = len(statements)
+        task = answer.json()
+        person.release(task["lease_id"])
+        yield task["item_id"] in server.traps, took, ran
+
+
+def test_how_long_an_answer_takes_does_not_tell_a_honeypot(long_work):
+    """By the second annotator, whatever is kept of programs that were shown before is there."""
+    first, second = long_work.person("ann"), long_work.person("bob")
+    for _ in asked(long_work, first, MANY):
+        pass
+    trap, took, _ = zip(*asked(long_work, second, MANY), strict=True)
+    trap, rank = np.array(trap), np.argsort(np.argsort(took))
+    n, m = trap.sum(), (~trap).sum()
+    faster = 1 - (rank[trap].sum() - n * (n - 1) / 2) / (n * m)
+    assert min(n, m) > MANY // 4
+    assert 0.35 < faster < 0.65
+
+
+def test_the_same_is_asked_of_the_database_for_a_honeypot_as_for_other_work(long_work):
+    ran = [(trap, count) for trap, _, count in asked(long_work, long_work.person("ann"), 40)]
+    # now and then something else runs: the account is read anew, or the server looks round by itself
+    assert mode(count for trap, count in ran if trap) == mode(count for trap, count in ran if not trap)
 
 
 def test_gold_never_leaves_the_server_outside_the_qualification_round(server):
@@ -151,6 +204,22 @@ def test_the_qualification_round_tells_the_answers_afterwards(server):
     answer = person._call("POST", f"/leases/{task.lease_id}/submit", {"confidence": 1})
     assert answer["feedback"] == [{"line": 0, "truth": 1, "label": 1}, {"line": 1, "truth": -1, "label": 1}]
     assert person.me()["qualification"] == {"right": 1, "lines": 2, "left": 0}
+
+
+def test_who_cannot_practise_for_want_of_honeypots_works_without_as_soon_as_there_is_work(server):
+    server.publish([work(1)])
+    person = server.person("ann")
+    assert person.next().item_id == work(1).item_id
+    assert person.me()["qualification"]["left"] == 0
+    log = server.lead._call("GET", "/audit")
+    assert (log[0]["action"], log[0]["subject"].split(":")[0]) == ("end qualification", "ann")
+
+
+def test_who_comes_before_the_honeypots_waits_for_them(server):
+    person = server.person("ann")
+    assert person.next() is None
+    server.publish([work(1)], honeypots=1)
+    assert person.next().item_id == honeypot(0)[0].item_id
 
 
 def test_an_invite_makes_one_account(server):

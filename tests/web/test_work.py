@@ -3,6 +3,7 @@
 import csv
 import io
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from crlhf_ray.feedback.web.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.web.desk import Desk
 from crlhf_ray.feedback.web.serve import BackgroundServer, service_token
 from crlhf_ray.feedback.web.settings import WebSettings
-from tests.web.conftest import judge, work
+from tests.web.conftest import honeypot, judge, work
 
 NO_CHECKS = QueueSettings(qualification=0, labels_least=2, labels_most=3, honeypots_least=0, honeypots_most=0)
 
@@ -253,9 +254,9 @@ def test_a_program_past_its_deadline_is_closed(server):
 def test_the_lead_is_told_of_programs_that_ended_with_too_few_judgements_and_of_no_others(server):
     def alerts():
         server.now += 1000
-        server.desk.crowd_view()
-        server.desk._viewing.result()
-        return {alert["kind"]: alert["message"] for alert in server.desk.crowd_view().alerts}
+        server.desk.crowd.view()
+        server.desk.crowd._viewing.result()
+        return {alert["kind"]: alert["message"] for alert in server.desk.crowd.view().alerts}
 
     server.lead.publish([work(1), work(2)], deadline=datetime.fromtimestamp(server.now + 1500, UTC))
     person = server.person("ann")
@@ -283,6 +284,71 @@ def test_a_reopened_program_goes_to_one_more(server):
     assert judge(server.person("c")) == work(1).item_id
 
 
+def test_a_program_reopened_after_its_deadline_stays_open(server):
+    server.lead.publish([work(1)], deadline=datetime.fromtimestamp(server.now + 60, UTC))
+    server.now += 61
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+    server.lead._call("POST", f"/items/{work(1).item_id}/reopen")
+    server.now += 5
+    assert judge(server.person("ann")) == work(1).item_id
+
+
+def test_a_judgement_after_the_deadline_does_not_open_the_program_again(server):
+    server.lead.publish([work(1)], deadline=datetime.fromtimestamp(server.now + 60, UTC))
+    person = server.person("ann")
+    person.next()
+    server.now += 61
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+    assert judge(person) == work(1).item_id
+    server.settled()
+    with server.desk.database.read() as session:
+        assert session.scalar(sa.select(Program.state)) == "done"
+
+
+def again(number, item):
+    """The same text under another id."""
+    return replace(work(number), prompt=item.prompt, lines=item.lines, judged=item.judged)
+
+
+def test_nobody_gets_the_same_text_twice_under_two_ids(server):
+    server.publish([work(1), again(2, work(1)), work(3)])
+    same = {work(1).item_id, work(2).item_id}
+    a, b = server.person("a"), server.person("b")
+    seen = {judge(a), judge(a)}
+    assert len(seen & same) == 1
+    assert work(3).item_id in seen
+    assert judge(a) is None
+    lease = b.next()
+    while lease is not None:
+        same.discard(lease.item_id)
+        b.release(lease.lease_id)  # to have seen it is enough
+        lease = b.next()
+    assert len(same) == 1
+
+
+def test_a_program_with_the_text_of_a_honeypot_is_not_for_who_had_that_in_practice(serve, database):
+    server = serve(database=database, queue=NO_CHECKS.model_copy(update={"qualification": 1}))
+    known, gold = honeypot(1)
+    server.lead.publish([known], gold=gold)
+    server.lead.publish([again(1, known), work(2)])
+    person = server.person("ann")
+    assert [judge(person) for _ in range(3)] == [known.item_id, work(2).item_id, None]
+
+
+def test_a_text_that_everybody_at_work_had_under_another_id_waits_for_nobody(server):
+    server.publish([work(1), work(2)])
+    a = server.person("a")
+    while judge(a):
+        pass
+    server.lead.publish([again(3, work(1))])
+    ids = [work(2).item_id, work(3).item_id]
+    assert server.lead.status(ids) == {ids[0]: "open", ids[1]: "done"}
+    server.lead.publish([again(4, work(1))])
+    b = server.person("b")
+    assert server.lead.status([work(4).item_id]) == {work(4).item_id: "open"}
+    assert judge(b) is not None
+
+
 def test_what_was_learnt_survives_a_restart(serve, database):
     server = serve(database=database, queue=NO_CHECKS)
     server.publish([work(n) for n in range(4)], honeypots=2)
@@ -290,10 +356,10 @@ def test_what_was_learnt_survives_a_restart(serve, database):
     while judge(person):
         pass
     server.settled()
-    before = server.desk.crowd.digest()
+    before = server.desk.crowd.aggregator.digest()
     server.close()
     fresh = type(server.desk)(server.desk.settings)
-    assert fresh.crowd.digest() == before
+    assert fresh.crowd.aggregator.digest() == before
     fresh.close()
 
 

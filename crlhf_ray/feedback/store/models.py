@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence as Lines
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
@@ -15,10 +18,21 @@ Sequence = BigInteger().with_variant(Integer, "sqlite")
 #: Programs that somebody may be given. SQLite uses an index of some rows only where it sees the very same words.
 WAITING = text("program.state = 'open' AND program.slots > 0")
 _WAITING = text("state = 'open' AND slots > 0")
+_IN_HAND = text("state = 'open'")
 
 
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double, dict[str, Any]: JSON, list[Any]: JSON}
+
+
+def text_hash(prompt: str, lines: Lines[str]) -> str:
+    """Equal for programs that a reader cannot tell apart."""
+    return hashlib.sha256(json.dumps([prompt, list(lines)]).encode()).hexdigest()
+
+
+def _text_hash(context: Any) -> str:
+    row = context.get_current_parameters()
+    return text_hash(row["prompt"], row["lines"])
 
 
 class Account(Base):
@@ -46,6 +60,8 @@ class Program(Base):
     problem_id: Mapped[str] = mapped_column(String(200))
     prompt: Mapped[str] = mapped_column(Text)
     lines: Mapped[list[Any]]
+    content: Mapped[str] = mapped_column(String(64), default=_text_hash, server_default="")
+    """Hash of prompt and lines: nobody is given the same text twice, whatever its id."""
     judged: Mapped[list[Any]]
     gold: Mapped[list[Any] | None]
     """Truth of every line, +1 or -1, of a honeypot; null for work. Never leaves the server."""
@@ -65,11 +81,12 @@ class Program(Base):
         Index("program_queue", "honeypot", "state", "rank"),
         Index("program_deadline", "state", "deadline"),
         Index("program_round", "round", "rate"),
+        Index("program_content", "content"),
     )
 
 
 class Lease(Base):
-    """A program in somebody's hands, or judged by them. Nobody has the same program twice.
+    """A program in somebody's hands, or judged by them. Nobody has the same program twice, or two at a time.
 
     state: expired ones may be their owner's again, released ones not."""
 
@@ -85,6 +102,7 @@ class Lease(Base):
         UniqueConstraint("item_id", "account_id"),
         Index("lease_of_account", "account_id", "state"),
         Index("lease_expiry", "state", "expires_at"),
+        Index("lease_in_hand", "account_id", unique=True, sqlite_where=_IN_HAND, postgresql_where=_IN_HAND),
     )
 
 

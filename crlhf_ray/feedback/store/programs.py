@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, defer
 from crlhf_ray.feedback import queue
 from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.schema import Item
+from crlhf_ray.feedback.store import work
 from crlhf_ray.feedback.store.models import ROLES, Account, Lease, Program, Submission
 from crlhf_ray.feedback.store.work import Conflict
 
@@ -67,16 +68,13 @@ def publish(
     return len(fresh)
 
 
-def expire(session: Session, now: float) -> None:
-    """Take back the programs that were left alone for too long, and close those whose deadline is over.
+def expire(session: Session, now: float) -> list[str]:
+    """Take back the programs that were left alone for too long, and close those whose deadline is over; returns which.
 
     Rows that somebody else has locked are left for the next time: whoever waited for several could wait in a circle.
     """
-    over = session.scalars(
-        sa.select(Program.item_id)
-        .where(Program.state == "open", Program.deadline < now)
-        .with_for_update(skip_locked=True)
-    ).all()
+    due = sa.select(Program.item_id).where(Program.state == "open", Program.deadline < now)
+    over = list(session.scalars(due.with_for_update(skip_locked=True)))
     if over:
         session.execute(
             sa.update(Program).where(Program.item_id.in_(over)).values(state="done", done_at=Program.deadline)
@@ -92,10 +90,12 @@ def expire(session: Session, now: float) -> None:
         session.execute(
             sa.update(Program).where(Program.item_id == item_id, ~Program.honeypot).values(slots=Program.slots + 1)
         )
+    return over
 
 
-def close_exhausted(session: Session, item_ids: Sequence[str], settings: QueueSettings, *, now: float) -> None:
-    """Close those of these programs that have `labels_least` judgements, and that everybody at work has had already.
+def close_exhausted(session: Session, item_ids: Sequence[str], settings: QueueSettings, *, now: float) -> list[str]:
+    """Close those of these programs that have `labels_least` judgements, and that everybody at work has had already;
+    returns which. Those whose text came under another id, too, are closed with fewer judgements.
 
     They would wait for somebody who is not there. At work is who joined or submitted in the last `present_seconds`.
     """
@@ -103,22 +103,24 @@ def close_exhausted(session: Session, item_ids: Sequence[str], settings: QueueSe
     submitted = sa.select(Submission.seq).where(Submission.account_id == Account.id, Submission.created_at > since)
     joined = sa.and_(Account.role == ROLES[0], Account.created_at > since)
     of_program = sa.select(Lease.id).where(Lease.item_id == Program.item_id)
-    free = sa.select(Account.id).where(
-        ~Account.suspended, joined | submitted.exists(), ~of_program.where(Lease.account_id == Account.id).exists()
-    )
-    session.execute(
+    at_work = sa.select(Account.id).where(~Account.suspended, joined | submitted.exists())
+    free = at_work.where(~work.had(Account.id).exists())
+    again = work.had().where(work.SAME.item_id != Program.item_id)
+    closed = session.scalars(
         sa.update(Program)
         .where(
             Program.item_id.in_(item_ids),
             Program.state == "open",
             ~Program.honeypot,
-            Program.labels >= settings.labels_least,
+            (Program.labels >= settings.labels_least) | (again.exists() & at_work.exists()),
             ~of_program.where(Lease.state == "open").exists(),
             ~free.exists(),
         )
         .values(state="done", done_at=now)
+        .returning(Program.item_id)
         .execution_options(synchronize_session=False)
     )
+    return list(closed)
 
 
 def settle(
@@ -148,19 +150,24 @@ def settle(
         wanted = queue.labels_wanted(program.labels, gain, settings)
         program.slots = max(wanted - program.labels - held.get(program.item_id, 0), 0)
         program.rank = queue.rank(program.created_at, gain, settings)
-        over = wanted <= program.labels
-        if over and program.state != "done":
+        late = program.deadline is not None and program.deadline < now  # nobody waits for more
+        over = late or wanted <= program.labels
+        if not over:
+            program.state, program.done_at = "open", None
+        elif program.state != "done":
             done.append(program.item_id)
-        program.state, program.done_at = ("done", now) if over else ("open", None)
+            program.state, program.done_at = "done", now
     return done
 
 
-def reopen(session: Session, item_id: str) -> None:
-    """Ask one more person about a program. Raises Conflict for a honeypot or an unknown item."""
+def reopen(session: Session, item_id: str, *, now: float) -> None:
+    """Ask one more person about a program, also after its deadline. Raises Conflict for honeypots and unknown items."""
     program = session.get(Program, item_id, with_for_update=True)
     if program is None or program.honeypot:
         raise Conflict(f"there is no program {item_id!r} to open again")
     program.state, program.slots, program.done_at = "open", program.slots + 1, None
+    if program.deadline is not None and program.deadline <= now:
+        program.deadline = None  # or it would close the program again at once
 
 
 def retire(session: Session, item_id: str) -> None:

@@ -1,9 +1,9 @@
 """Handing programs out and taking judgements in. One function, one transaction; the time is an argument.
 
 A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`; then it
-is theirs again before any other work, while nobody else took it. Nobody holds two at a time. A database constraint, not
-only this code, keeps anybody from having a program twice. Marks are events: the latest about a line stands, and sending
-one twice stores it once.
+is theirs again before any other work, while nobody else took it. Nobody holds two at a time, or has a program twice:
+constraints in the database, not only this code, keep that. Nobody has the same text under two ids, either. Marks are
+events: the latest about a line stands, and sending one twice stores it once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from crlhf_ray.errors import CrlhfError
 from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.store.models import WAITING, Account, Comment, Lease, Mark, Program, Setting, Submission
+from crlhf_ray.feedback.store.models import WAITING, Account, Audit, Comment, Lease, Mark, Program, Setting, Submission
 
+#: Another program, as in "with the same text".
+SAME = aliased(Program)
 #: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
 LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
 NOT_YOURS = "this program is not in your hands: ask for the next one"
@@ -124,16 +126,18 @@ def hand_out(
     if begun is not None:
         _take_up(session, account.id, begun, settings, now)
         return _task(session, begun)
+    # The same is asked for and read in any case: how long an answer takes must not tell what it is.
+    honeypot, other = _take(session, account.id, True), _take(session, account.id, False)
     qualification = account.checks_left > 0
-    order = [True] if qualification else [draw < honeypot_share, draw >= honeypot_share]
-    for honeypot in order:
-        program = _take(session, account.id, honeypot)
-        if program is not None:
-            break
-    else:
+    if qualification and honeypot is None and other is not None:
+        qualification, account.checks_left = False, 0
+        ended = "no honeypot is left for them: they work without practice"
+        session.add(Audit(at=now, who="server", action="end qualification", subject=f"{account.name}: {ended}"))
+    if not qualification and (other is None or honeypot is None or draw >= honeypot_share):
+        honeypot = None  # nobody is kept busy with honeypots alone, either: it would tell them what they are
+    program = honeypot if honeypot is not None or qualification else other
+    if program is None:
         return None
-    if honeypot and not qualification and not _work_waits(session, account.id):
-        return None  # nobody is kept busy with honeypots alone: it would tell them what they are
     lease = Lease(
         item_id=program.item_id, account_id=account.id, qualification=qualification, issued_at=now,
         expires_at=now + settings.lease_seconds, state="open",
@@ -164,18 +168,22 @@ def _begun(session: Session, account_id: int) -> Lease | None:
     )  # fmt: skip
 
 
-def _candidates(account_id: int, honeypot: bool) -> sa.Select[Program]:
-    mine = sa.select(Lease.id).where(Lease.item_id == Program.item_id, Lease.account_id == account_id)
-    waits = Program.honeypot.is_(honeypot), WAITING, ~mine.exists()  # honeypots always have slots
-    return sa.select(Program).where(*waits).order_by(Program.rank).limit(1)
+def had(account_id: Any = None) -> sa.Select[Any]:
+    """Programs (`SAME`) with the text of the enclosing query's Program that this person, or anybody, was given.
+
+    account_id: a number, or a column. By text, not by id: a sample of the policy may equal a honeypot, and one who had
+    both would know which is which. Two steps by an index each, whatever the statistics say.
+    """
+    given = sa.select(Lease.id).where(Lease.item_id == SAME.item_id).correlate_except(Lease)
+    if account_id is not None:
+        given = given.where(Lease.account_id == account_id)
+    return sa.select(SAME.item_id).where(SAME.content == Program.content, given.exists()).correlate_except(SAME)
 
 
 def _take(session: Session, account_id: int, honeypot: bool) -> Program | None:
-    return session.scalar(_candidates(account_id, honeypot).with_for_update(skip_locked=True, of=Program))
-
-
-def _work_waits(session: Session, account_id: int) -> bool:
-    return session.scalar(_candidates(account_id, False).with_only_columns(Program.item_id)) is not None
+    waits = Program.honeypot.is_(honeypot), WAITING, ~had(account_id).exists()  # honeypots always have slots
+    first = sa.select(Program).where(*waits).order_by(Program.rank).limit(1)
+    return session.scalar(first.with_for_update(skip_locked=True, of=Program))
 
 
 def _task(session: Session, lease: Lease) -> Task:
@@ -339,7 +347,7 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
         lease.state = "submitted"
         program.labels += 1
         if lease.qualification:
-            account.checks_left -= 1
+            account.checks_left = max(account.checks_left - 1, 0)  # ended meanwhile, it stays ended
         truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
         done.append(Submitted(account, program.item_id, truth, marks))
     return done

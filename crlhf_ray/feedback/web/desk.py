@@ -1,40 +1,29 @@
-"""What one annotation server owns: the database, what is known of the crowd, and the order in which it learns.
+"""What one annotation server owns: the database, and what is known of the crowd.
 
 A request that hands work out or takes it in is one transaction. What follows from a submission (the crowd's posterior,
-whether the program is done, webhooks) is worked out after the answer was sent, by `learn`, so that a honeypot takes no
-longer or shorter to answer than other work.
+whether the program is done, webhooks) is worked out after the answer was sent, by `KnownCrowd`, so that a honeypot
+takes no longer or shorter to answer than other work.
 """
 
 from __future__ import annotations
 
-import copy
-import logging
 import random
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import sqlalchemy as sa
-from scipy.special import expit
-from sqlalchemy.orm import Session
 
-from crlhf_ray.aggregation.actor import Aggregator
-from crlhf_ray.aggregation.monitors import label_shortage
-from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback import queue
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
+from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.store import programs, work
 from crlhf_ray.feedback.store.database import Database
-from crlhf_ray.feedback.store.models import Account, Audit, Program, Reliability, Submission
+from crlhf_ray.feedback.store.models import Account, Audit, Program
 from crlhf_ray.feedback.store.together import Together
+from crlhf_ray.feedback.web.crowd import KnownCrowd
 from crlhf_ray.feedback.web.security import (
     Limiter,
     Signer,
@@ -47,33 +36,8 @@ from crlhf_ray.feedback.web.security import (
 from crlhf_ray.feedback.web.settings import WebSettings
 from crlhf_ray.feedback.web.webhooks import Webhooks
 
-#: How long a view of the whole crowd is kept before it is worked out anew.
-FRESH_SECONDS = 2.0
-#: How long a request waits for a newer view before it takes the one that there is.
-PATIENCE_SECONDS = 0.03
 #: Between two looks for programs that were left alone or whose deadline is over.
 EXPIRE_SECONDS = 1.0
-#: Between two times of learning: what is submitted meanwhile is learnt from together.
-LEARN_PAUSE_SECONDS = 0.5
-#: Submissions taken in at a time when everything is learnt anew.
-FIRST_BATCH = 3000
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CrowdView:
-    """The crowd as a whole. rates: as `Aggregator.reliability`, a dict each; alpha: Krippendorff's; at: when, took: s.
-
-    reliable_lines: lines of work (not of honeypots) whose posterior is sure; hours: of annotation, in all.
-    """
-
-    rates: list[dict[str, Any]] = field(default_factory=list)
-    alerts: list[dict[str, Any]] = field(default_factory=list)
-    alpha: float | None = None
-    reliable_lines: int = 0
-    hours: float = 0.0
-    at: float = float("-inf")
-    took: float = 0.0
 
 
 class Desk:
@@ -85,35 +49,17 @@ class Desk:
         self.database = Database(settings.database or f"sqlite:///{settings.dir.absolute() / 'store.db'}")
         self.signer, self.limiter = Signer(server_secret(self.database)), Limiter()
         self.webhooks = Webhooks(settings.webhooks, settings.webhook_secret, settings.dir / "webhooks")
-        self._crowd_dir = settings.dir / "crowd"
-        self._crowd_dir.mkdir(exist_ok=True)
-        self.crowd = Aggregator(str(self._crowd_dir), settings.aggregation)
-        self._learning = threading.Lock()
-        #: Shares names with the crowd; its state is a copy, and it remembers what alerts compare with.
-        self._watched = copy.copy(self.crowd)
-        self._widths: dict[str, float] = {}
-        self._remembered: dict[str, int] = {}
-        self._view = CrowdView()
-        self._background = ThreadPoolExecutor(1)
         self._random = random.SystemRandom()
         self._expired_at = float("-inf")
         self._storing = Together(self._store)
-        self._learn_all()
-        self._viewing = self._background.submit(self._work_out)
-        self._submitted, self._closing = threading.Event(), threading.Event()
-        self._learner = threading.Thread(target=self._keep_learning, daemon=True)
-        self._learner.start()
+        self.crowd = KnownCrowd(self.database, settings, self.webhooks, clock)
+        self.crowd.start(self._expire)
 
     def close(self) -> None:
         """Wait for what is being learnt, and let go of the folder. Harmless when called twice."""
-        self._closing.set()
-        self._submitted.set()
-        self._learner.join()
         self._storing.close()
-        self._background.shutdown()
+        self.crowd.close()
         self.webhooks.close()
-        with self._learning:
-            self.crowd.close()
         self.database.close()
 
     # -- handing out and taking in -------------------------------------------------------------------------------
@@ -134,11 +80,12 @@ class Desk:
         if abs(now - self._expired_at) >= EXPIRE_SECONDS:
             self._expired_at = now
             with self.database.write() as session:
-                programs.expire(session, now)
+                over = programs.expire(session, now)
+            self.crowd.tell_done(over)
 
     def _chance(self, account: Account) -> dict[str, float]:
         """The time, and how it is decided whether somebody's next program is a honeypot; see `work.hand_out`."""
-        share = queue.honeypot_share(self._widths.get(account.annotator_id, 1.0), self.settings.queue)
+        share = queue.honeypot_share(self.crowd.widths.get(account.annotator_id, 1.0), self.settings.queue)
         return {"now": self.clock(), "honeypot_share": share, "draw": self._random.random()}
 
     def save_marks(self, request: work.Marking) -> Future[Any]:
@@ -149,7 +96,7 @@ class Desk:
         """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
         self._expire()
         done: tuple[work.Submitted, work.Task | None] = self._storing(request).result()
-        self._submitted.set()
+        self.crowd.submitted()
         return done
 
     def _store(self, requests: Sequence[work.Marking | work.Submitting]) -> list[Any]:
@@ -188,125 +135,19 @@ class Desk:
             if item.item_id in gold
             for line in item.judged
         ]
-        with self._learning:
-            self.crowd.add_gold(pa.Table.from_pylist(rows, schema=GOLD_SCHEMA))
+        self.crowd.add_gold(rows)
         return fresh
 
-    # -- learning ------------------------------------------------------------------------------------------------
-
-    def learn(self) -> None:
-        """Take what was submitted into the crowd's state, and settle the programs concerned."""
-        with self._learning:
-            while self._learn_some():
-                pass
-
-    def _keep_learning(self) -> None:
-        """One thread learns for all submissions; those that come while it does are learnt from together."""
-        while not self._closing.wait(LEARN_PAUSE_SECONDS):
-            self._submitted.wait()
-            self._submitted.clear()
-            try:
-                self.learn()
-            except Exception:  # whatever it is: the next submission brings the next attempt
-                _log.exception("what was submitted could not be learnt from")
-
-    def _learn_all(self) -> None:
-        with self.database.read() as session:
-            golden = session.execute(
-                sa.select(Program.item_id, Program.judged, Program.gold).where(Program.honeypot.is_(True))
-            ).all()
-        rows = [{"item_id": i, "line": n, "truth": truth[n]} for i, judged, truth in golden for n in judged]
-        self.crowd.add_gold(pa.Table.from_pylist(rows, schema=GOLD_SCHEMA))
-        with self._learning:
-            while self._learn_some(FIRST_BATCH):
-                pass
-
-    def _learn_some(self, most: int = 500) -> bool:
-        cursor_file = self._crowd_dir / "cursor"
-        cursor = int(cursor_file.read_text()) if cursor_file.exists() else 0
-        with self.database.read() as session:
-            rows, after = work.events(session, cursor, most)
-        if after == cursor:
-            return False
-        self.crowd.ingest(_annotations(rows))
-        items = list(dict.fromkeys(row["item_id"] for row in rows))
-        posteriors = self._posteriors(items)
+    def status(self, item_ids: Sequence[str]) -> dict[str, str]:
+        """How far these programs are, by item_id. Those that nobody at work can judge any more are closed first."""
         now = self.clock()
         with self.database.write() as session:
-            done = programs.settle(
-                session, {item: posteriors.get(item, {}) for item in items}, self.settings.queue, now=now
-            )
-            self._remember(session, {row["annotator_id"] for row in rows}, now)
-        cursor_file.write_text(str(after))  # after the settling: an interrupted one is done again, and changes nothing
-        for item_id in done:
-            self.webhooks.send("item.done", {"item_id": item_id, "posterior": posteriors.get(item_id, {})})
-        return True
-
-    def _remember(self, session: Session, annotators: set[str], now: float) -> None:
-        for rates in self.crowd.reliability().to_pylist():
-            name = rates.pop("annotator_id")
-            self._widths[name] = max(
-                rates["sensitivity_high"] - rates["sensitivity_low"],
-                rates["specificity_high"] - rates["specificity_low"],
-            )
-            # A point of the curve for every twentieth part more labels: a few hundred in a working life.
-            if name in annotators and rates["labels"] >= 1.05 * self._remembered.get(name, 0):
-                self._remembered[name] = rates["labels"]
-                session.add(Reliability(annotator_id=name, at=now, rates=rates))
-
-    def posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
-        """P(line is correct) by item and line, as the crowd knows it now; lines nobody judged are left out."""
-        with self._learning:
-            return self._posteriors(item_ids)
-
-    def _posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
-        found: dict[str, dict[int, float]] = {}
-        for row in self.crowd.consensus(item_ids).to_pylist():
-            found.setdefault(row["item_id"], {})[row["line"]] = row["p_correct"]
-        return found
-
-    def crowd_view(self) -> CrowdView:
-        """The crowd as a whole, worked out beside the requests: seconds old where there are millions of marks."""
-        if self.clock() - self._view.at > max(FRESH_SECONDS, 20 * self._view.took) and self._viewing.done():
-            self._viewing = self._background.submit(self._work_out)
-        with suppress(TimeoutError):
-            self._viewing.result(PATIENCE_SECONDS)
-        return self._view
-
-    def _work_out(self) -> None:
-        begun = time.perf_counter()
-        with self.database.read() as session:
-            milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
-            done = sa.select(Program.labels, sa.func.count()).where(
-                Program.honeypot.is_(False), Program.state == "done", Program.done_at > Program.created_at
-            )
-            labels, count = np.array(session.execute(done.group_by(Program.labels)).all(), int).reshape(-1, 2).T
-        with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
-            self._watched.state = copy.deepcopy(self.crowd.state)
-        state = self._watched.state
-        votes = state.votes()
-        up = np.bincount(votes.task[votes.label > 0], minlength=state.n_tasks)
-        down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
-        p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
-        rates = self._watched.reliability().to_pylist()
-        # programs still in the queue are on their way: only of those that are done can it be told
-        short = label_shortage(np.repeat(labels, count), wanted=self.settings.queue.labels_least, what="programs")
-        alerts = [asdict(alert) for alert in [*self._watched.alerts(labels_wanted=0), *short]]
-        sure = self.settings.sure
-        view = CrowdView(
-            rates=rates,
-            alerts=alerts,
-            alpha=krippendorff_alpha(np.stack([up, down], axis=1)),
-            reliable_lines=int(((p > sure) | (p < 1 - sure)).sum()),
-            hours=milliseconds / 3.6e6,
-            at=self.clock(),
-            took=time.perf_counter() - begun,
-        )
-        known = {(alert["kind"], *alert["subjects"]) for alert in self._view.alerts}
-        self._view = view
-        for alert in alerts:
-            if (alert["kind"], *alert["subjects"]) not in known:
-                self.webhooks.send("alert", alert)
+            over = programs.expire(session, now)
+            over += programs.close_exhausted(session, item_ids, self.settings.queue, now=now)
+            rows = session.execute(sa.select(Program.item_id, Program.state).where(Program.item_id.in_(item_ids)))
+            states = dict(rows.tuples().all())
+        self.crowd.tell_done(over)
+        return states
 
     # -- people --------------------------------------------------------------------------------------------------
 
@@ -375,17 +216,3 @@ class Desk:
     def token(self, account: Account) -> str:
         """An API token of the account's, good for a year or until its sessions are ended."""
         return self.signer.sign("token", [account.id, account.epoch])
-
-
-def _annotations(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    columns = {name: [row[name] for row in rows] for name in ANNOTATION_SCHEMA.names}
-    columns["created_at"] = [round(1e6 * at) for at in columns["created_at"]]
-    return pa.table(
-        {
-            name: pa.array(values, pa.int64()).cast(ANNOTATION_SCHEMA.field(name).type)
-            if name == "created_at"
-            else pa.array(values, ANNOTATION_SCHEMA.field(name).type)
-            for name, values in columns.items()
-        },
-        schema=ANNOTATION_SCHEMA,
-    )

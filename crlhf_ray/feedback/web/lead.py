@@ -93,12 +93,7 @@ def status(body: StatusIn, account: Lead, desk: TheDesk) -> dict[str, str]:
 
     Those that everybody at work has had are closed first: whoever asks is waiting for them.
     """
-    with desk.database.write() as session:
-        now = desk.clock()
-        programs.expire(session, now)
-        programs.close_exhausted(session, body.item_ids, desk.settings.queue, now=now)
-        rows = session.execute(sa.select(Program.item_id, Program.state).where(Program.item_id.in_(body.item_ids)))
-        return {row.item_id: row.state for row in rows}
+    return desk.status(body.item_ids)
 
 
 @router.get("/items")
@@ -151,7 +146,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
         said = session.scalars(
             sa.select(Comment).where(Comment.lease_id.in_([lease.id for lease, _ in leases])).order_by(Comment.id)
         ).all()
-    posterior = desk.posteriors([item_id]).get(item_id, {})
+    posterior = desk.crowd.posteriors([item_id]).get(item_id, {})
     names = {lease.id: name for lease, name in leases}
     return {
         "item_id": item_id,
@@ -185,7 +180,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
 def reopen(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
     """Ask one more person about a program."""
     with desk.database.write() as session:
-        programs.reopen(session, item_id)
+        programs.reopen(session, item_id, now=desk.clock())
         note(session, account.name, "reopen", item_id, desk.clock())
     return {"item_id": item_id, "state": "open"}
 
@@ -280,7 +275,7 @@ def numbers(account: Lead, desk: TheDesk) -> dict[str, Any]:
 @router.get("/alerts")
 def alerts(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
     """What is wrong with the crowd as it stands, and what to do."""
-    return desk.crowd_view().alerts
+    return desk.crowd.view().alerts
 
 
 @router.get("/events", response_class=EventSourceResponse)

@@ -18,7 +18,7 @@ CURVE = 40
 
 def stats(desk: Desk) -> dict[str, Any]:
     """What the lead looks at: queue, pace, agreement, people, alerts, cost, rounds."""
-    now, crowd = desk.clock(), desk.crowd_view()
+    now, crowd = desk.clock(), desk.crowd.view()
     work = Program.honeypot.is_(False)
     minute = sa.cast((now - Submission.created_at) / 60, sa.Integer)
     with desk.database.read() as session:
