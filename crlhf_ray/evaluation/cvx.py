@@ -16,10 +16,13 @@ from cvxpy.atoms.affine.add_expr import AddExpression
 from cvxpy.atoms.atom import Atom
 
 MAX_NODES, MAX_SCALARS = 5000, 20_000
+MAX_ENTRIES = 1_000_000  # of a solver's matrices that are not zero
+MAX_DENSE = 4_000_000  # numbers in the dense blocks that cones of semidefinite matrices make: sides up to 62
 TRAITS = frozenset({"nonneg", "nonpos", "pos", "neg", "symmetric", "diag", "PSD", "NSD"})
 _SUM = f"{AddExpression.__module__}:{AddExpression.__name__}"  # takes its arguments as a list
 CONSTRAINTS: dict[str, Any] = {"Equality": cp.constraints.Equality, "Inequality": cp.constraints.Inequality}
 CONSTRAINTS |= {"PSD": cp.constraints.PSD, "SOC": cp.SOC, "Zero": cp.constraints.Zero, "NonNeg": cp.constraints.NonNeg}
+CONSTRAINTS |= {"ExpCone": cp.constraints.ExpCone}
 SENSES: dict[str, Any] = {"Minimize": cp.Minimize, "Maximize": cp.Maximize}
 BOX = 1e3  # keeps a random direction's problem bounded
 SOLVER = cp.CLARABEL
@@ -66,7 +69,7 @@ def _rebuild(data: Any) -> tuple[cp.Problem, dict[str, cp.Variable]]:
                 if name in variables:
                     raise NotAProblem(f"two variables are called {name!r}")
                 built = variables[name] = cp.Variable(tuple(shape), name=name, **dict.fromkeys(traits, True))
-            case ["constant", np.ndarray() as value]:
+            case ["constant", np.ndarray() | float() as value]:
                 built = cp.Constant(value)
             case ["atom", str(kind), list(arguments), details] if kind in known_atoms():
                 inner = [nodes[i] for i in arguments]
@@ -80,7 +83,10 @@ def _rebuild(data: Any) -> tuple[cp.Problem, dict[str, cp.Variable]]:
         nodes.append(built)
     if sum(variable.size for variable in variables.values()) > MAX_SCALARS:
         raise NotAProblem(f"more than {MAX_SCALARS} scalar variables")
-    constraints = [CONSTRAINTS[kind](*[nodes[i] for i in arguments]) for kind, arguments in data["constraints"]]
+    constraints = [
+        CONSTRAINTS[kind](*[nodes[i] for i in arguments], **({"axis": int(axis)} if kind == "SOC" else {}))
+        for kind, arguments, axis in data["constraints"]
+    ]
     return cp.Problem(SENSES[data["sense"]](nodes[data["objective"]]), constraints), variables
 
 
@@ -90,6 +96,18 @@ def _details(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return type(data)(_details(item) for item in data)
     return data
+
+
+def require_small(problem: cp.Problem) -> None:
+    """Raises NotAProblem for one whose cones need so much memory that the solver would end the process, as it does."""
+    try:
+        data, _, _ = problem.get_problem_data(SOLVER)
+    except cp.error.SolverError as error:
+        raise NotAProblem(f"the solver takes no such problem: {error}"[:200]) from None
+    entries = sum(data[name].nnz for name in ("A", "P") if hasattr(data.get(name), "nnz"))
+    dense = sum((side * (side + 1) // 2) ** 2 for side in getattr(data.get("dims"), "psd", []))
+    if entries > MAX_ENTRIES or dense > MAX_DENSE:
+        raise NotAProblem(f"a problem too large to be checked: {entries} entries, {dense} in dense cones")
 
 
 def by_name(problem: cp.Problem) -> dict[str, cp.Variable]:

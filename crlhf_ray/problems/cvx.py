@@ -191,7 +191,7 @@ return cp.Problem(cp.Minimize(cost @ x), [nutrients @ x >= needed, x >= 0, x <= 
     _Task(
         "chebyshev_centre",
         "A, b",
-        "Find the largest ball inside the polyhedron A x <= b: maximise its radius.\n\n"
+        "Find the largest ball inside the polyhedron A x <= b: maximise its radius, which may not be negative.\n\n"
         '    The variables are the centre, a vector called "x", and the radius, a scalar called "r".\n    ',
         """
 A, b = np.array(A), np.array(b)

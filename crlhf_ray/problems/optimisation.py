@@ -92,6 +92,10 @@ class OptimisationChecker(Checker):
             for name, variable in theirs.items():
                 if name not in variables or variables[name].shape != variable.shape:
                     check.fail(f"no variable {name!r} of shape {variable.shape}")
+            try:
+                cvx.require_small(found)
+            except cvx.NotAProblem as error:
+                check.fail(str(error))
             value = cvx.optimum(found)
             if value is None or not self._near(value, wanted.value):
                 check.fail(f"optimal value {value} instead of {wanted.value:.6g}")

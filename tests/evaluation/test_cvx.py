@@ -124,11 +124,44 @@ LASSO, SIMPLEX = PROBLEMS["lasso"], PROBLEMS["nonnegative_least_squares"]
             "wrong",
             id="integer variables",
         ),
+        pytest.param(
+            PROBLEMS["smallest_enclosing_ball"],
+            """
+    points = np.array(points)
+    x, r = cp.Variable(points.shape[1], name="x"), cp.Variable()
+    away = cp.vstack([x - point for point in points])
+    return cp.Problem(cp.Minimize(r), [cp.SOC(r * np.ones(len(points)), away, axis=1)])
+""",
+            "passed",
+            id="cones along the rows",
+        ),
+        pytest.param(
+            PROBLEMS["maximum_entropy"],
+            """
+    values = np.array(values)
+    p, t = cp.Variable(len(values), name="p"), cp.Variable(len(values))
+    cone = cp.constraints.ExpCone(t, p, np.ones(len(values)))
+    return cp.Problem(cp.Maximize(cp.sum(t)), [cone, cp.sum(p) == 1, values @ p == mean])
+""",
+            "passed",
+            id="exponential cones",
+        ),
     ],
 )
 def test_what_counts_as_the_same_problem(judge, problem, body, wanted):
     (verdict,) = judge.check([(problem, body)])
     assert verdict.status == wanted, verdict
+
+
+def test_a_problem_too_large_for_the_solvers_memory_is_a_wrong_answer(judge):
+    program = """
+    A, b = np.array(A), np.array(b)
+    x, Y = cp.Variable(A.shape[1], name="x"), cp.Variable((140, 140), PSD=True)
+    cost = cp.sum_squares(A @ x - b) + cp.norm(Y - np.ones((140, 140)), "nuc")
+    return cp.Problem(cp.Minimize(cost), [x >= 0, cp.diag(Y) == 1])
+"""
+    (verdict,) = judge.check([(SIMPLEX, program)])
+    assert (verdict.status, "too large" in verdict.detail) == ("wrong", True), verdict
 
 
 @pytest.mark.parametrize(
@@ -141,7 +174,13 @@ def test_what_counts_as_the_same_problem(judge, problem, body, wanted):
         {"nodes": [["variable", "x", [1], {"value": 3}]], "sense": "Minimize", "objective": 0, "constraints": []},
         {"nodes": [["variable", "x", [1], {}]], "sense": "Solve", "objective": 0, "constraints": []},
         {"nodes": [["variable", "x", [1], {}]], "sense": "Minimize", "objective": 7, "constraints": []},
-        {"nodes": [["variable", "x", [1], {}]], "sense": "Minimize", "objective": 0, "constraints": [["exec", [0]]]},
+        {"nodes": [["variable", "x", [1], {}]], "sense": "Minimize", "objective": 0, "constraints": [["exec", [0], 0]]},
+        {
+            "nodes": [["variable", "x", [1], {}]],
+            "sense": "Minimize",
+            "objective": 0,
+            "constraints": [["SOC", [0, 0], []]],
+        },
         {"nodes": [["constant", "text"]], "sense": "Minimize", "objective": 0, "constraints": []},
     ],
 )

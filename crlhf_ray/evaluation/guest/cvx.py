@@ -36,7 +36,7 @@ def export(problem: Any) -> dict[str, Any]:
     sense = type(problem.objective).__name__
     objective = add(problem.objective.args[0])
     constraints = [
-        [type(constraint).__name__, [add(argument) for argument in constraint.args]]
+        [type(constraint).__name__, [add(argument) for argument in constraint.args], getattr(constraint, "axis", 0)]
         for constraint in [*problem.constraints, *bounds(problem)]
     ]
     return {"nodes": nodes, "sense": sense, "objective": objective, "constraints": constraints}
