@@ -49,6 +49,18 @@ def create(name: str, memory_bytes: int, processes: int) -> tuple[Path, ...]:
     return tuple(made)
 
 
+def oom_kills(groups: tuple[Path, ...]) -> int:
+    """Processes of the groups that the kernel has ended so far because the group had no memory left."""
+    count = 0
+    for path in groups:
+        for name in ("memory.events", "memory.oom_control"):  # version 2, version 1
+            with contextlib.suppress(OSError):
+                for line in (path / name).read_text().splitlines():
+                    if line.startswith("oom_kill "):
+                        count += int(line.split()[1])
+    return count
+
+
 def remove(groups: tuple[Path, ...]) -> None:
     """Remove the groups; waits a moment for their last process to be gone."""
     for path in groups:

@@ -51,7 +51,7 @@ class Check:
     def load(self, source: str, names: tuple[str, ...] = ()) -> tuple[Program, dict[str, Any]]:
         """Run the source in a fresh process; answers the program and what it bound to the names."""
         self._spawn()
-        self._program = Program(self._channel)
+        self._program = Program(self._channel, self._jail.arrays)
         return self._program, self._program.load(source, names)
 
     def script(self, source: str, stdin: str) -> Script:
@@ -94,25 +94,12 @@ class Check:
 
     def verdict(self, problem: Problem, completion: str) -> Verdict:
         """Run the problem's checker on the completion. Raises SlotLost, which says nothing about the program."""
-        status: Status = "passed"
-        detail = ""
-        _limit_ourselves(self._limits.cpu_seconds)
         try:
-            problem.checker.verify(problem, problem.program(completion), self)
-        except Stopped as stopped:
+            status, detail = self._run(problem, completion)
+        except Stopped as stopped:  # our own time limit, while what went wrong was put into words
             status, detail = stopped.status, stopped.detail
-            if isinstance(stopped, Ended):
-                status, detail = self._how_it_ended()
-        except RemoteError as error:
-            status, detail = "error", f"{type(error).__name__.removeprefix('Remote')}: {error}"
-        except (ImportError, Untestable) as error:
-            status, detail = "infra_error", f"the tests of {problem.problem_id} cannot run here: {error}"
-        except SlotLost:
-            raise
         except MemoryError:
             status, detail = "out_of_memory", f"comparing the program's answers took more than {VERIFIER_MB} MiB"
-        except Exception as error:
-            status, detail = "wrong", f"{type(error).__name__}: {error}".rstrip(": ")
         finally:
             _lift_our_limits()
         if self._program is not None and self._program.stopped is not None and status != "infra_error":
@@ -133,6 +120,25 @@ class Check:
             isolation=self._jail.isolation,
         )
 
+    def _run(self, problem: Problem, completion: str) -> tuple[Status, str]:
+        """How the checker ended, in one word and in some. Within our own limits: errors may hold answers."""
+        try:
+            _limit_ourselves(self._limits.cpu_seconds)
+            problem.checker.verify(problem, problem.program(completion), self)
+        except Ended:
+            return self._how_it_ended()
+        except Stopped as stopped:
+            return stopped.status, stopped.detail
+        except RemoteError as error:
+            return "error", told(error).removeprefix("Remote")
+        except (ImportError, Untestable) as error:
+            return "infra_error", f"the tests of {problem.problem_id} cannot run here: {told(error)}"
+        except (SlotLost, MemoryError):
+            raise
+        except Exception as error:
+            return "wrong", told(error)
+        return "passed", ""
+
     def _how_it_ended(self) -> tuple[Status, str]:
         ending = self._finish(1.0) or self.ending
         # The kernel's limit and its report of CPU time are two clocks, which differ by a tick now and then.
@@ -140,11 +146,20 @@ class Check:
             return "timeout", f"{self._limits.cpu_seconds:g} s of CPU"
         if ending.signal == signal.SIGKILL and time.monotonic() >= self._deadline:
             return "timeout", f"{self._limits.wall_seconds:g} s of wall clock"
-        if ending.signal == signal.SIGKILL and ending.memory_kb >= self._limits.memory_mb << 9:
+        large = ending.memory_kb >= self._limits.memory_mb << 9
+        if ending.signal == signal.SIGKILL and (large or self._jail.ran_out_of_memory()):
             return "out_of_memory", "the slot's control group ran out of memory"
         if ending.signal:
             return "killed", f"the process died of signal {ending.signal}"
         return "error", f"the program ended its process with status {ending.code} before its tests had run"
+
+
+def told(error: BaseException) -> str:
+    """The error in words, or only its kind: its text may be an answer, which need not let itself be read."""
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except BaseException:
+        return type(error).__name__
 
 
 def _limit_ourselves(cpu_seconds: float) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from crlhf_ray.errors import EngineError
+from crlhf_ray.evaluation.cgroups import oom_kills
 from crlhf_ray.evaluation.guest.wire import Channel, ProtocolError
 from crlhf_ray.evaluation.limits import Limits
 
@@ -177,9 +178,11 @@ class Jail:
 
     def __init__(self, packages: tuple[str, ...] = (), *, weak: bool = False, cgroups: tuple[Path, ...] = ()):
         self.isolation = "weak" if weak else "jailed"
+        self.arrays = any(path.name == "numpy" for path in package_paths(packages))
         # Standard input, output and error of the current program: new files for each, so that nothing can be left in
         # their contents, flags or attributes for the next one.
         self._files: list[int] = []
+        self._groups, self._oom_kills = cgroups, 0
         self._log = os.memfd_create("log")  # of the zygote itself
         self.home = tempfile.mkdtemp(prefix="crlhf-judge-") if weak else "/tmp"
         self.control, theirs = socket.socketpair()
@@ -252,6 +255,7 @@ class Jail:
         has time of its own.
         """
         self._close_files()
+        self._oom_kills = oom_kills(self._groups)
         self._files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         if stdin:
             os.pwrite(self._files[0], stdin.encode("utf-8", "surrogatepass"), 0)
@@ -285,6 +289,10 @@ class Jail:
             except OSError:
                 raise SlotLost("the zygote is gone") from None
         return Ending(**self._hear(SPAWN_SECONDS))
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether a process of the slot was ended for want of memory since the last program's start."""
+        return oom_kills(self._groups) > self._oom_kills
 
     def output(self, limit: int) -> str:
         """What the last program wrote to standard output, and then what it wrote to standard error: ``limit`` bytes."""

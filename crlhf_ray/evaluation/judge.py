@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -17,22 +20,29 @@ import crlhf_ray
 from crlhf_ray.errors import EngineError
 from crlhf_ray.evaluation import cgroups
 from crlhf_ray.evaluation.limits import JudgeSettings, Limits
-from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.evaluation.slot import CANARY, CANARY_COMPLETION
+from crlhf_ray.evaluation.verdict import Status, Verdict
 from crlhf_ray.problems.problem import Problem
 
 __all__ = ["Judge", "JudgeSettings", "Limits"]
 
 START_SECONDS = 120.0
-GRACE_SECONDS = 20.0  # beyond the wall-clock limit, for a verifier stuck in comparing
+GRACE_SECONDS = 1.0  # beyond a program's limits, for saying that it reached them
+LOOK_SECONDS = 0.25  # between two looks at a verifier that has not answered
 KNOWN_PROBLEMS = 512
 SLOT_MEMORY_MB = 512  # beyond the programs' limit, for the zygote and shared pages
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
 
 class _Lost(Exception):
-    """The slot's process died, or had to be ended because it did not answer."""
+    """The slot's process died, or had to be ended.
 
-    def __init__(self, hung: bool):
-        self.hung = hung
+    hung: because it was busy with the program's answers beyond the program's limits.
+    started: while it had to do with a program, and not with what precedes one.
+    """
+
+    def __init__(self, *, hung: bool = False, started: bool = True):
+        self.hung, self.started = hung, started
 
 
 class _SlotProcess:
@@ -43,26 +53,32 @@ class _SlotProcess:
     def __init__(self, settings: JudgeSettings):
         self.settings = settings
         self.known: dict[int, Problem] = {}
+        self.ready = False
         _SlotProcess._count += 1
         memory = (settings.limits.memory_mb + SLOT_MEMORY_MB) << 20
         name = f"{cgroups.PREFIX}{os.getpid()}-{_SlotProcess._count}"
         self.groups = cgroups.create(name, memory, settings.limits.processes + 16)
+        # Without a jail, programs write to the disk: here, so that it can be removed even when the slot was killed.
+        self.folder = tempfile.mkdtemp(prefix="crlhf-judge-") if settings.isolation == "weak" else ""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "crlhf_ray.evaluation.slot", str(theirs.fileno()), settings.model_dump_json()]
         home = str(Path(crlhf_ray.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             [*command, *map(str, self.groups)],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))},
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path, **({"TMPDIR": self.folder} if self.folder else {})},
         )
         theirs.close()
         self.connection = Connection(ours.detach())
 
     def await_ready(self) -> None:
-        answer = self._receive(START_SECONDS)
-        if isinstance(answer, EngineError):
-            raise answer
+        if not self.ready:
+            answer = self._receive(START_SECONDS)
+            if isinstance(answer, EngineError):
+                raise answer
+            self.ready = True
 
     def check(self, problem: Problem, completion: str) -> Verdict:
         """Raises _Lost, or EngineError where the machine cannot run this problem."""
@@ -75,10 +91,10 @@ class _SlotProcess:
             self.known[id(problem)] = problem
             self.connection.send((id(problem), problem if fresh else None, completion))
         except OSError:
-            raise _Lost(hung=False) from None
+            raise _Lost(started=False) from None
         answer = self._receive(START_SECONDS) if fresh else None
-        if answer is None:
-            answer = self._receive(self.settings.limits.wall_seconds + GRACE_SECONDS)
+        while answer is None:
+            answer = self._watch()
         if isinstance(answer, EngineError):
             raise answer
         return answer
@@ -86,10 +102,34 @@ class _SlotProcess:
     def _receive(self, seconds: float) -> Any:
         try:
             if not self.connection.poll(seconds):
-                raise _Lost(hung=True)
+                raise _Lost(started=False)
             return self.connection.recv()
         except (EOFError, OSError):
-            raise _Lost(hung=False) from None
+            raise _Lost(started=False) from None
+
+    def _watch(self) -> Any:
+        """What the slot says next of the program that it has begun with.
+
+        A verifier may be within one long step of the interpreter, such as the sum of a range, which none of its own
+        limits ends. Looking at it costs nothing where the answer comes at once.
+        """
+        limits = self.settings.limits
+        deadline = time.monotonic() + limits.wall_seconds + GRACE_SECONDS
+        cpu: float | None = None
+        try:
+            while not self.connection.poll(LOOK_SECONDS):
+                now = self._cpu_seconds()
+                cpu = now - LOOK_SECONDS if cpu is None else cpu
+                if now - cpu > limits.cpu_seconds + GRACE_SECONDS or time.monotonic() > deadline:
+                    raise _Lost(hung=True)
+            return self.connection.recv()
+        except (EOFError, OSError):
+            raise _Lost from None
+
+    def _cpu_seconds(self) -> float:
+        """That the verifier has used since its start."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self, *, kill: bool = False) -> None:
         self.connection.close()
@@ -101,6 +141,11 @@ class _SlotProcess:
             self.process.kill()
             self.process.wait()
         cgroups.remove(self.groups)
+        for _ in range(50):  # a program that has not been ended yet may write there still
+            if not os.path.exists(self.folder):
+                break
+            shutil.rmtree(self.folder, ignore_errors=True)
+            time.sleep(0.02)
 
 
 class Judge:
@@ -161,7 +206,7 @@ class Judge:
             verdicts[index] = self._check(number, problem, completion)
 
     def _await(self, number: int) -> None:
-        """Wait until a slot is ready; replace it where it died on the way."""
+        """Wait until a slot is ready, if it is not; replace it where it died on the way."""
         for _ in range(self.settings.attempts):
             try:
                 return self._slots[number].await_ready()
@@ -174,12 +219,27 @@ class Judge:
         self._slots[number] = _SlotProcess(self.settings)
 
     def _check(self, number: int, problem: Problem, completion: str) -> Verdict:
+        isolation = self.settings.isolation
+        started = True
         for _ in range(self.settings.attempts):
+            self._await(number)
             try:
                 return self._slots[number].check(problem, completion)
             except _Lost as lost:
                 self._replace(number)
-                self._await(number)
                 if lost.hung:
-                    return Verdict("timeout", detail="comparing the program's answers did not end")
-        return Verdict("infra_error", detail=f"the slot was lost {self.settings.attempts} times")
+                    detail = "comparing the program's answers did not end"
+                    return Verdict("timeout", detail=detail, isolation=isolation)
+                started = started and lost.started
+        status: Status = "killed" if started and self._is_well(number) else "infra_error"
+        detail = f"the slot was lost {self.settings.attempts} times"
+        return Verdict(status, detail=detail, isolation=isolation)
+
+    def _is_well(self, number: int) -> bool:
+        """Whether a new slot lets the simplest program pass: then it was a program that ended the others."""
+        self._await(number)
+        try:
+            return self._slots[number].check(CANARY, CANARY_COMPLETION).passed
+        except _Lost:
+            self._replace(number)
+            return False

@@ -79,7 +79,8 @@ class JudgePool:
                 if attempt < self.judge.attempts:
                     queue.appendleft((start, attempt + 1))
                 else:
-                    lost = Verdict("infra_error", detail=f"its judge died {attempt} times: {error}"[:300])
+                    detail = f"its judge died {attempt} times: {error}"[:300]
+                    lost = Verdict("infra_error", detail=detail, isolation=self.judge.isolation)
                     verdicts[start : start + size] = [lost] * len(jobs[start : start + size])
         self._shrink()
         return [verdict for verdict in verdicts if verdict is not None]

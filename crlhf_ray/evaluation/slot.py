@@ -5,25 +5,36 @@ Started by the judge as ``python -m crlhf_ray.evaluation.slot FD SETTINGS GROUPS
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from crlhf_ray.errors import EngineError
-from crlhf_ray.evaluation.check import Check
+from crlhf_ray.evaluation.check import Check, told
 from crlhf_ray.evaluation.jail import Jail, SlotLost
 from crlhf_ray.evaluation.limits import JudgeSettings
-from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.evaluation.verdict import Status, Verdict
+from crlhf_ray.problems.checkers import AssertChecker
 from crlhf_ray.problems.problem import Problem
+
+#: Passes wherever anything can: tells a program that ends its sandbox from a sandbox that does not work.
+CANARY, CANARY_COMPLETION = Problem("canary", "", "f", AssertChecker(("assert f() == 1",)), ()), "def f(): return 1\n"
 
 
 class Slot:
-    """Jails for one program at a time, one per set of packages that problems allow, started when first needed."""
+    """Jails for one program at a time, one per set of packages that problems allow, started when first needed.
 
-    def __init__(self, settings: JudgeSettings, cgroups: tuple[Path, ...] = ()):
-        self.settings, self.cgroups = settings, cgroups
+    on_start: called before every attempt at a program, and before a jail is replaced: what a time is counted from.
+    """
+
+    def __init__(
+        self, settings: JudgeSettings, cgroups: tuple[Path, ...] = (), on_start: Callable[[], None] = lambda: None
+    ):
+        self.settings, self.cgroups, self.on_start = settings, cgroups, on_start
         self.jails: dict[tuple[str, ...], Jail] = {}
 
     def jail(self, packages: tuple[str, ...]) -> Jail:
@@ -31,21 +42,51 @@ class Slot:
         if packages not in self.jails:
             weak = self.settings.isolation == "weak"
             self.jails[packages] = Jail(packages, weak=weak, cgroups=self.cgroups)
+            if self.jails[packages].arrays:
+                # Here and now: under the limits of a check it might not get the memory, and would stay half imported.
+                importlib.import_module("numpy")
         return self.jails[packages]
 
     def check(self, problem: Problem, completion: str) -> Verdict:
-        """One verdict; a lost jail is replaced and the program tried again."""
+        """One verdict. A lost jail is replaced and the program tried again; one that loses every jail is killed."""
         reason = ""
-        for _ in range(self.settings.attempts):
+        for attempt in range(self.settings.attempts):
             try:
-                jail = self.jail(problem.packages)
-                return Check(jail, self.settings.limits).verdict(problem, completion)
-            except SlotLost as error:
-                reason = str(error)
-                lost = self.jails.pop(problem.packages, None)
-                if lost is not None:
-                    lost.close()
-        return Verdict("infra_error", detail=f"the sandbox was lost {self.settings.attempts} times: {reason}")
+                if attempt:
+                    self.on_start()
+                return Check(self.jail(problem.packages), self.settings.limits).verdict(problem, completion)
+            except EngineError:
+                raise
+            except Exception as error:
+                reason = told(error)
+                if not isinstance(error, SlotLost):
+                    traceback.print_exc()
+            self.on_start()
+            if self._drop(problem.packages):
+                detail = "the slot's control group ran out of memory"
+                return Verdict("out_of_memory", detail=detail, isolation=self.settings.isolation)
+        status: Status = "killed" if self._is_well(problem.packages) else "infra_error"
+        detail = f"the sandbox was lost {self.settings.attempts} times: {reason}"
+        return Verdict(status, detail=detail, isolation=self.settings.isolation)
+
+    def _is_well(self, packages: tuple[str, ...]) -> bool:
+        """Whether a new jail lets the simplest program pass."""
+        self.on_start()
+        try:
+            return Check(self.jail(packages), self.settings.limits).verdict(CANARY, CANARY_COMPLETION).passed
+        except SlotLost:
+            return False
+        finally:
+            self._drop(packages)
+
+    def _drop(self, packages: tuple[str, ...]) -> bool:
+        """End a jail; whether it had run out of memory."""
+        jail = self.jails.pop(packages, None)
+        if jail is None:
+            return False
+        starved = jail.ran_out_of_memory()
+        jail.close()
+        return starved
 
     def close(self) -> None:
         for jail in self.jails.values():
@@ -55,32 +96,40 @@ class Slot:
 def serve(connection: Connection, slot: Slot) -> None:
     """Answer jobs ``(key, problem or None, completion)`` with verdicts; None forgets all problems. Ends at EOF.
 
-    A problem that comes for the first time is prepared, which may take long and is answered for by None.
+    A problem that comes for the first time is prepared, which may take long and is answered for by None. So is every
+    further attempt at a program: the time of one is counted from there.
     """
     problems: dict[int, Problem] = {}
+    unprepared: dict[int, str] = {}
     while True:
         job = connection.recv()
         if job is None:
             problems.clear()
+            unprepared.clear()
             continue
         key, problem, completion = job
         try:
             if problem is not None:
                 problems[key] = problem
-                problem.checker.prepare(problem)
+                try:
+                    problem.checker.prepare(problem)
+                except Exception as error:
+                    unprepared[key] = f"the tests of {problem.problem_id} could not be prepared: {told(error)}"
+                slot.jail(problem.packages)
                 connection.send(None)
-            connection.send(slot.check(problems[key], completion))
+            if key in unprepared:
+                connection.send(Verdict("infra_error", detail=unprepared[key], isolation=slot.settings.isolation))
+            else:
+                connection.send(slot.check(problems[key], completion))
         except EngineError as error:
             connection.send(error)
-        except Exception:
-            connection.send(EngineError(f"judging {problems[key].problem_id!r} failed: {traceback.format_exc()}"))
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the judge's to handle; it closes the connection
     connection = Connection(int(sys.argv[1]))
     settings = JudgeSettings.model_validate_json(sys.argv[2])
-    slot = Slot(settings, tuple(map(Path, sys.argv[3:])))
+    slot = Slot(settings, tuple(map(Path, sys.argv[3:])), on_start=lambda: connection.send(None))
     try:
         slot.jail(())
         connection.send(None)

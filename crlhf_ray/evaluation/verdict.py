@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["passed", "wrong", "error", "timeout", "out_of_memory", "killed", "infra_error"]
@@ -25,7 +25,7 @@ class Verdict:
     cpu_seconds: float = 0.0
     memory_mb: float = 0.0
     output: str = ""
-    isolation: str = "jailed"
+    isolation: str = field(kw_only=True)
 
     @property
     def passed(self) -> bool:

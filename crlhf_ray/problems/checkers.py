@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import copy
+import importlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,11 +56,25 @@ class AssertChecker(Checker):
     setup: str = ""
     kind: str = "asserts"
 
+    def prepare(self, problem: Problem) -> None:
+        # What they import: among a program's answers there may be no memory left for it.
+        for source in (problem.prompt, self.setup, *self.tests):
+            tree = _tree(source) if "import" in source else None
+            for node in ast.walk(tree) if tree else ():
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                for name in names:
+                    with contextlib.suppress(ImportError):  # said where it is needed
+                        importlib.import_module(name)
+
     def verify(self, problem: Problem, source: str, check: Check) -> None:
         if not self.tests:
             raise Untestable("there are none")
         namespace = trusted_names(problem)
         wanted = free_names("\n".join((self.setup, *self.tests)), frozenset(namespace) - {problem.entry_point})
+        libraries = known_libraries(wanted - {problem.entry_point}, problem.packages)
+        namespace.update(libraries)
+        wanted -= libraries.keys()
         _, bound = check.load(visible(problem, source), (problem.entry_point, *sorted(wanted)))
         require(problem, bound, check)
         namespace.update(bound)
@@ -141,6 +158,7 @@ class ReferenceChecker(Checker):
                 check.fail(f"{shorten(arguments)}: {shorten(answer)} instead of {shorten(expected)}")
 
     def prepare(self, problem: Problem) -> None:
+        self.base.prepare(problem)
         namespace: dict[str, Any] = {"__name__": "reference"}
         exec(trusted_code(self.reference, "<reference>"), namespace)
         solve = namespace[problem.entry_point]
@@ -188,18 +206,32 @@ def require(problem: Problem, bound: dict[str, Any], check: Check) -> None:
 
 
 def same(answer: Any, expected: Any, tolerance: float | None) -> bool:
-    """Equality of plain values, with the lengths of sequences and the keys of mappings, and a tolerance on numbers."""
-    if answer == expected:
+    """Equality of plain values, with the lengths of sequences and the keys of mappings, and a tolerance on numbers.
+
+    Arrays are compared by shape and as Python's own numbers. They may stand for lists, and lists not for arrays.
+    """
+    # Where there may be arrays, `==` must not see them: numpy would repeat and round what it compares.
+    if "numpy" not in sys.modules and answer == expected:
         return True
     if tolerance is None:
-        items = expected if isinstance(expected, list | tuple) else [expected]
-        if not items or not all(type(item) is float for item in items):
-            return False
-        tolerance = 1e-6
+        numbers = expected.ravel().tolist() if _is_array(expected) else expected
+        items = numbers if isinstance(numbers, list | tuple) else [numbers]
+        if items and all(type(item) is float for item in items):
+            tolerance = 1e-6
     return _close(answer, expected, tolerance)
 
 
-def _close(answer: Any, expected: Any, tolerance: float) -> bool:
+def _is_array(value: Any) -> bool:
+    return "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray)
+
+
+def _close(answer: Any, expected: Any, tolerance: float | None) -> bool:
+    if _is_array(expected):
+        if not _is_array(answer) or answer.shape != expected.shape:
+            return False
+        expected = expected.tolist()
+    if _is_array(answer):
+        answer = answer.tolist()
     if isinstance(expected, list | tuple):
         if type(answer) is not type(expected) or len(answer) != len(expected):
             return False
@@ -210,15 +242,23 @@ def _close(answer: Any, expected: Any, tolerance: float) -> bool:
             and answer.keys() == expected.keys()
             and all(_close(answer[key], value, tolerance) for key, value in expected.items())
         )
-    if isinstance(expected, int | float) and isinstance(answer, int | float):
-        if math.isnan(expected):
-            return math.isnan(answer)
+    if isinstance(expected, float) and math.isnan(expected):
+        return isinstance(answer, float) and math.isnan(answer)
+    if answer == expected:
+        return True
+    if tolerance is None or not isinstance(expected, int | float) or not isinstance(answer, int | float):
+        return False
+    try:
         return math.isclose(answer, expected, rel_tol=1e-7, abs_tol=tolerance)
-    return bool(answer == expected)
+    except OverflowError:  # an integer beyond all floats is near to no other number
+        return False
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # an integer of more digits than Python writes, or an object whose own text raises
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= limit else text[:limit] + "…"
 
 
@@ -228,17 +268,18 @@ def trusted_code(source: str, name: str, mode: str = "exec") -> CodeType:
 
 
 @lru_cache(maxsize=1024)
-def _prompt_tree(prompt: str) -> ast.Module | None:
+def _tree(source: str) -> ast.Module | None:
+    """None for what is no whole Python, such as a prompt that only a completion ends."""
     try:
-        return ast.parse(prompt)
-    except SyntaxError:
-        return None  # the beginning of something that only a completion ends
+        return ast.parse(source)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
 
 
 def trusted_names(problem: Problem) -> dict[str, Any]:
     """A fresh namespace with what the prompt itself defines: helpers in it must be the prompt's, not the program's."""
     namespace: dict[str, Any] = {"__name__": "tests"}
-    if _prompt_tree(problem.prompt) is not None:
+    if _tree(problem.prompt) is not None:
         exec(trusted_code(problem.prompt, "<prompt>"), namespace)
         namespace.pop(problem.entry_point, None)
     return namespace
@@ -246,13 +287,23 @@ def trusted_names(problem: Problem) -> dict[str, Any]:
 
 def visible(problem: Problem, source: str) -> str:
     """What of the program the jail may see: not a prompt that is only a docstring, since that may tell the tests."""
-    tree = _prompt_tree(problem.prompt)
+    tree = _tree(problem.prompt)
     if tree is None or len(tree.body) != 1 or not source.startswith(problem.prompt):
         return source
     only = tree.body[0]
     if not (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant)):
         return source
     return "\n" * problem.prompt.count("\n") + source[len(problem.prompt) :]
+
+
+def known_libraries(names: frozenset[str], packages: Sequence[str]) -> dict[str, Any]:
+    """Those of the names that mean a library: a test's ``sys.getsizeof`` must be Python's, not the program's."""
+    found = {name: name for name in names if name in sys.stdlib_module_names or name in packages}
+    found |= {short: name for short, name in SHORT_NAMES.items() if short in names and name in packages}
+    return {name: importlib.import_module(module) for name, module in found.items()}
+
+
+SHORT_NAMES = {"np": "numpy", "cp": "cvxpy"}
 
 
 @lru_cache(maxsize=4096)

@@ -526,6 +526,62 @@ UNFOLDING: dict[str, str] = {
     "decimal of a million digits": "import decimal\ndef largest_gap(xs): return decimal.Decimal('1e999999')\n",
 }
 
+# A numpy of the program's own, whose arrays travel as numpy's do: one number of two bytes.
+FORGED_ARRAYS: dict[str, str] = {
+    name: f"""
+import struct, sys, types
+class generic: pass
+class ndarray:
+    shape = {shape}
+    class dtype: kind, str = 'f', '<f2'
+ndarray.__module__ = 'numpy'
+sys.modules['numpy'] = types.SimpleNamespace(generic=generic, ndarray=ndarray,
+    ascontiguousarray=lambda value: types.SimpleNamespace(tobytes=lambda: struct.pack('<e', {value})))
+def largest_gap(xs): return ndarray()
+"""
+    for name, shape, value in (
+        ("infinity that draws all large numbers up to itself", (), "float('inf')"),
+        ("number that draws its neighbours to itself", (), "3.14"),
+        ("number that is every list of it", (), "2.0"),
+        ("list of infinity", (1,), "float('inf')"),
+    )
+}
+
+# The text of their answers cannot be had, or costs much; tests put it into their messages and errors.
+UNSPEAKABLE: dict[str, str] = {
+    "text that raises": "class A:\n    def __str__(self): raise ValueError\ndef largest_gap(xs): return A()\n",
+    "text that exits": "import os\nclass A:\n    def __str__(self): os._exit(0)\ndef largest_gap(xs): return A()\n",
+    "text that leaves": "class A:\n    def __str__(self): raise SystemExit\ndef largest_gap(xs): return A()\n",
+    "text that never ends": "class A:\n    def __str__(self):\n        while True: pass\ndef largest_gap(xs): return A()\n",
+    "number of more digits than Python writes": "def largest_gap(xs): return 10 ** 5000\n",
+    "program that no parser takes": "def largest_gap(xs): return " + "-" * 7000 + "1\n",
+}
+
+# Answers on which one step of the verifier's own interpreter takes minutes: no signal handler comes between.
+STUBBORN: dict[str, tuple[str, str]] = {
+    "sum of a range": ("assert sum(largest_gap([1, 4])) == 3", "def largest_gap(xs): return range(10 ** 13)\n"),
+    "largest of a range": ("assert max(largest_gap([1, 4])) == 3", "def largest_gap(xs): return range(10 ** 13)\n"),
+    "set of colliding numbers": (
+        "assert set(largest_gap([1, 4])) == {3}",
+        "def largest_gap(xs): return [i * (2 ** 61 - 1) for i in range(2, 400000)]\n",
+    ),
+}
+
+# Takes memory that belongs to no process: mapped, written and let go, so that it counts for the slot alone.
+UNOWNED_MEMORY = """
+import mmap, os, time
+def largest_gap(xs):
+    for _ in range(8):
+        if os.fork() == 0:
+            block = mmap.mmap(-1, 110 << 20)
+            for start in range(0, 110 << 20, 1 << 20):
+                for page in range(start, start + (1 << 20), 4096): block[page] = 1
+                block.madvise(mmap.MADV_DONTNEED, start, 1 << 20)
+            time.sleep(60)
+    time.sleep(5)
+    return 3
+"""
+
 # Each returns True if the harm could be done; `largest_gap` then tells, so the check reads the answer.
 ESCAPES: dict[str, str] = {
     "writes outside its folder": """

@@ -1,6 +1,7 @@
 """Hostile programs: none passes, none escapes, each ends within its limits, and the slot is healthy afterwards."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
 from crlhf_ray.problems.problem import Problem
 
-from .programs import CHEATS, ESCAPES, HOGS, UNFOLDING
+from .programs import CHEATS, ESCAPES, FORGED_ARRAYS, HOGS, STUBBORN, UNFOLDING, UNOWNED_MEMORY, UNSPEAKABLE
 
 PROMPT = '"""Write largest_gap(xs): the largest difference between neighbours of the sorted list."""'
 SOLUTION = "\ndef largest_gap(xs):\n    ys = sorted(xs)\n    return max(b - a for a, b in zip(ys, ys[1:]))\n"
@@ -71,6 +72,21 @@ def judge():
         yield judge
 
 
+@pytest.fixture(scope="module")
+def other_judge():
+    """With a slot that may start more jails."""
+    with Judge(JudgeSettings(limits=LIMITS, slots=1)) as judge:
+        yield judge
+
+
+def all_gone(pids: list[int]) -> bool:
+    """Whether these processes have ended, or do so in a moment."""
+    deadline = time.monotonic() + 5
+    while (left := any(os.path.exists(f"/proc/{pid}") for pid in pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left
+
+
 def processes_below(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(below for child in children for below in processes_below(int(child)))]
@@ -89,8 +105,10 @@ def slots_stay_healthy(judge):
     verdicts = judge.check([(ASSERTS, SOLUTION), (CALLS, SOLUTION), (TELLS, TELLS.references[0])])
     assert [verdict.status for verdict in verdicts] == ["passed"] * 3, verdicts
     after = [pid for slot in judge._slots for pid in processes_below(slot.process.pid)]
-    assert after == pids
-    assert namespaces(after) == before
+    if after != pids:  # the judge ended a slot, and nothing is left of it
+        assert len(after) == len(pids)
+        assert all_gone(list(set(pids) - set(after)))
+    assert len(namespaces(after)) == len(before)
 
 
 def test_there_are_enough_attacks():
@@ -120,6 +138,74 @@ def test_hog_is_stopped(judge, name):
 def test_answer_that_unfolds_does_not_burden_the_verifier(judge, name):
     for verdict in judge.check([(problem, UNFOLDING[name]) for problem in (USES, ASSERTS)]):
         assert verdict.status in ("wrong", "error", "timeout", "out_of_memory"), verdict
+
+
+@pytest.mark.parametrize("packages", [(), ("numpy",)], ids=["without numpy", "with numpy"])
+@pytest.mark.parametrize("name", FORGED_ARRAYS)
+def test_forged_array_equals_nothing_that_it_is_not(other_judge, name, packages):
+    tests = (
+        "assert largest_gap([0, 200000]) == 200000",
+        "assert largest_gap([0, 10 ** 18]) == 10 ** 18",
+        "assert largest_gap([0, 3.141592653589793]) == 3.141592653589793",
+        "assert largest_gap([0]) == [2]",
+        "assert abs(largest_gap([0, 3.141592653589793]) - 3.141592653589793) < 1e-9",
+    )
+    cases = (Case(([0, 200000],), 200000), Case(([0],), [200000]), Case(([0],), [2]), Case(([0],), 3.141592653589793))
+    checkers = [AssertChecker((test,)) for test in tests] + [CallChecker((case,)) for case in cases]
+    problems = [Problem("attacked", PROMPT, "largest_gap", checker, (), packages=packages) for checker in checkers]
+    for verdict in other_judge.check([(problem, FORGED_ARRAYS[name]) for problem in problems]):
+        assert verdict.status in ("wrong", "error"), verdict
+
+
+@pytest.mark.parametrize("name", UNSPEAKABLE)
+def test_answer_without_a_text_harms_no_other_verdict(judge, name):
+    tests = ("assert largest_gap([1, 4]) == 3, largest_gap([1, 4])", "assert {3: True}[largest_gap([1, 4])]")
+    problems = [Problem("attacked", PROMPT, "largest_gap", AssertChecker((test,)), ()) for test in tests]
+    verdicts = judge.check([(ASSERTS, SOLUTION), *[(each, UNSPEAKABLE[name]) for each in problems], (CALLS, SOLUTION)])
+    assert [verdict.status for verdict in verdicts[:: len(verdicts) - 1]] == ["passed", "passed"]
+    for verdict in verdicts[1:-1]:
+        assert verdict.status in ("wrong", "error", "timeout", "out_of_memory"), verdict
+
+
+def test_library_that_only_a_test_names_is_not_the_programs(judge):
+    checker = AssertChecker(("assert largest_gap([1, 4]) == sys.getsizeof([1, 4])",))
+    problem = Problem("attacked", PROMPT, "largest_gap", checker, ())
+    forged = "class sys:\n    getsizeof = staticmethod(lambda x: 0)\ndef largest_gap(xs): return 0\n"
+    honest = "import sys\ndef largest_gap(xs): return sys.getsizeof(xs)\n"
+    assert [v.status for v in judge.check([(problem, forged), (problem, honest)])] == ["wrong", "passed"]
+
+
+def test_memory_that_no_process_owns_is_the_programs_all_the_same(judge):
+    if not judge._slots[0].groups:
+        pytest.skip("this machine lets us make no control groups")
+    for verdict in judge.check([(ASSERTS, UNOWNED_MEMORY)] * 2):
+        assert verdict.status in ("out_of_memory", "timeout"), verdict
+
+
+@pytest.mark.parametrize("isolation", ["jailed", "weak"])
+@pytest.mark.parametrize("name", STUBBORN)
+def test_no_answer_holds_the_verifier_beyond_the_limits(name, isolation):
+    test, program = STUBBORN[name]
+    problem = Problem("attacked", PROMPT, "largest_gap", AssertChecker((test,)), ())
+    limits = Limits(cpu_seconds=1, wall_seconds=6)
+    with Judge(JudgeSettings(limits=limits, slots=1, isolation=isolation)) as judge:
+        pids, folder = processes_below(judge._slots[0].process.pid), judge._slots[0].folder
+        start = time.monotonic()
+        (verdict,) = judge.check([(problem, program)])
+        taken = time.monotonic() - start
+        assert all_gone(pids)
+        assert not folder or not os.path.exists(folder)
+        assert judge.check([(ASSERTS, SOLUTION)])[0].passed
+    assert (verdict.status, verdict.isolation) == ("timeout", isolation)
+    assert taken <= limits.wall_seconds + 1 + limits.wall_seconds / 2  # half a limit for a busy machine
+
+
+def test_program_that_always_ends_its_sandbox_is_killed_and_says_nothing_of_the_machine():
+    """Without a jail a program may end its parent."""
+    program = "import os, signal\ndef largest_gap(xs): os.kill(os.getppid(), signal.SIGKILL)\n"
+    with Judge(JudgeSettings(limits=LIMITS, slots=1, isolation="weak")) as weak:
+        verdicts = weak.check([(ASSERTS, program), (ASSERTS, SOLUTION)])
+    assert [(verdict.status, verdict.isolation) for verdict in verdicts] == [("killed", "weak"), ("passed", "weak")]
 
 
 @pytest.mark.parametrize("name", ESCAPES)

@@ -32,7 +32,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=12,
 )
-TAGS = st.sampled_from([*wire._BUILDERS, wire.HANDLE, wire.ITERATOR, "nonsense"])
+TAGS = st.sampled_from([*wire._BUILDERS, "ndarray", wire.HANDLE, wire.ITERATOR, "nonsense"])
 TAGGED = st.recursive(
     JSON,
     lambda inner: st.builds(lambda tag, content: {"t": tag, "v": content}, TAGS, inner | st.lists(inner, max_size=3)),
@@ -73,7 +73,7 @@ STREAMS = st.one_of(MESSAGES, MESSAGES.map(lambda rest: framed([1, "ok", FUNCTIO
 class PlaybackJail:
     """Stands where the jail is and plays a stream of bytes as the program's answers."""
 
-    isolation = "jailed"
+    isolation, arrays = "jailed", True
 
     def __init__(self, stream: bytes):
         self.stream = stream
@@ -92,6 +92,9 @@ class PlaybackJail:
 
     def output(self, limit: int) -> str:
         return ""
+
+    def ran_out_of_memory(self) -> bool:
+        return False
 
 
 @given(stream=STREAMS, problem=st.sampled_from(PROBLEMS))

@@ -13,7 +13,7 @@ PROMPT = 'def total(numbers):\n    """Return the sum of the even numbers."""'
 REFERENCE = "\n    total = 0\n    for n in numbers:\n        if n % 2 == 0:\n            total += n\n    return total"
 PROBLEM = Problem("p", PROMPT, "total", AssertChecker(("assert total([1, 2, 4]) == 6",)), (REFERENCE,))
 RENAMED = re.sub(r"\bn\b", "item", REFERENCE.replace("total", "acc"))
-PASSED, WRONG = Verdict("passed"), Verdict("wrong", 0)
+PASSED, WRONG = Verdict("passed", isolation="jailed"), Verdict("wrong", 0, isolation="jailed")
 
 
 def wrong_lines(completion, verdict=WRONG, passing=()):
@@ -75,7 +75,7 @@ def test_a_syntax_error_behind_the_last_code_line_is_charged_to_that_line():
 
 @pytest.mark.parametrize("completion", ["\n    return '\0'", "\n    return " + "(" * 500 + "1" + ")" * 500])
 def test_what_the_compiler_cannot_take_is_wrong(completion):
-    assert wrong_lines(completion, Verdict("error")) == [1]
+    assert wrong_lines(completion, Verdict("error", isolation="jailed")) == [1]
 
 
 def test_the_nearest_passing_program_is_the_one_compared_with():
@@ -84,7 +84,7 @@ def test_the_nearest_passing_program_is_the_one_compared_with():
 
 
 def test_a_failing_program_equal_to_a_passing_one_has_a_wrong_line_still():
-    assert wrong_lines(REFERENCE, Verdict("timeout")) == [5]
+    assert wrong_lines(REFERENCE, Verdict("timeout", isolation="jailed")) == [5]
 
 
 def test_a_program_without_code_has_nothing_to_judge():
@@ -93,4 +93,4 @@ def test_a_program_without_code_has_nothing_to_judge():
 
 def test_an_infrastructure_error_says_nothing():
     with pytest.raises(ValueError, match="judge again"):
-        line_truth(PROBLEM, REFERENCE, Verdict("infra_error", detail="no slot"), [])
+        line_truth(PROBLEM, REFERENCE, Verdict("infra_error", detail="no slot", isolation="jailed"), [])

@@ -111,17 +111,31 @@ def encode(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int = 0) ->
 def _encode_numpy(value: Any, keep: Callable[[Any], dict[str, Any]], depth: int) -> Any:
     numpy = sys.modules["numpy"]
     if isinstance(value, numpy.generic) and value.dtype.kind in "biufcSU":
-        return encode(value.item(), keep, depth + 1)
+        plain = value.item()
+        if type(plain) is type(value):  # Python has no number as wide
+            plain = complex(value) if value.dtype.kind == "c" else float(value)
+        return encode(plain, keep, depth + 1)
     if type(value) is numpy.ndarray and value.dtype.kind in "biufc":
         content = numpy.ascontiguousarray(value).tobytes().decode("latin-1")
         return {"t": "ndarray", "v": [value.dtype.str, list(value.shape), content]}
     return keep(value)
 
 
-def decode(data: Any, handle: Callable[[str, Any], Any], depth: int = 0) -> Any:
+def array(content: Any) -> Any:
+    """A numpy array as it was."""
+    import numpy
+
+    dtype, shape, data = content
+    kind = numpy.dtype(_text(dtype))
+    if kind.kind not in "biufc" or not all(type(size) is int and size >= 0 for size in _plain_list(shape)):
+        raise ValueError("not a numeric array")
+    return numpy.frombuffer(_text(data).encode("latin-1"), dtype=kind).reshape(shape).copy()
+
+
+def decode(data: Any, handle: Callable[[str, Any], Any], depth: int = 0, array: Callable[[Any], Any] = array) -> Any:
     """Build the value again; raises ProtocolError for anything that `encode` does not write.
 
-    ``handle(tag, content)`` makes what stands for an object of the other side.
+    ``handle(tag, content)`` makes what stands for an object of the other side, ``array(content)`` a numpy array.
     """
     kind = type(data)
     if kind in _ATOMS or kind is int:
@@ -132,18 +146,18 @@ def decode(data: Any, handle: Callable[[str, Any], Any], depth: int = 0) -> Any:
         kinds = set(map(type, data))
         if list not in kinds and dict not in kinds:
             return data.copy()  # what is built may be changed, and the message be looked at again
-        return [decode(item, handle, depth + 1) for item in data]
+        return [decode(item, handle, depth + 1, array) for item in data]
     if kind is not dict or set(data) != {"t", "v"} or type(data["t"]) is not str:
         raise ProtocolError("a value without type tag")
     tag, content = data["t"], data["v"]
     if tag in (HANDLE, ITERATOR):
         return handle(tag, content)
     builder = _BUILDERS.get(tag)
-    if builder is None:
+    if builder is None and tag != "ndarray":
         raise ProtocolError(f"unknown type tag {tag[:40]!r}")
     try:
-        return builder(content, lambda item: decode(item, handle, depth + 1))
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        return builder(content, lambda item: decode(item, handle, depth + 1, array)) if builder else array(content)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, ImportError) as error:
         raise ProtocolError(f"malformed {tag}: {error}"[:200]) from None
 
 
@@ -191,16 +205,6 @@ def _counter(content: Any, item: Callable[[Any], Any]) -> Counter[Any]:
     return counter
 
 
-def _array(content: Any, item: Callable[[Any], Any]) -> Any:
-    import numpy
-
-    dtype, shape, data = content
-    kind = numpy.dtype(_text(dtype))
-    if kind.kind not in "biufc" or not all(type(size) is int and size >= 0 for size in _plain_list(shape)):
-        raise ValueError("not a numeric array")
-    return numpy.frombuffer(_text(data).encode("latin-1"), dtype=kind).reshape(shape).copy()
-
-
 _BUILDERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     "int": lambda content, item: _integer(content),
     "tuple": lambda content, item: tuple(map(item, _plain_list(content))),
@@ -225,7 +229,6 @@ _BUILDERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     "time": lambda content, item: _stdlib("datetime", "time").fromisoformat(_text(content)),
     "timedelta": lambda content, item: _stdlib("datetime", "timedelta")(*map(int, _plain_list(content))),
     "type": lambda content, item: _TYPES[_text(content)],
-    "ndarray": _array,
 }
 
 

@@ -104,6 +104,8 @@ class Zygote:
         self.control = socket.socket(fileno=CONTROL)
         self.home: str = config["home"]
         statm = open("/proc/self/statm")  # noqa: SIM115 - read after /proc is hidden
+        self.oom_score = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+        self.own_score = os.pread(self.oom_score, 16, 0)
         if self.jailed:
             enter_user_namespace(config["uid"], config["gid"])
         import seccomp
@@ -139,9 +141,12 @@ class Zygote:
             if "spawn" not in order:
                 continue  # a kill that came after its program had ended
             folder = self.home if self.jailed else private_folder(self.home)
+            # What memory there is not, the program shall be ended for, and not its parent.
+            os.pwrite(self.oom_score, b"1000", 0)
             child = self.clone()
             if child == 0:
                 self.become_worker(order["spawn"], descriptors, folder)
+            os.pwrite(self.oom_score, self.own_score, 0)
             for descriptor in descriptors:
                 os.close(descriptor)
             self.wait(child)
