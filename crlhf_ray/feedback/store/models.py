@@ -171,7 +171,8 @@ class Audit(Base):
 
 
 class Setting(Base):
-    """What the server keeps for itself: its secret key, and the lock that puts submissions in order."""
+    """What the server keeps for itself: its secret key, the lock that puts submissions in order, and the
+    sessions that were logged out of."""
 
     __tablename__ = "setting"
     name: Mapped[str] = mapped_column(String(32), primary_key=True)

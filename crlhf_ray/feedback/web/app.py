@@ -18,6 +18,7 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.store.work import Conflict, Unjudged
 from crlhf_ray.feedback.web import api, lead, pages
 from crlhf_ray.feedback.web.desk import Desk
+from crlhf_ray.feedback.web.security import LoggedOut
 from crlhf_ray.feedback.web.settings import WebSettings
 
 HEADERS = {
@@ -66,6 +67,7 @@ def create_app(settings: WebSettings, desk: Desk | None = None) -> FastAPI:
         description="Line-by-line judgements of programs. Send Authorization: Bearer TOKEN.",
     )  # fmt: skip
     app.state.desk = desk
+    app.state.logged_out = LoggedOut(desk.database, settings.session_seconds)
     #: Set when the server stops: what streams without an end ends by it.
     app.state.ending = asyncio.Event()
     app.add_middleware(SafeHeaders)

@@ -27,7 +27,7 @@ from crlhf_ray.feedback.store.models import ROLES, Account, Audit, Comment, Leas
 from crlhf_ray.feedback.web import stats
 from crlhf_ray.feedback.web.api import Body, LineNumber, TheDesk
 from crlhf_ray.feedback.web.highlight import highlighted, program_lines
-from crlhf_ray.feedback.web.security import Admin, Lead, note
+from crlhf_ray.feedback.web.security import Admin, Lead, identify, note
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
 
@@ -280,9 +280,11 @@ def alerts(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
 
 @router.get("/events", response_class=EventSourceResponse)
 async def live(request: Request, account: Lead, desk: TheDesk) -> AsyncIterator[ServerSentEvent]:
-    """The dashboard's numbers as server-sent events, whenever they change."""
+    """The dashboard's numbers as server-sent events, whenever they change; until the session ends."""
     before, ending = None, request.app.state.ending
     while not ending.is_set():
+        if await run_in_threadpool(identify, request) is None:
+            return
         now = await run_in_threadpool(stats.stats, desk)
         if now != before:
             before = now

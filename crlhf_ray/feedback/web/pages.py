@@ -102,7 +102,9 @@ def home(account: Annotator) -> Response:
 
 
 @router.post("/logout")
-def logout(account: Annotator) -> Response:
+def logout(request: Request, account: Annotator) -> Response:
+    if request.state.nonce is not None:  # a token's has none
+        request.app.state.logged_out.add(request.state.nonce)
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response

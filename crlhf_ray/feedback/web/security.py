@@ -1,8 +1,9 @@
 """Who is asking, and may they: passwords (argon2), signed sessions, invites and tokens, CSRF, roles, rate limits.
 
-Sessions and tokens are signed, not stored; raising `Account.epoch` ends all of a person's. A browser sends its session
-by cookie and must repeat its CSRF token in a header or form field with whatever changes something; programs send
-``Authorization: Bearer TOKEN`` instead, which no other site can make a browser send.
+Sessions and tokens are signed, not stored; raising `Account.epoch` ends all of a person's, and `LoggedOut` remembers
+single sessions that were ended. A browser sends its session by cookie and must repeat its CSRF token in a header or
+form field with whatever changes something; programs send ``Authorization: Bearer TOKEN`` instead, which no other site
+can make a browser send.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ COOKIE = "crlhf_session"
 SHORTEST_PASSWORD = 10
 #: Addresses and people that the rate limits count at a time, before those that were quiet for a minute are forgotten.
 MOST_COUNTED = 10_000
+_LOGGED_OUT = "logged out "
 TOKEN_SECONDS = 365 * 24 * 3600
 _HASHER = PasswordHasher()
 #: Checked where there is no such account, so that a wrong name takes as long as a wrong password.
@@ -49,6 +51,32 @@ class Signer:
             return URLSafeTimedSerializer(self._secret, salt=kind).loads(text, max_age=int(seconds))
         except BadSignature:
             return None
+
+
+class LoggedOut:
+    """Sessions that somebody logged out of: a signed cookie is good until it expires, also for who copied it.
+
+    Kept in the database for as long as they would have been good, and in this process for a quick answer.
+    """
+
+    def __init__(self, database: Database, session_seconds: float):
+        self._database, self._seconds = database, session_seconds
+        with database.read() as session:
+            rows = session.scalars(sa.select(Setting).where(Setting.name.startswith(_LOGGED_OUT)))
+            self._nonces = {row.name.removeprefix(_LOGGED_OUT) for row in rows}
+
+    def add(self, nonce: str) -> None:
+        now = time.time()  # as in the cookies' signatures
+        with self._database.write() as session:
+            old = sa.select(Setting).where(Setting.name.startswith(_LOGGED_OUT))
+            for row in session.scalars(old):
+                if float(row.value) < now - self._seconds:
+                    session.delete(row)
+            session.merge(Setting(name=_LOGGED_OUT + nonce, value=str(now)))
+        self._nonces.add(nonce)
+
+    def __contains__(self, nonce: str | None) -> bool:
+        return nonce in self._nonces
 
 
 class Limiter:
@@ -138,7 +166,8 @@ def csrf_token(request: Request) -> str:
     return str(request.app.state.desk.signer.sign("csrf", request.state.nonce))
 
 
-def _identify(request: Request) -> Account | None:
+def identify(request: Request) -> Account | None:
+    """Whose request it is, as things stand now. None where the session or token is ended, expired or forged."""
     desk = request.app.state.desk
     bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
     if bearer:
@@ -148,9 +177,10 @@ def _identify(request: Request) -> Account | None:
     if payload is None:
         return None
     account: Account | None = desk.database.account(payload[0])
-    if account is None or account.suspended or account.epoch != payload[1]:
+    nonce = None if bearer else payload[2]
+    if account is None or account.suspended or account.epoch != payload[1] or nonce in request.app.state.logged_out:
         return None
-    request.state.nonce = None if bearer else payload[2]
+    request.state.nonce = nonce
     return account
 
 
@@ -167,7 +197,7 @@ class Needs:
 
     async def __call__(self, request: Request) -> Account:
         desk = request.app.state.desk
-        account = _identify(request)
+        account = identify(request)
         if account is None:
             raise HTTPException(401, "log in first, or send a valid token as Authorization: Bearer")
         if ROLES.index(account.role) < ROLES.index(self.role):
