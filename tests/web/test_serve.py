@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from benchmarks.postgres import free_port
 from crlhf_ray.feedback.web.client import AnnotationClient
+from crlhf_ray.feedback.web.desk import Desk
+from crlhf_ray.feedback.web.settings import WebSettings
 from tests.web.conftest import PASSWORD, judge, work
 
 PLAIN_AND_RAY = pytest.mark.parametrize("options", [[], pytest.param(["--ray"], marks=pytest.mark.engine)])
@@ -62,6 +65,15 @@ def serving(tmp_path):
         if one.process.poll() is None:  # the test failed
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_nobody_else_on_the_machine_can_read_what_the_server_keeps(tmp_path, there_before):
+    folder = tmp_path / "desk"
+    if there_before:
+        folder.mkdir(mode=0o755)
+    Desk(WebSettings(dir=folder)).close()
+    assert stat.filemode(folder.stat().st_mode) == "drwx------"
 
 
 @PLAIN_AND_RAY

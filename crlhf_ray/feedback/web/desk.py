@@ -31,6 +31,7 @@ from crlhf_ray.feedback.web.security import (
     hashed,
     note,
     one_at_a_time,
+    private_folder,
     server_secret,
 )
 from crlhf_ray.feedback.web.settings import WebSettings
@@ -45,7 +46,7 @@ class Desk:
 
     def __init__(self, settings: WebSettings, clock: Callable[[], float] = time.time):
         self.settings, self.clock = settings, clock
-        settings.dir.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.dir)
         self.database = Database(settings.database or f"sqlite:///{settings.dir.absolute() / 'store.db'}")
         self.signer, self.limiter = Signer(server_secret(self.database)), Limiter()
         self.webhooks = Webhooks(settings.webhooks, settings.webhook_secret, settings.dir / "webhooks")

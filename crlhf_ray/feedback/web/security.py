@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -98,6 +99,21 @@ class Limiter:
                 hits.append(now)
                 return
         raise HTTPException(429, f"too many requests: at most {a_minute} a minute", headers={"Retry-After": "60"})
+
+
+def private_folder(folder: Path) -> None:
+    """Make the folder, or make it so that this user alone can enter it. Raises ConfigError where it is another's.
+
+    The signing key, gold and the password hashes lie there: whoever can read them is an admin.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        try:
+            folder.chmod(0o700)
+        except PermissionError as error:
+            raise ConfigError(
+                f"dir={folder}: others can read it, and it is not yours to change: chmod 700 it, or name another"
+            ) from error
 
 
 def server_secret(database: Database) -> str:

@@ -15,7 +15,8 @@ class WebSettings(Settings):
     """Where the server keeps things, and what it allows."""
 
     dir: Path = Path("annotation")
-    """Folder of the server: the SQLite database, what is known of annotators, and its log."""
+    """Folder of the server: the SQLite database, what is known of annotators, and its log.
+    It is made private: nobody but the user that runs the server can read it."""
     database: str | None = None
     """SQLAlchemy URL, such as postgresql+psycopg://user@host/name. None: SQLite in the folder."""
     queue: QueueSettings = QueueSettings()
