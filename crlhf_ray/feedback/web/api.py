@@ -22,7 +22,9 @@ router = APIRouter(prefix="/api/v1", tags=["annotate"])
 #: Numbers that a database column takes.
 RowId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 LineNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
+#: PostgreSQL's text has no place for the character 0.
+NO_NUL = r"^[^\x00]*$"
+Text = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
 
 
 class Body(BaseModel):

@@ -25,14 +25,14 @@ from crlhf_ray.feedback.schema import Item
 from crlhf_ray.feedback.store import programs, work
 from crlhf_ray.feedback.store.models import ROLES, Account, Audit, Comment, Lease, Program
 from crlhf_ray.feedback.web import stats
-from crlhf_ray.feedback.web.api import Body, LineNumber, TheDesk
+from crlhf_ray.feedback.web.api import NO_NUL, Body, LineNumber, TheDesk
 from crlhf_ray.feedback.web.highlight import highlighted, program_lines
 from crlhf_ray.feedback.web.security import Admin, Lead, identify, note
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
-Code = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
+Code = Annotated[str, Field(max_length=100_000, pattern=NO_NUL)]
 #: Seconds between two looks of the live dashboard.
 LIVE_SECONDS = 2.0
 
@@ -41,7 +41,7 @@ class ItemIn(Body):
     """A program: its lines as they stand, and the numbers of those that carry code. gold: for a honeypot."""
 
     item_id: Name
-    problem_id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+    problem_id: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
     prompt: Code
     lines: Annotated[list[Annotated[str, Field(max_length=100_000, pattern=r"^[^\n]*$")]], Field(max_length=20_000)]
     judged: Annotated[list[LineNumber], Field(max_length=20_000)]

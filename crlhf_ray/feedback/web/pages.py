@@ -11,7 +11,7 @@ from fastapi.templating import Jinja2Templates
 
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.store.models import Account
-from crlhf_ray.feedback.web.api import TheDesk, address, log_in, me, task_out
+from crlhf_ray.feedback.web.api import NO_NUL, TheDesk, address, log_in, me, task_out
 from crlhf_ray.feedback.web.keys import key_table
 from crlhf_ray.feedback.web.security import (
     COOKIE,
@@ -25,7 +25,7 @@ from crlhf_ray.feedback.web.security import (
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(Path(__file__).parent / "templates")
 
-Short = Annotated[str, Form(max_length=200)]
+Short = Annotated[str, Form(max_length=200, pattern=NO_NUL)]
 
 
 def _page(

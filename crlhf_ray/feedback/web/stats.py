@@ -20,7 +20,7 @@ def stats(desk: Desk) -> dict[str, Any]:
     """What the lead looks at: queue, pace, agreement, people, alerts, cost, rounds."""
     now, crowd = desk.clock(), desk.crowd.view()
     work = Program.honeypot.is_(False)
-    minute = sa.cast((now - Submission.created_at) / 60, sa.Integer)
+    minute = sa.func.floor((now - Submission.created_at) / 60)  # a cast rounds on PostgreSQL
     with desk.database.read() as session:
         counts = _pairs(session.execute(sa.select(Program.state, sa.func.count()).where(work).group_by(Program.state)))
         oldest = session.scalar(
