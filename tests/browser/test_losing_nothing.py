@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.postgres import free_port
+from crlhf_ray.feedback.queue import QueueSettings
 from crlhf_ray.feedback.web.client import AnnotationClient
 from tests.browser.conftest import PLAIN, line, marks, saved, submitted, watched
 from tests.web.conftest import PASSWORD, work
@@ -84,6 +85,30 @@ def test_an_answer_that_is_lost_on_its_way_back_doubles_nothing(server, enter):
     saved(page)
     assert lost
     assert marks(server) == [(0, -1, False)]
+    page.problems.clear()
+
+
+def test_the_answers_of_the_qualification_round_are_shown_though_they_were_lost_on_their_way_at_first(serve, enter):
+    server = serve(queue=QueueSettings(qualification=1))
+    server.publish(honeypots=1)
+    page = enter(server, "ann")
+    lost = []
+
+    def swallow(route):
+        if not lost:
+            lost.append(route.fetch())
+            return route.abort()
+        return route.continue_()
+
+    page.route("**/submit", swallow)
+    for key in ("a", "Enter", "3"):
+        page.keyboard.press(key)
+    expect(page.locator("#note")).to_contain_text("submit again when it is back")
+    for key in ("Enter", "3"):
+        page.keyboard.press(key)
+    expect(page.locator("#feedback-text")).to_contain_text("You have 1 of 2 lines")
+    assert lost
+    assert len(submitted(server)) == 2  # lines, of one program
     page.problems.clear()
 
 

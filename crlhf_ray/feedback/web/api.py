@@ -181,14 +181,34 @@ def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk)
 
 @router.post("/leases/{lease_id}/submit", responses={409: {"description": "lines without a mark, or no lease"}})
 def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
-    """Submit a program whose every line is judged; answers with the next one. Truth is told in qualification only."""
-    done, task = desk.submit(work.Submitting(account.id, lease_id, body.confidence))
+    """Submit a program whose every line is judged; answers with the next one. Truth is told in qualification only.
+
+    Submitting again, as after an answer that was lost, changes nothing and is answered alike.
+    """
+    try:
+        done, task = desk.submit(work.Submitting(account.id, lease_id, body.confidence))
+    except work.Conflict:
+        before = _submitted_before(desk, account, lease_id)
+        if before is None:
+            raise
+        done, task = before, desk.next_task(account)
     feedback = None
     if done.truth is not None:
         feedback = [
             {"line": line, "truth": truth, "label": done.marks[line].label} for line, truth in done.truth.items()
         ]
     return {"feedback": feedback, "next": task_out(desk, account, task)}
+
+
+def _submitted_before(desk: Desk, account: Account, lease_id: int) -> work.Submitted | None:
+    """What this person submitted by the lease before; None where they did not."""
+    with desk.database.read() as session:
+        lease = session.get(Lease, lease_id)
+        if lease is None or (lease.account_id, lease.state) != (account.id, "submitted"):
+            return None
+        program = session.get_one(Program, lease.item_id)
+        truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
+        return work.Submitted(account, program.item_id, truth, work.standing(session, [lease_id])[lease_id])
 
 
 @router.post("/leases/{lease_id}/release")
