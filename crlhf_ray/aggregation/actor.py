@@ -371,7 +371,7 @@ def _check_annotations(table: pa.Table) -> None:
     label, line = table["label"].to_numpy(), table["line"].to_numpy()
     confidence = table["confidence"].to_numpy()
     for field, bad, right in (
-        ("label", np.abs(label) > 1, "+1 (correct), -1 (wrong) or 0 (unsure)"),
+        ("label", (label < -1) | (label > 1), "+1 (correct), -1 (wrong) or 0 (unsure)"),
         ("line", line < 0, "0 or more"),
         ("confidence", ~(np.isnan(confidence) | ((confidence >= 0) & (confidence <= 1))), "0 to 1, or null"),
         ("source", ~pc.is_in(table["source"], pa.array(SOURCES)).to_numpy(), f"one of {', '.join(SOURCES)}"),

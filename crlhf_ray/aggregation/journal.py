@@ -1,14 +1,16 @@
 """Durable records on one disk: a log that is on the platter before `append` returns, and snapshots that shorten it.
 
 Layout of the folder: ``snapshot-N.npz`` is the state before ``log-N``; both of the highest complete N count. A frame of
-the log is ``magic, kind, length, crc32, payload``; a frame that a crash cut short was never acknowledged, and is cut
-off at recovery. A damaged frame before the last one is an error, because acknowledged events would be lost with it.
+the log is ``magic, kind, length, crc32 of the payload, crc32 of the four before, payload``; a frame that a crash cut
+short was never acknowledged, and is cut off at recovery into ``cut-N-BYTE``. Any other damage is an error, because
+acknowledged events would be lost with it. Frames of older versions, without the second checksum, are read too.
 """
 
 from __future__ import annotations
 
 import fcntl
 import io
+import logging
 import os
 import struct
 import time
@@ -22,8 +24,8 @@ import pyarrow as pa
 
 from crlhf_ray.errors import DataError, ResourceError
 
-_FRAME = struct.Struct("<4sIQI")
-_MAGIC = b"CRLJ"
+_HEADER, _MAGIC = struct.Struct("<4sIQII"), b"CRJ2"
+_OLD_HEADER, _OLD_MAGIC = struct.Struct("<4sIQI"), b"CRLJ"
 
 
 class Journal:
@@ -59,26 +61,20 @@ class Journal:
     def replay(self) -> Iterator[tuple[int, pa.Table]]:
         """``(kind, table)`` of each record since the snapshot, oldest first; then the log is ready for `append`.
 
-        Raises `DataError` for a damaged record that is not the last.
+        Raises `DataError` for a damaged record, unless a crash may have cut it short: that one is kept beside the log.
         """
         path = self._log_path(self.number)
         end = 0
         if path.exists():
             size = path.stat().st_size
             with path.open("rb") as log:
-                while end + _FRAME.size <= size:
-                    magic, kind, length, crc = _FRAME.unpack(log.read(_FRAME.size))
-                    if magic != _MAGIC:
-                        raise DataError(_DAMAGED.format("no record starts at", end), file=str(path))
-                    if end + _FRAME.size + length > size:
-                        break
-                    payload = log.read(length)
-                    if zlib.crc32(payload) != crc:
-                        if end + _FRAME.size + length == size:
-                            break
-                        raise DataError(_DAMAGED.format("a wrong checksum at", end), file=str(path))
+                while end < size and (record := _record_at(log, end, size)) is not None:
+                    kind, payload = record
                     yield kind, pa.ipc.open_stream(payload).read_all()
-                    end += _FRAME.size + length
+                    end = log.tell()
+                if end < size:
+                    log.seek(end)
+                    self._keep_cut(end, log.read())
         self._open_log(end)
 
     def append(self, kind: int, table: pa.Table) -> None:
@@ -90,7 +86,8 @@ class Journal:
         payload = sink.getbuffer()
         start = self._log.tell()
         try:
-            self._log.write(_FRAME.pack(_MAGIC, kind, len(payload), zlib.crc32(payload)))
+            header = _HEADER.pack(_MAGIC, kind, len(payload), zlib.crc32(payload), 0)[:-4]
+            self._log.write(header + struct.pack("<I", zlib.crc32(header)))
             self._log.write(payload)
             self._log.flush()
             os.fsync(self._log.fileno())
@@ -123,6 +120,21 @@ class Journal:
         if self._log is not None:
             self._log.close()
         self._lock.close()
+
+    def _keep_cut(self, end: int, tail: bytes) -> None:
+        """Copy what is about to be cut off the log to a file of its own."""
+        path = self.folder / f"cut-{self.number}-{end}"
+        if not path.exists() or path.read_bytes() != tail:
+            while path.exists():
+                path = path.with_name(path.name + "x")
+            with path.open("xb") as copy:
+                copy.write(tail)
+                copy.flush()
+                os.fsync(copy.fileno())
+            self._sync_folder()
+        _LOG.warning(
+            "%s: a crash cut its last record short; it was never acknowledged, and is kept in %s", self.folder, path
+        )
 
     def _open_log(self, end: int) -> None:
         if self._log is not None:
@@ -170,6 +182,59 @@ def go_back(folder: str | Path, snapshot: Path | None) -> None:
         journal.close()
 
 
+def _record_at(log: BinaryIO, at: int, size: int) -> tuple[int, bytes] | None:
+    """``(kind, payload)`` of the record that starts at this byte, or None where it was cut short and is the last."""
+
+    def damaged(what: str) -> DataError:
+        return DataError(_DAMAGED.format(what, at), file=log.name)
+
+    log.seek(at)
+    header = log.read(4)
+    if len(header) == 4 and header not in (_MAGIC, _OLD_MAGIC):
+        raise damaged("no record starts at")
+    old = header == _OLD_MAGIC
+    layout = _OLD_HEADER if old else _HEADER
+    header += log.read(layout.size - len(header))
+    if len(header) < layout.size:
+        return None
+    if not old and not _header_holds(header):
+        raise damaged("a damaged header at")
+    kind, length, crc = layout.unpack(header)[1:4]
+    end = log.tell() + length
+    if end > size:
+        rest = log.read()
+        if zlib.crc32(rest) == crc or _holds_a_record(rest):
+            raise damaged("a wrong length at")
+        return None
+    payload = log.read(length)
+    if zlib.crc32(payload) == crc:
+        return kind, payload
+    if end < size:
+        raise damaged("a wrong checksum at")
+    return None
+
+
+def _header_holds(header: bytes) -> bool:
+    return zlib.crc32(header[:-4]) == int.from_bytes(header[-4:], "little")
+
+
+def _holds_a_record(content: bytes) -> bool:
+    """Whether a record starts anywhere in here; a name that only looks like the start of one does not count."""
+    for magic, layout in ((_MAGIC, _HEADER), (_OLD_MAGIC, _OLD_HEADER)):
+        at = content.find(magic)
+        while at >= 0:
+            start = at + layout.size
+            if start <= len(content):
+                header = content[at:start]
+                _, _, length, crc = layout.unpack(header)[:4]
+                whole = start + length <= len(content) and zlib.crc32(content[start : start + length]) == crc
+                if whole or (magic == _MAGIC and _header_holds(header)):
+                    return True
+            at = content.find(magic, at + 1)
+    return False
+
+
+_LOG = logging.getLogger(__name__)
 _DAMAGED = "{} byte {}: the disk damaged it; restore the folder from a backup, or rebuild it from the annotation log"
 
 

@@ -179,6 +179,12 @@ def test_damage_before_the_last_record_is_an_error_because_acknowledged_events_w
         Aggregator(tmp_path)
 
 
+@pytest.mark.parametrize("label", [-128, -2, 2, 127])
+def test_a_label_that_is_no_judgement_is_refused(aggregator, label):
+    with pytest.raises(DataError, match=f"{label} is not"):
+        aggregator.ingest(annotations([("a", 0, "x", label)]))
+
+
 def test_a_second_process_on_the_same_folder_is_refused(tmp_path):
     from crlhf_ray.aggregation.journal import Journal
 
