@@ -46,6 +46,12 @@ class Codebook:
             self.names.append(name)
         return code
 
+    def forget_from(self, size: int) -> None:
+        """Only the first ``size`` names stay known."""
+        for name in self.names[size:]:
+            self._code.pop(name, None)
+        del self.names[size:]
+
 
 def distinct(values: Any) -> tuple[np.ndarray, list[Hashable]]:
     """``(positions, names)`` such that ``names[positions[i]]`` is ``values[i]``; no nulls allowed inside."""
@@ -114,7 +120,7 @@ def refuse_nulls(values: Any, name: str) -> None:
 
 
 def infer_classes(labels: Sequence[Hashable]) -> Classes:
-    """``(negative, positive)`` from the distinct labels seen (nulls are abstentions and not among them).
+    """``(negative, positive)`` from the labels seen, each once or often (nulls are abstentions and not among them).
 
     0/1 and -1/+1 are recognised even when only one of them occurs; with -1, 0 and +1 together 0 is "unsure".
     Any other pair is taken in sorted order. More than two classes, or one of unknown meaning, is a `DataError`.
@@ -127,7 +133,7 @@ def infer_classes(labels: Sequence[Hashable]) -> Classes:
     if seen == {0.0}:
         return (0, 1)
     if len(seen) == 2:
-        first, second = sorted(labels, key=str)
+        first, second = sorted(set(labels), key=str)
         return (first, second)
     raise DataError(
         f"the labels are {sorted(map(str, seen))[:10]}, and this estimator is for two classes; "
