@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -90,16 +91,18 @@ class StreamingEstimator(Estimator):
 
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
         """Learn from this table alone: the gold tasks' votes first, then all others at once (row order is nothing)."""
-        self._reset()
-        votes, truths = self._read(data, true_labels)
+        with unchanged_if_refused(self):
+            self._reset()
+            votes, truths = self._read(data, true_labels)
         is_gold = np.isin(votes.task, truths[0])
         self.state_.update(votes.take(is_gold), *truths)
         self.state_.update(votes.take(~is_gold))
         return self
 
     def partial_fit(self, batch: Table, true_labels: Gold | None = None) -> Self:
-        """Go on learning from more votes, and from gold that may concern old tasks."""
-        votes, truths = self._read(batch, true_labels)
+        """Go on learning from more votes, and from gold that may concern old tasks. A refused batch changes nothing."""
+        with unchanged_if_refused(self):
+            votes, truths = self._read(batch, true_labels)
         self.state_.update(votes, *truths)
         return self
 
@@ -177,6 +180,21 @@ def reliability_columns(state: CrowdState, workers: np.ndarray) -> dict[str, np.
         columns[f"{name}_low"] = beta_distribution.ppf(0.025, shape[:, 0], shape[:, 1])
         columns[f"{name}_high"] = beta_distribution.ppf(0.975, shape[:, 0], shape[:, 1])
     return columns | {"labels": state.worker_labels[workers], "gold_labels": state.worker_gold[workers]}
+
+
+@contextmanager
+def unchanged_if_refused(estimator: Any) -> Iterator[None]:
+    """Whatever is raised inside leaves the estimator as it was, provided that it replaces arrays and writes in none."""
+    before, books = vars(estimator).copy(), (estimator.task_book_, estimator.worker_book_)
+    sizes = [len(book) for book in books]
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        for book, size in zip(books, sizes, strict=True):
+            book.forget_from(size)
+        raise
 
 
 def settings_of(estimator: Estimator) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from crlhf_ray.aggregation.base import Estimator, Gold, read_estimator, write_estimator
+from crlhf_ray.aggregation.base import Estimator, Gold, read_estimator, unchanged_if_refused, write_estimator
 from crlhf_ray.aggregation.codes import (
     Codebook,
     Table,
@@ -46,14 +46,21 @@ class HeldVotesEstimator(Estimator):
 
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
         """Learn from this table alone; row order is nothing."""
-        self._reset()
-        return self.partial_fit(data, true_labels)
+        with unchanged_if_refused(self):
+            self._reset()
+            return self.partial_fit(data, true_labels)
 
     def partial_fit(self, batch: Table, true_labels: Gold | None = None) -> Self:
         """Add votes or gold and learn anew from everything held; costs as much as `fit` on all of it.
 
-        A worker's second vote on a task supersedes the first.
+        A worker's second vote on a task supersedes the first. A refused batch changes nothing.
         """
+        with unchanged_if_refused(self):
+            self._take(batch, true_labels)
+            self._run()
+        return self
+
+    def _take(self, batch: Table, true_labels: Gold | None) -> None:
         codes, names = class_codes(column(batch, "label"))
         truth_names = [] if true_labels is None else pd.unique(np.asarray(_labels_of(true_labels))).tolist()
         self._learn_classes([*names, *truth_names])
@@ -73,8 +80,6 @@ class HeldVotesEstimator(Estimator):
             raise DataError(f"task {name!r} was given another truth before; keep the right one", field="label")
         clamped[gold_codes] = gold
         self._gold = clamped
-        self._run()
-        return self
 
     def _learn_classes(self, seen: list[Hashable]) -> None:
         if self.classes_ is None:

@@ -220,6 +220,52 @@ def test_bad_tables_are_refused_by_name(make, votes):
         make().fit(votes, GOLD).partial_fit(votes[:0], pd.Series({0: 0}))
 
 
+MORE = pd.DataFrame({"task": [0, "new", "new"], "worker": ["new", 0, "new"], "label": [1, 0, 1]})
+
+
+@pytest.mark.parametrize(
+    "batch, gold",
+    [
+        (MORE.drop(columns="label"), None),
+        (MORE.assign(worker=["new", 0, None]), None),
+        (MORE.assign(label=[1, 0, "other"]), None),
+        (MORE.assign(weight=[1.0, 1.0, 2.0]), None),
+        (pd.concat([MORE, MORE[2:]], ignore_index=True), None),
+        (MORE, pd.Series({"gold": 1, "new": "other"})),
+        (MORE, pd.Series({"gold": 1, "new": None})),
+        (MORE, pd.Series([1, 0], index=["gold", "gold"])),
+        (MORE, pd.Series({"gold": 1, 0: 0})),
+    ],
+    ids=["column", "worker", "label", "weight", "twice", "gold's label", "gold's null", "gold twice", "gold's clash"],
+)
+@pytest.mark.parametrize("make", ALL)
+def test_what_is_refused_changes_nothing(make, votes, tmp_path, batch, gold):
+    def state(estimator):
+        estimator.save(tmp_path / "e.npz")
+        with np.load(tmp_path / "e.npz") as arrays:
+            return {name: values.tolist() for name, values in arrays.items()}
+
+    votes = votes.astype({"task": object, "worker": object})
+    estimator, other = make().fit(votes, GOLD), make().fit(votes, GOLD)
+    for learn in (lambda: estimator.partial_fit(batch, gold), lambda: estimator.fit(MORE.assign(weight=2.0), GOLD)):
+        with pytest.raises(DataError):
+            learn()
+        np.testing.assert_equal(state(estimator), state(other))
+        pd.testing.assert_frame_equal(estimator.reliability(), other.reliability())
+        pd.testing.assert_frame_equal(estimator.probas_, other.probas_)
+    pd.testing.assert_frame_equal(estimator.partial_fit(MORE).probas_, other.partial_fit(MORE).probas_)
+    np.testing.assert_equal(state(estimator), state(other))
+
+
+@pytest.mark.parametrize("make", [Majority, OneCoin, TwoCoin, DawidSkene, Hierarchical])
+def test_a_refused_first_batch_does_not_settle_the_classes(make):
+    estimator = make()
+    with pytest.raises(DataError):
+        estimator.partial_fit(MORE.assign(label=["no", "yes", "yes"], weight=2.0))
+    assert list(estimator.fit(MORE).probas_.columns) == [0, 1]
+    assert make().partial_fit(MORE).probas_.equals(estimator.probas_)
+
+
 @pytest.mark.parametrize("make", ALL)
 def test_names_of_any_length_and_kind_are_saved(make, tmp_path):
     names = ["w\0", "w", 3, "é" * 1000]
