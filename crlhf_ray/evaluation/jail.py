@@ -125,6 +125,7 @@ def jail_command(packages: tuple[str, ...], *, as_root: bool) -> list[str]:
         *ways,
         *bind,
         *("--ro-bind", str(GUEST), "/guest", "--proc", "/proc", "--tmpfs", "/tmp", "--symlink", "/tmp", "/dev/shm"),
+        *("--symlink", "/tmp/.stdin", "/dev/stdin"),  # a program that reads it there has a copy made
         *("--remount-ro", "/", "--chdir", "/"),
         *("--setenv", "PYTHONPATH", "/guest:/packages"),
     ]

@@ -110,8 +110,13 @@ def mirror(old: Any, new: Any) -> Any:
     """Make ``old`` equal to ``new`` in place where both are the same kind of container; answers what stands for it."""
     if type(old) is not type(new):
         return new
+    if type(old) in (int, float, bool, str, type(None)):
+        return old if old == new else new
     if type(old) is list:
         old[:] = [mirror(old[i], item) if i < len(old) else item for i, item in enumerate(new)]
+    elif type(old) is tuple and len(old) == len(new):
+        parts = tuple(map(mirror, old, new))
+        return old if all(part is was for part, was in zip(parts, old, strict=True)) else parts
     elif isinstance(old, dict):
         merged = {key: mirror(old[key], value) if key in old else value for key, value in new.items()}
         old.clear()
@@ -151,8 +156,8 @@ class Program:
         self.stopped = self.stopped or Stopped(status, detail)
         raise self.stopped
 
-    def ask(self, operation: str, *arguments: Any) -> Any:
-        """Send one request and answer its result, still encoded."""
+    def ask(self, operation: str, *arguments: Any, given: Sequence[Any] = ()) -> Any:
+        """Send one request and answer its result, still encoded. What it changed of ``given`` is changed here too."""
         if self.stopped is not None:
             raise self.stopped
         self._sent += 1
@@ -168,15 +173,19 @@ class Program:
         except (EOFError, OSError):
             self.stopped = Ended("killed", "the program ended its process")
             raise self.stopped from None
-        return self._result(answer)
+        return self._result(answer, given)
 
-    def _result(self, answer: Any) -> Any:
+    def _result(self, answer: Any, given: Sequence[Any]) -> Any:
         match answer:
             case [int(number), "ok", result] if number == self._sent:
                 return result
             case [int(number), "ok", result, after] if number == self._sent:
-                return result, after
+                self._mirror(given, after)
+                return result
             case [int(number), "raised", str(builtin), str(name), str(text)] if number == self._sent:
+                self.raise_(builtin, name, text)
+            case [int(number), "raised", str(builtin), str(name), str(text), after] if number == self._sent:
+                self._mirror(given, after)
                 self.raise_(builtin, name, text)
         self.stop("error", f"protocol: an answer of the wrong form: {str(answer)[:80]}")
 
@@ -204,9 +213,10 @@ class Program:
 
     def call(self, number: int, arguments: Sequence[Any], named: dict[str, Any] | None = None) -> Any:
         """Call one of the program's objects, and change the arguments here as the call changed them there."""
-        keywords = [[name, self.encode(value)] for name, value in (named or {}).items()]
-        answer = self.ask("call", number, [self.encode(value) for value in arguments], keywords)
-        return self._returned(answer, arguments)
+        named = named or {}
+        keywords = [[name, self.encode(value)] for name, value in named.items()]
+        given = [*arguments, *named.values()]
+        return self.decode(self.ask("call", number, [self.encode(item) for item in arguments], keywords, given=given))
 
     def calls(self, function: Any, batch: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, list[Any]]]:
         """Result and arguments afterwards of many calls, a message for many small ones. Raises as `call` does."""
@@ -228,7 +238,7 @@ class Program:
                         yield self.decode(result), self.decode(given)
                     case ["ok", result, list(after)]:
                         yield self.decode(result), self.decode(after)
-                    case ["raised", str(builtin), str(name), str(text)]:
+                    case ["raised", str(builtin), str(name), str(text), *_]:
                         self.raise_(builtin, name, text)
                     case _:
                         self.stop("error", "protocol: an answer of the wrong form")
@@ -240,18 +250,14 @@ class Program:
             self.stop("wrong", "what should be a function is none")
         return self.decode(self.ask("optimisation", function._remote[1], [self.encode(item) for item in arguments]))
 
-    def _returned(self, answer: Any, arguments: Sequence[Any]) -> Any:
-        if type(answer) is not tuple:
-            self.stop("error", "protocol: a call answered without arguments")
-        result, after = answer
-        value = self.decode(result)
-        if after is not None:
-            changed = self.decode(after)
-            if type(changed) is not list or len(changed) != len(arguments):
-                self.stop("error", "protocol: arguments that were not given")
-            for old, new in zip(arguments, changed, strict=True):
-                mirror(old, new)
-        return value
+    def _mirror(self, given: Sequence[Any], after: Any) -> None:
+        if after is None:
+            return
+        changed = self.decode(after)
+        if type(changed) is not list or len(changed) != len(given):
+            self.stop("error", "protocol: arguments that were not given")
+        for old, new in zip(given, changed, strict=True):
+            mirror(old, new)
 
     def encode(self, value: Any) -> Any:
         return wire.encode(value, self._handle)

@@ -89,11 +89,13 @@ class Case:
 
     arguments, expected: Python values of plain types.
     arguments_after: what the arguments must be after the call, for functions that change them; None leaves it open.
+    tolerance: of this call alone; None takes the checker's.
     """
 
     arguments: tuple[Any, ...]
     expected: Any
     arguments_after: tuple[Any, ...] | None = None
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ class CallChecker(Checker):
         answers = program.calls(bound[problem.entry_point], [case.arguments for case in self.cases])
         for check.test, case in enumerate(self.cases):
             answer, after = next(answers)
-            if not same(answer, case.expected, self.tolerance):
+            tolerance = self.tolerance if case.tolerance is None else case.tolerance
+            if not same(answer, case.expected, tolerance):
                 check.fail(f"{shorten(case.arguments)}: {shorten(answer)} instead of {shorten(case.expected)}")
-            if case.arguments_after is not None and not same(after, list(case.arguments_after), self.tolerance):
+            if case.arguments_after is not None and not same(after, list(case.arguments_after), tolerance):
                 check.fail(f"{shorten(case.arguments)} became {shorten(after)}")
 
 

@@ -253,6 +253,69 @@ def test_scripts(judge, program, wanted):
     assert status(judge, script(("1 2\n", "3\n"), ("10 -4\n", "6\n")), "\n" + program) == wanted
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "print(input())\nexit()\n",
+        "print(input())\nquit(0)\n",
+        "import atexit\nseen = input()\natexit.register(lambda: print(seen))\n",
+        "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.05), print(input()))).start()\n",
+        "out = open(1, 'w')\nout.write(input())\n",
+        "print(open('/dev/stdin').read())\n",
+    ],
+)
+def test_scripts_end_as_python_ends_them(judge, program):
+    assert status(judge, script(("1\n", "1\n"), ("2\n", "2\n")), "\n" + program) == "passed"
+    assert status(judge, script(("1\n", "3\n")), "\n" + program) == "wrong"
+
+
+@pytest.mark.parametrize(
+    "test, program",
+    [
+        ("t = ([3, 1],)\nf(t)\nassert t == ([1, 3],)", "def f(t): t[0].sort()"),
+        ("t = [([3, 1],)]\nu = t[0]\nf(t)\nassert u == ([1, 3],)", "def f(t): t[0][0].sort()"),
+        ("t = [3, 1]\nf(xs=t)\nassert t == [1, 3]", "def f(xs): xs.sort()"),
+        (
+            "t = [3, 1]\ntry: f(t)\nexcept ValueError: pass\nassert t == [1, 3]",
+            "def f(xs):\n    xs.sort()\n    raise ValueError",
+        ),
+    ],
+)
+def test_arguments_are_seen_to_change_wherever_they_are(judge, test, program):
+    assert status(judge, asserted(test), f"\n{program}\n") == "passed"
+    assert status(judge, asserted(test), f"\n{program.replace('.sort', '.copy')}\n") == "wrong"
+
+
+def test_a_list_within_a_tuple_may_be_forbidden_to_change(judge):
+    problem = called(Case((([3, 1],),), [1, 3], (([3, 1],),)))
+    assert status(judge, problem, "\ndef f(t): return sorted(t[0])\n") == "passed"
+    assert status(judge, problem, "\ndef f(t):\n    t[0].sort()\n    return t[0]\n") == "wrong"
+
+
+def test_a_tolerance_may_be_of_one_call(judge):
+    program = "\ndef f(x): return x + 0.01\n"
+    assert status(judge, called(Case((1,), 1, tolerance=0.1)), program) == "passed"
+    assert status(judge, called(Case((1,), 1, tolerance=0.1), Case((2,), 2)), program) == "wrong"
+    assert status(judge, called(Case((1,), 1), Case((2,), 2, tolerance=1e-6), tolerance=0.1), program) == "wrong"
+
+
+def test_arrays_are_compared_by_shape_and_value():
+    np = pytest.importorskip("numpy")
+    assert same(np.array([1, 2]), [1, 2], None)
+    assert same((np.array([1.0, 2.0]), 3), (np.array([1.0, 2.0]), 3), None)
+    assert same(np.array([1.0, 2.00001]), np.array([1.0, 2.0]), 0.001)
+    for answer, expected in (
+        ([1, 2], np.array([1, 2])),
+        (np.array([2]), 2),
+        (np.array([2]), [[2]]),
+        (np.array([]), [2]),
+        (np.array([2.0, 2.0]), np.array([[2.0], [2.0]])),
+        (np.array([np.inf]), [10**400]),
+        (np.array([float(2**53)]), [2**53 + 1]),
+    ):
+        assert not same(answer, expected, None)
+
+
 def test_scripts_within_a_tolerance(judge):
     problem = script(("", "area 3.14159"), tolerance=1e-3)
     assert status(judge, problem, "\nprint('area', 3.1416)\n") == "passed"

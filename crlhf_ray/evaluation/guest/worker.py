@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import os
 import sys
@@ -24,6 +26,13 @@ def describe(error: BaseException) -> list[Any]:
     except BaseException:
         text = ""
     return ["raised", builtin.__name__, type(error).__name__[:100], text]
+
+
+def changeable(item: Any) -> bool:
+    """Whether a call may change this argument, itself or what it holds."""
+    if type(item) is not dict:
+        return type(item) is list
+    return item["t"] in _MUTABLE or (item["t"] == "tuple" and any(map(changeable, item["v"])))
 
 
 class Worker:
@@ -83,14 +92,18 @@ class Worker:
         return wire.decode(data, lambda tag, content: self.handles[content[0]])
 
     def call(self, number: int, arguments: list[Any], named: list[list[Any]]) -> list[Any]:
-        """Call an object; answer its result and, where they changed, the arguments as they are afterwards."""
-        values = [self.decode(item) for item in arguments]
-        keywords = {name: self.decode(item) for name, item in named}
-        result = self.encode(self.handles[number](*values, **keywords))
-        if not any(type(item) is list or (type(item) is dict and item["t"] in _MUTABLE) for item in arguments):
-            return ["ok", result, None]
+        """Call an object; answer what came of it and, where they changed, all arguments as they are afterwards."""
+        given = [*arguments, *(item for _, item in named)]
+        values = [self.decode(item) for item in given]
+        keywords = {name: value for (name, _), value in zip(named, values[len(arguments) :], strict=True)}
+        try:
+            answer = ["ok", self.encode(self.handles[number](*values[: len(arguments)], **keywords))]
+        except Exception as error:
+            answer = describe(error)
+        if not any(map(changeable, given)):
+            return [*answer, None]
         after = [self.encode(value) for value in values]
-        return ["ok", result, None if after == arguments else after]
+        return [*answer, None if after == given else after]
 
     def calls(self, number: int, batch: list[list[Any]]) -> list[Any]:
         """Several calls in one message: up to one that raises, or as many as answers fit into a message."""
@@ -99,6 +112,8 @@ class Worker:
         for arguments in batch:
             try:
                 answers.append(self.call(number, arguments, []))
+                if answers[-1][0] == "raised":
+                    break
                 room -= len(wire.to_json(answers[-1]))
             except BaseException as error:
                 answers.append(describe(error))
@@ -134,6 +149,9 @@ def run_script(source: str) -> None:
     module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = module
     status = 0
+    if "/dev/stdin" in source:  # a link to here, where there is no /proc that it could lead to
+        with contextlib.suppress(OSError), open("/tmp/.stdin", "wb") as copy:
+            copy.write(os.pread(0, os.fstat(0).st_size, 0))
     try:
         exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
     except SystemExit as error:
@@ -143,8 +161,8 @@ def run_script(source: str) -> None:
     except BaseException as error:
         print(*describe(error)[2:], sep=": ", file=sys.stderr)
         status = 1
-    sys.stdout.flush()
-    os._exit(status & 0xFF)
+    # The way in which Python itself ends: threads are awaited, exit handlers called, forgotten files written.
+    ctypes.pythonapi.Py_Exit(status & 0xFF)
 
 
 OUT_OF_MEMORY = 137  # exit status of a script that ran into the memory limit

@@ -124,6 +124,7 @@ class Zygote:
         sys.stdout = sys.__stdout__ = stream(1)  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = stream(2)  # type: ignore[misc]
         sys.argv = [""]
+        importlib.import_module("site").setquit()  # exit() and quit(), which -S leaves out
         for name, value in ((resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MSGQUEUE, 0)):
             resource.setrlimit(name, (value, value))
         gc.collect()
