@@ -6,6 +6,7 @@ The schema of a JSONL row is `Row`; docs/problems.md explains it field by field.
 from __future__ import annotations
 
 import ast
+import builtins
 import gzip
 import json
 from collections.abc import Iterable
@@ -13,12 +14,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.jsonl import json_rows
-from crlhf_ray.problems.checkers import AssertChecker, ReferenceChecker
+from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ReferenceChecker, ScriptChecker
 from crlhf_ray.problems.problem import BODY_STOPS, Problem
 
 #: A whole program ends where the model turns to prose, to its own tests or to a new task. Functions, classes, imports
@@ -35,12 +44,23 @@ Model = TypeVar("Model", bound=BaseModel)
 def _parses(source: str) -> str:
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise PydanticCustomError("python", "not Python: {error}", {"error": str(error)}) from None
     return source
 
 
 PythonSource = Annotated[str, AfterValidator(_parses)]
+
+
+class CaseRow(BaseModel):
+    """One call, or one run of a script; docs/problems.md describes the fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    arguments: list[Any] = []
+    expected: Any
+    arguments_after: list[Any] | None = None
+    tolerance: float | None = Field(default=None, ge=0)
 
 
 class Row(BaseModel):
@@ -51,8 +71,12 @@ class Row(BaseModel):
     problem_id: str = Field(min_length=1)
     prompt: str = Field(min_length=1)
     entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
-    tests: list[PythonSource] = Field(min_length=1)
+    kind: Literal["asserts", "calls", "script"] = "asserts"
+    tests: list[PythonSource] = Field(default=[], validate_default=True)
+    cases: list[CaseRow] = Field(default=[], validate_default=True)
+    tolerance: float | None = Field(default=None, ge=0)
     setup: PythonSource = ""
+    packages: list[str] = []
     references: list[str] = []
     language: Literal["python", "cvxpy"] = "python"
     split: Split = "train"
@@ -76,14 +100,81 @@ class Row(BaseModel):
             _parses(info.data.get("prompt", "") + reference)
         return references
 
+    @field_validator("tests", "cases")
+    @classmethod
+    def _are_there_for_their_kind(cls, found: list[Any], info: ValidationInfo) -> list[Any]:
+        kind, wanted = info.data.get("kind"), "tests" if info.data.get("kind") == "asserts" else "cases"
+        if bool(found) != (info.field_name == wanted):
+            raise PydanticCustomError("kind", f"a problem of kind {kind!r} has at least 1 of {wanted}, and no other")
+        return found
+
+    @field_validator("tests")
+    @classmethod
+    def _hand_over_plain_values(cls, tests: list[str], info: ValidationInfo) -> list[str]:
+        for test in tests:
+            if (name := handed_function(test, info.data.get("entry_point", ""))) is not None:
+                raise PydanticCustomError("tests", f"a program can be handed plain values only, and not {name}")
+        return tests
+
+    @field_validator("cases")
+    @classmethod
+    def _are_texts_for_scripts(cls, cases: list[CaseRow], info: ValidationInfo) -> list[CaseRow]:
+        for case in cases if info.data.get("kind") == "script" else ():
+            texts = [*case.arguments, case.expected]
+            if len(texts) != 2 or not all(type(text) is str for text in texts) or case.model_fields_set & {"tolerance"}:
+                raise PydanticCustomError(
+                    "cases", "a script's case has its input as the only argument and its output as expected, two texts"
+                )
+        return cases
+
     def problem(self) -> Problem:
-        fields = self.model_dump(exclude={"tests", "setup", "references", "stops"})
+        fields = self.model_dump(
+            include={"problem_id", "prompt", "entry_point", "language", "split", "difficulty", "family"}
+        )
+        packages = self.packages or (["cvxpy"] if self.language == "cvxpy" else [])
         return Problem(
             **fields,
-            checker=AssertChecker(tests=tuple(self.tests), setup=self.setup),
+            checker=self._checker(),
             references=tuple(self.references),
             stops=tuple(self.stops),
+            packages=tuple(packages),
         )
+
+    def _checker(self) -> Checker:
+        if self.kind == "asserts":
+            return AssertChecker(tests=tuple(self.tests), setup=self.setup)
+        if self.kind == "script":
+            tests = tuple((case.arguments[0], case.expected) for case in self.cases)
+            return ScriptChecker(tests, self.tolerance)
+        return CallChecker(
+            tuple(
+                Case(
+                    tuple(case.arguments),
+                    case.expected,
+                    None if case.arguments_after is None else tuple(case.arguments_after),
+                    case.tolerance,
+                )
+                for case in self.cases
+            ),
+            self.tolerance,
+        )
+
+
+def handed_function(test: str, entry_point: str) -> str | None:
+    """A function that the test hands to the program, which has no way to call it."""
+    tree = ast.parse(test)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == entry_point:
+            for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+                if isinstance(argument, ast.Lambda):
+                    return "a lambda"
+                if isinstance(argument, ast.Name) and (argument.id in own or argument.id in BUILTIN_FUNCTIONS):
+                    return f"the function {argument.id}"
+    return None
+
+
+BUILTIN_FUNCTIONS = frozenset(name for name, value in vars(builtins).items() if type(value) is type(len))
 
 
 class MbppRow(BaseModel):

@@ -197,3 +197,43 @@ def test_a_training_problem_without_a_reference_is_refused_before_anything_start
 def test_the_bundled_sources_keep_training_and_held_out_problems_apart():
     assert all(load_splits("starter", "starter"))
     assert all(load_splits("starter", "cvx"))
+
+
+CASES = {**{name: value for name, value in GOOD.items() if name != "tests"}, "kind": "calls"}
+SCRIPT = {**CASES, "kind": "script", "prompt": '"""Write the sum of the numbers read."""'}
+
+
+def test_a_row_may_hold_calls_with_a_tolerance_of_their_own_and_packages(tmp_path: Path):
+    cases = [{"arguments": [1, 2], "expected": 3.2, "tolerance": 0.5}, {"arguments": [1, 1], "expected": 2}]
+    (problem,) = load_problems(write(tmp_path / "own.jsonl", {**CASES, "cases": cases, "packages": ["numpy"]}))
+    assert (problem.packages, problem.checker.kind) == (("numpy",), "calls")
+    assert [case.tolerance for case in problem.checker.cases] == [0.5, None]
+    with Judge(JudgeSettings(slots=1)) as judge:
+        verdicts = judge.check([(problem, "\n    import numpy\n    return a + b"), (problem, "\n    return 3")])
+    assert [verdict.status for verdict in verdicts] == ["passed", "wrong"]
+
+
+def test_a_row_may_hold_runs_of_a_script(tmp_path: Path):
+    row = {**SCRIPT, "references": [], "cases": [{"arguments": ["1 2\n"], "expected": "3\n"}]}
+    (problem,) = load_problems(write(tmp_path / "own.jsonl", row))
+    with Judge(JudgeSettings(slots=1)) as judge:
+        (verdict,) = judge.check([(problem, "\nprint(sum(map(int, input().split())))\n")])
+    assert verdict.passed
+
+
+@pytest.mark.parametrize(
+    "row, field",
+    [
+        ({**GOOD, "tests": ["assert add(lambda: 1, 2) == 3"]}, r"tests': .*not a lambda"),
+        ({**GOOD, "tests": ["assert add(1, b=len) == 3"]}, r"tests': .*not the function len"),
+        ({**GOOD, "tests": ["def g(): pass\nassert add(1, g) == 3"]}, r"tests': .*not the function g"),
+        ({**GOOD, "tests": ["assert add(1, 2) == " + "-" * 7000 + "1"]}, r"tests.0': not Python"),
+        ({**GOOD, "kind": "calls"}, r"tests': a problem of kind 'calls' has at least 1 of cases"),
+        (CASES, r"cases': a problem of kind 'calls' has at least 1 of cases"),
+        ({**CASES, "cases": [{"arguments": [1]}]}, r"cases.0.expected'"),
+        ({**SCRIPT, "cases": [{"arguments": [1], "expected": "2"}]}, r"cases': a script's case"),
+    ],
+)
+def test_a_test_that_cannot_be_run_is_refused_with_its_row_and_field(tmp_path: Path, row, field):
+    with pytest.raises(DataError, match=rf"own\.jsonl, row 1, field '{field}"):
+        load_problems(write(tmp_path / "own.jsonl", row))
