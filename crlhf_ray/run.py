@@ -58,7 +58,8 @@ class Run:
         self._seconds: dict[str, float] = defaultdict(float)
         self._passing: dict[str, list[str]] = {}
         self._exit = ExitStack()
-        self._resumed = settings_file(self.dir).exists()
+        # A run that failed before it had anything to write down is none: it may be started again with other settings.
+        self._resumed = any((self.dir / name).exists() for name in ("evaluations.jsonl", "metrics.jsonl"))
         if self._resumed:
             if not resume:
                 raise ConfigError(f"{self.dir} holds a run already: go on with it by --resume, or name another run.dir")
@@ -80,7 +81,6 @@ class Run:
     def _start(self) -> None:
         config = self.config
         self.dir.mkdir(parents=True, exist_ok=True)
-        settings_file(self.dir).write_text(config.model_dump_json(indent=2))
         logs = self.dir / "logs"
         logs.mkdir(exist_ok=True)
         with self.phase("start"):
@@ -88,6 +88,7 @@ class Run:
             self.tokenizer = load_tokenizer(config.model.name)
             train, self.heldout = questions(config, self.tokenizer)
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
+            settings_file(self.dir).write_text(config.model_dump_json(indent=2))
             self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray.address))
             self.judge = self._exit.enter_context(JudgePool(config.judges, config.judge))

@@ -19,6 +19,7 @@ def trained(tmp_path: Path) -> Path:
     """The folder of a run of the tiny model, as far as settings go."""
     config = load_config(changes=[f"run.dir={tmp_path}", "model.name=tiny", "model.lora.r=4", "learner.lr=1e-3"])
     settings_file(tmp_path).write_text(config.model_dump_json())
+    (tmp_path / "evaluations.jsonl").touch()
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest").write_text("step-00000001")
     return tmp_path
@@ -57,6 +58,11 @@ def test_a_resumed_run_with_another_setting_of_what_is_learnt_is_refused_by_its_
     with pytest.raises(ConfigError, match=named):
         resume(trained, change)
     assert settings_file(trained).read_text() == before
+
+
+def test_a_run_that_ended_before_it_wrote_anything_down_may_be_started_with_other_settings(trained: Path):
+    (trained / "evaluations.jsonl").unlink()
+    resume(trained, "run.seed=1")
 
 
 def test_settings_that_cannot_be_read_are_said_to_be_of_another_version(trained: Path):
