@@ -3,8 +3,8 @@
     python benchmarks/aggregation_crowds.py [--crowds 3] [--draws 2]
 
 Each kind departs from what the estimators assume in its own way: one class is rare, most people answer twice, half of
-them guess, a tenth of the tasks mislead nearly everybody, tasks differ in difficulty, people copy, honeypots are of one
-class only. Prints accuracy by kind, as `aggregation.py` does by set.
+them guess, a tenth of the tasks mislead nearly everybody, tasks differ in difficulty, people copy, people are as good
+on one class as on the other, honeypots are of one class only. Prints accuracy by kind, as `aggregation.py` does by set.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ def crowd(
     hard: float = 0.0,
     misleading: float = 0.0,
     copied: float = 0.0,
+    same: bool = False,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """``(votes, truth)`` of people whose rates are drawn from these Beta distributions.
 
     busy: exponent of the Zipf law of how much each answers. guess, lazy: shares of people who guess, and who say 1.
     hard, misleading: shares of tasks on which people are half as good, and on which they are as wrong as they else are
-    right. copied: share of tasks where one answer is another's.
+    right. copied: share of tasks where one answer is another's. same: all are as good on one class as on the other.
     """
     rng = np.random.default_rng(seed)
     truth = (rng.random(tasks) < positive).astype(int)
     rates = np.stack([rng.beta(*specificity, workers), rng.beta(*sensitivity, workers)], axis=1)
+    if same:
+        rates[:, 0] = rates[:, 1]
     kind = rng.random(workers)
     rates[kind < guess] = 0.5
     rates[kind > 1 - lazy] = (0.03, 0.98)
@@ -77,6 +80,8 @@ KINDS: dict[str, Callable[[int], tuple[pd.DataFrame, pd.Series]]] = {
     "copied answers": lambda s: crowd(s, 1000, 60, 6, (9, 4), (9, 4), copied=0.4),
     "hard and misleading": lambda s: crowd(s, 1000, 80, 8, (8, 3), (8, 3), hard=0.4, misleading=0.06),
     "skilled": lambda s: crowd(s, 1000, 100, 7, (20, 2), (20, 2)),
+    "one skill, 17 labels each": lambda s: crowd(s, 1000, 400, 7, (4, 2), (4, 2), same=True, busy=0),
+    "one skill, many labels": lambda s: crowd(s, 300, 60, 7, (4, 2), (4, 2), same=True),
     "80 tasks": lambda s: crowd(s, 80, 20, 8, (6, 3), (9, 3), positive=0.35, busy=0.5),
     "two labels": lambda s: crowd(s, 1500, 100, 2, (5, 3), (8, 3)),
     "gold all positive": lambda s: crowd(s, 2000, 100, 4, (8, 4), (12, 3), positive=0.25),
