@@ -26,9 +26,11 @@ STRENGTHS = slice(4, 6)
 NEGATIVES, POSITIVES, GOLD_NEGATIVES, GOLD_POSITIVES = 6, 7, 8, 9
 #: Tasks that the guess of even shares is worth where the prior is learnt.
 _EVEN_TASKS = 20.0
-#: The crowd's strengths are learnt anew when it has given so many times as many labels, from its first members.
+#: The crowd's strengths are learnt anew when it has given so many times as many labels, from so many of its members.
 _RELEARN = 1.5
 _TEACHERS = 10_000
+#: Sorts annotators by their counts, only alike ones side by side; no two whole counts have the same product with it.
+_SORTING = np.sqrt([1.0, 2.0, 3.0, 5.0])
 _WORKER = ("worker_counts", "worker_labels", "worker_gold", "worker_clock")
 _TASK = ("task_start", "task_length", "task_credited", "task_gold")
 _VOTE = ("vote_worker", "vote_label", "vote_weight", "vote_time", "vote_clock")
@@ -278,8 +280,15 @@ class CrowdState:
         """Count labels; at each step of a geometric series the crowd's strengths are learnt anew."""
         before, self.cast = self.cast, self.cast + more
         if self.cast > 0 and (before == 0 or int(math.log(self.cast, _RELEARN)) > int(math.log(before, _RELEARN))):
-            counts = self.worker_counts[: min(self.n_workers, _TEACHERS)]
-            self.crowd[STRENGTHS] = self.coin.strengths(counts, self.crowd)
+            self.crowd[STRENGTHS] = self.coin.strengths(self._teachers(), self.crowd)
+
+    def _teachers(self) -> np.ndarray:
+        """Counts [n, 4] of up to `_TEACHERS` annotators, spread evenly over all, whatever the order they came in."""
+        counts = self.worker_counts[: self.n_workers]
+        if self.n_workers <= _TEACHERS:
+            return counts
+        places = (np.arange(_TEACHERS) + 0.5) * (self.n_workers / _TEACHERS)
+        return counts[np.argsort(counts @ _SORTING)[places.astype(np.int64)]]
 
     def _evidence(self, row: list[float], sign: int, crowd: list[float]) -> float:
         sensitivity, specificity = self.coin.rate(row, crowd)

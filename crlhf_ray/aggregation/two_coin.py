@@ -83,7 +83,7 @@ class TwoCoin(StreamingEstimator):
     posterior means under a Beta prior pooled over the crowd, and as strong as the crowd is alike (empirical Bayes). So
     an annotator who marks everything "correct" gets weight nought, where one coin would call them good whenever most
     lines are. The model is that of Dawid and Skene (1979, doi:10.2307/2346806); the estimate is incremental EM (Neal
-    and Hinton 1998). The strengths are learnt from the first 10,000 annotators, the class shares unless ``prior`` =
+    and Hinton 1998). The strengths are learnt from up to 10,000 annotators, the class shares unless ``prior`` =
     P(positive) is given: held at 0.5 where nine lines in ten are correct, the rates run astray.
     Assumes that annotators err independently given the truth.
 

@@ -59,6 +59,21 @@ def test_row_order_does_not_change_the_temperature(make, votes):
     assert first.temperature_ == pytest.approx(second.temperature_, rel=1e-4)
 
 
+def test_row_order_changes_nothing_where_not_every_annotator_teaches_the_strengths(monkeypatch):
+    monkeypatch.setattr("crlhf_ray.aggregation.state._TEACHERS", 5)
+    rng = np.random.default_rng(0)
+    votes = crowd(rng, np.tile([1, 0], 40), rng.uniform(0.5, 1.0, 23), rng.uniform(0.5, 1.0, 23), density=0.3)
+    first = TwoCoin().fit(votes, GOLD)
+    batch = votes.assign(task=votes.task + 100, worker=[f"new {name}" for name in votes.worker])
+    late = first.probas_, TwoCoin().fit(votes, GOLD).partial_fit(batch).probas_
+    for seed in range(4):
+        again = TwoCoin().fit(votes.sample(frac=1, random_state=seed), GOLD)
+        np.testing.assert_allclose(again.state_.crowd, first.state_.crowd)
+        pd.testing.assert_frame_equal(again.probas_.loc[late[0].index], late[0], atol=1e-9)
+        again.partial_fit(batch.sample(frac=1, random_state=seed))
+        pd.testing.assert_frame_equal(again.probas_.loc[late[1].index], late[1], atol=1e-9)
+
+
 @pytest.mark.parametrize("make", STREAMING)
 def test_row_order_within_a_batch_of_a_stream_changes_nothing(make, votes):
     first, second = make(classes=(0, 1)), make(classes=(0, 1))
