@@ -67,7 +67,7 @@ def aggregate(
     if votes.empty:
         raise no_votes(report, labels[0])
     if classes is None:
-        classes = classes_of(votes, truth, gold, report)
+        classes = classes_of(labels_given(votes), truth, gold, report)
     check_gold(truth, gold, classes, int(truth.index.isin(votes["task"]).sum()), report)
     votes = tidy(votes, report, classes)
     if votes.empty:
@@ -200,16 +200,23 @@ def _report_rows(bad: pd.DataFrame, report: RejectionReport, field: str, problem
         done += len(rows)
 
 
+def labels_given(votes: pd.DataFrame) -> pd.DataFrame:
+    """By label: how many votes it has (``votes``), and the file and row of the first; the commonest first."""
+    first = votes[votes["label"].notna()].drop_duplicates("label").set_index("label")[["file", "row"]]
+    count = votes["label"].value_counts()
+    return first.loc[count.index].assign(votes=count)
+
+
 def classes_of(
-    votes: pd.DataFrame, truth: pd.DataFrame, gold: Path | str | None, report: RejectionReport
+    labels: pd.DataFrame, truth: pd.DataFrame, gold: Path | str | None, report: RejectionReport
 ) -> tuple[Hashable, ...]:
-    """The classes, from the labels found, and a note of how often each was given.
+    """The classes, from `labels_given` or its like, and a note of how often each was given.
 
     Where gold holds two classes and up to `_STRAY` of the votes say something else, gold's are the classes, so that a
     slip of the pen makes no class of its own. Raises `DataError` where that share is larger, where text stands among
-    numbers, and where gold holds a label that nobody gave, unless there are but two in all.
+    numbers, where gold holds a label that nobody gave, unless there are but two in all, and where all is one word.
     """
-    given = votes["label"].value_counts()
+    given = labels["votes"]
     found, known = given.index.tolist(), pd.unique(truth["label"]).tolist()
     report.notes.append("labels: " + ", ".join(f"{name} ({count:,} votes)" for name, count in given.head(20).items()))
     other = [name for name in found if name not in known]
@@ -217,7 +224,7 @@ def classes_of(
         share, unsure = given[other].sum() / given.sum(), set(known) == {-1, 1} and other == [0]
         if unsure or share <= _STRAY:
             return infer_classes(known)
-        raise _unexpected(votes, other, f"is no truth in {gold}, and {share:.0%} of the votes say so")
+        raise _unexpected(labels, other, f"is no truth in {gold}, and {share:.0%} of the votes say so")
     if len({*found, *known}) > 2 and (never := [name for name in known if name not in found]):
         row = int(truth["row"][truth["label"].isin(never)].iloc[0])
         raise DataError(
@@ -230,16 +237,22 @@ def classes_of(
     if len(found) > 2 and len({isinstance(name, str) for name in found}) == 2:
         text: list[Hashable] = [name for name in found if isinstance(name, str)]
         numbers: list[Hashable] = [name for name in found if name not in text]
-        raise _unexpected(votes, min((text, numbers), key=lambda some: given[some].sum()), "stands among other labels")
+        raise _unexpected(labels, min((text, numbers), key=lambda some: given[some].sum()), "stands among other labels")
+    if len(found) == 1 and not {*found, *known} & {-1, 0, 1} and set(known) <= set(found):
+        raise DataError(
+            f"every label is {found[0]!r}; give votes for another class too, or name all classes (--class)",
+            file=str(labels["file"].iloc[0]),
+            field="label",
+        )
     if len({*found, *known}) <= 2 or set(found) == {-1, 0, 1}:
         return infer_classes([*found, *known])
     return tuple(sorted(found, key=lambda v: (isinstance(v, str), v)))
 
 
-def _unexpected(votes: pd.DataFrame, labels: list[Hashable], why: str) -> DataError:
-    first = votes[votes["label"].isin(labels)].iloc[0]
+def _unexpected(labels: pd.DataFrame, strange: list[Hashable], why: str) -> DataError:
+    first = labels[labels.index.isin(strange)].sort_values("row", kind="stable").iloc[0]
     return DataError(
-        f"{first['label']!r} {why}; correct it, leave it empty for an abstention, or name the classes (--class): any "
+        f"{first.name!r} {why}; correct it, leave it empty for an abstention, or name the classes (--class): any "
         "other label is then rejected and counted",
         file=str(first["file"]),
         row=int(first["row"]),

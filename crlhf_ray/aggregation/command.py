@@ -12,6 +12,7 @@ from rich.table import Table
 from crlhf_ray.aggregation.batch import EstimatorName, aggregate
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
 from crlhf_ray.aggregation.rejections import RejectionReport, label_value
+from crlhf_ray.errors import DataError
 
 #: Workers shown on the terminal; all of them are in the file.
 SHOWN = 10
@@ -35,6 +36,12 @@ def aggregate_files(
     """
     out.mkdir(parents=True, exist_ok=True)
     named = tuple(map(label_value, classes)) or None
+    if named and (len(set(named)) < 2 or (big and len(named) != 2)):
+        raise DataError(
+            f"--class names {', '.join(classes)}; name {'both' if big else 'all'} classes, --class no --class yes",
+            file=str(labels[0]),
+            field="label",
+        )
     if big:
         from crlhf_ray.cluster import connect
 

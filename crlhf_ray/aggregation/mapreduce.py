@@ -26,14 +26,19 @@ from scipy.special import expit, logit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.batch import NO_GOLD, check_gold, classes_of, no_votes, read_gold_file, tidy
-from crlhf_ray.aggregation.rejections import RejectionReport, clean, columns_of_parquet, read_row_group
+from crlhf_ray.aggregation.rejections import (
+    CHUNK_ROWS,
+    RejectionReport,
+    clean,
+    columns_of_parquet,
+    label_value,
+    read_row_group,
+)
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.errors import DataError
 
 #: Votes a part: some 200 MB while it is worked on.
 PART_VOTES = 1_000_000
-#: Votes from which the classes are recognised.
-_FIRST = 100_000
 START, START_WEIGHT, SHARE_WEIGHT = 0.7, 2.0, 10.0
 
 
@@ -80,7 +85,7 @@ def aggregate_parquet(
         except pa.ArrowInvalid as error:
             raise DataError(f"is no parquet file that can be read: {error}; write it anew", file=str(path)) from error
     report = RejectionReport()
-    pair = _two_classes(paths[0], truth, gold) if classes is None else classes
+    pair = _two_classes(paths, truth, gold, report) if classes is None else classes
     work = out / "parts"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -119,18 +124,33 @@ def aggregate_parquet(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _two_classes(path: Path, truth: pd.DataFrame, gold: Path | str | None) -> tuple[Hashable, Hashable]:
-    """By gold and the first votes of the first file; what differs further on is rejected and counted."""
-    with pq.ParquetFile(path) as file:
-        for chunk, rows in read_row_group(path, file, 0, RejectionReport()) if file.num_row_groups else ():
-            first = clean(chunk.head(_FIRST), rows[:_FIRST], str(path), RejectionReport())
-            if not first["label"].notna().any():
-                continue
-            found = classes_of(first, truth, gold, RejectionReport())
-            if len(found) != 2:
-                raise DataError(f"the labels are {found}; name the two classes that count (--class)", file=str(path))
-            return found[0], found[1]
-    raise DataError("no usable vote in its first rows; name the classes (--class)", file=str(path), field="label")
+def _two_classes(
+    paths: Sequence[Path], truth: pd.DataFrame, gold: Path | str | None, report: RejectionReport
+) -> tuple[Hashable, Hashable]:
+    """By gold and the labels of all files: the first votes alone may all be of one class."""
+    given: dict[Hashable, tuple[Any, ...]] = {}  # votes, file and row of the first
+    for path in paths:
+        start = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK_ROWS, columns=["label"]):
+                coded = batch.column(0)
+                if not pa.types.is_dictionary(coded.type):
+                    coded = coded.dictionary_encode()
+                local = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+                names = coded.dictionary.to_pylist()
+                for i, count in enumerate(np.bincount(local[local >= 0], minlength=len(names)).tolist()):
+                    if (label := label_value(names[i])) is not None and count:
+                        votes, *first = given.get(label) or (0, str(path), start + 1 + int(np.argmax(local == i)))
+                        given[label] = (votes + count, *first)
+                start += batch.num_rows
+    if not given:
+        raise DataError("it holds no label; give votes, or name the classes (--class)", file=str(paths[0]))
+    index = pd.Index(list(given), dtype=object)
+    labels = pd.DataFrame(list(given.values()), index=index, columns=["votes", "file", "row"])
+    found = classes_of(labels.sort_values("votes", ascending=False, kind="stable"), truth, gold, report)
+    if len(found) != 2:
+        raise DataError(f"the labels are {list(found)}; name the two classes that count (--class)", file=str(paths[0]))
+    return found[0], found[1]
 
 
 def _cpus() -> int:

@@ -222,10 +222,11 @@ def test_lists_where_values_belong(tmp_path):
         (None, r"v.parquet: is no parquet file that can be read"),
         (VOTES.drop(columns="label"), r"v.parquet: it has no column 'label'"),
         (VOTES.assign(label=[[v] for v in VOTES.label]), r"field 'label': is of type list"),
-        (VOTES[:0], r"no usable vote in its first rows"),
+        (VOTES[:0], r"v.parquet: it holds no label"),
+        (VOTES.assign(label="yes"), r"gold.csv, row 1, field 'label': . is a label that no vote has"),
         (VOTES.assign(label=np.arange(200) % 3), r"label': 2 is no truth in"),
     ],
-    ids=["garbage", "no label", "lists", "no rows", "three classes"],
+    ids=["garbage", "no label", "lists", "no rows", "one word", "three classes"],
 )
 def test_large_files_are_looked_at_before_work_begins(table, message, tmp_path):
     _, gold = files(tmp_path)
@@ -256,3 +257,19 @@ def test_classes_are_named_as_they_stand_in_the_file(tmp_path):
     paths, gold = files(tmp_path, VOTES.astype({"label": bool}).to_csv(index=False))
     aggregate_files(paths, gold, tmp_path / "out", "two_coin", False, Console(record=True), ["False", "True"])
     assert len(pd.read_csv(tmp_path / "out" / "consensus.csv")) == 40
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["in memory", "big"])
+@pytest.mark.parametrize(
+    "named, message",
+    [([], r"v.parquet, field 'label': every label is 'yes'"), (["yes"], r"v.parquet.*--class names yes; name")],
+    ids=["found", "named"],
+)
+def test_one_class_in_all_is_an_error_that_names_the_file(named, message, big, tmp_path):
+    VOTES.assign(label="yes").to_parquet(tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=message):
+        if big and not named:
+            aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out")
+        else:
+            paths = [tmp_path / "v.parquet"]
+            aggregate_files(paths, None, tmp_path / "out", "hierarchical", big, Console(record=True), named)

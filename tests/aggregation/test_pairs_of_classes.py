@@ -75,3 +75,14 @@ def test_large_files_with_gold_on_other_tasks_are_an_error_whatever_the_classes(
     votes(pair).to_parquet(tmp_path / "v.parquet")
     with pytest.raises(DataError, match=r"gold.csv, row 1, field 'task': nobody voted on task 't12'"):
         aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out", gold_file(tmp_path, pair, [12, 13]))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("pair", [(-1, 1), *PAIRS], ids=str)
+def test_large_files_sorted_by_label_lose_no_vote(pair, ray_data, tmp_path):
+    table = votes(pair).sort_values("label", key=lambda label: label.map(pair.index))
+    table.astype({"label": "category"}).to_parquet(tmp_path / "v.parquet", row_group_size=5)
+    found = aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out")
+    assert (found.report.used, found.report.abstained, found.report.rejected) == (48, 0, 0)
+    answer = pd.read_parquet(found.consensus).set_index("task")["label"]
+    assert answer.to_dict() == {f"t{task}": pair[truth] for task, truth in enumerate(TRUTH)}
