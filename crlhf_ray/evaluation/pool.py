@@ -76,6 +76,9 @@ class JudgePool:
                 verdicts[start : start + size] = ray.get(done[0])
             except (RayActorError, GetTimeoutError) as error:
                 self._drop(actor)
+                if isinstance(error, RayActorError) and error.actor_init_failed:
+                    # Its sandbox cannot start, and would not at another attempt; Ray gives the cause as text only.
+                    raise EngineError(f"a judge could not start: {said(error)}") from None
                 if attempt < self.judge.attempts:
                     queue.appendleft((start, attempt + 1))
                 else:
@@ -117,6 +120,13 @@ class JudgePool:
     def _shrink(self) -> None:
         while len(self._actors) > self.settings.minimum:
             ray.kill(self._actors.pop())
+
+
+def said(error: Exception) -> str:
+    """What an EngineError said, out of a message of Ray's that ends with its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if "EngineError: " in line), lines[-1])
+    return last.partition("EngineError: ")[2] or last
 
 
 class JudgeBatches:

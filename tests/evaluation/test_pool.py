@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from crlhf_ray.errors import EngineError
+from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
 from crlhf_ray.evaluation.pool import JudgePool, judge_dataset
 
@@ -62,6 +63,20 @@ def test_a_killed_judge_loses_no_result():
 def test_too_small_a_cluster_is_named():
     with pytest.raises(EngineError, match=r"needs 64 CPU, and the cluster has 3"):
         JudgePool(PoolSettings(cpus_per_slot=1), JudgeSettings(slots=64))
+
+
+def test_a_sandbox_that_cannot_start_is_an_error_with_its_mend_and_no_verdict(monkeypatch):
+    class WithoutBubblewrap(Judge):
+        """A judge on a node where nobody installed it."""
+
+        def __init__(self, settings):
+            os.environ["PATH"] = "/nonexistent"
+            Judge.__init__(self, settings)
+
+    monkeypatch.setattr("crlhf_ray.evaluation.pool.Judge", WithoutBubblewrap)
+    message = r"could not start: the sandbox needs bubblewrap.*make sandbox"
+    with JudgePool(PoolSettings(), JudgeSettings(slots=1)) as pool, pytest.raises(EngineError, match=message):
+        pool.check([(DOUBLE, RIGHT)])
 
 
 def test_as_an_operator_of_ray_data():
