@@ -88,8 +88,7 @@ def aggregate_parquet(
     pair = _two_classes(paths, truth, gold, report) if classes is None else classes
     work = out / "parts"
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    (out / "consensus").mkdir(exist_ok=True)
+    (work / "consensus").mkdir(parents=True)
     parts = max(1, -(-total // part_votes))
     try:
         for row in _mapped(groups, _Partition(work, parts, pair)):
@@ -118,10 +117,20 @@ def aggregate_parquet(
             if passes > 1 and np.abs(rates[0] - before[0]).max() < tol:
                 break
         handed = ray.put((_evidence(rates), prior))
-        _mapped([{"part": i} for i in range(parts)], _Answer(work, out / "consensus", handed, pair))
+        _mapped([{"part": i} for i in range(parts)], _Answer(work, work / "consensus", handed, pair))
+        _put_in_place(work / "consensus", out / "consensus")
         return MapReduceResult(out / "consensus", _reliability(workers, counts, encoded), report, passes)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """The parts of this run instead of those of an earlier one, which may be more."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("part-*.parquet"):
+        old.unlink()
+    for new in fresh.iterdir():
+        new.rename(folder / new.name)
 
 
 def _two_classes(

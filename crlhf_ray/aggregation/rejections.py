@@ -208,8 +208,19 @@ def read_row_group(
     start = sum(file.metadata.row_group(g).num_rows for g in range(group))
     for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=names):
         report.read += batch.num_rows
+        for i, name in enumerate(names):
+            if name in ("task", "worker"):
+                batch = batch.set_column(i, name, _exact(batch.column(i)))
+        batch = batch.replace_schema_metadata(None)  # what pandas noted there of the ids is true no more
         yield batch.to_pandas(), np.arange(start + 1, start + batch.num_rows + 1)
         start += batch.num_rows
+
+
+def _exact(ids: pa.Array) -> pa.Array:
+    """Integers as text: pandas makes floats of them beside a null, and rounds them."""
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_decode()
+    return ids.cast(pa.string()) if pa.types.is_integer(ids.type) else ids
 
 
 def _read_jsonl(path: Path, report: RejectionReport, gold: bool) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
@@ -232,10 +243,10 @@ def _read_jsonl(path: Path, report: RejectionReport, gold: bool) -> Iterator[tup
             records.append({name: record[name] for name in (*_REQUIRED, *_OPTIONAL) if name in record})
             rows.append(number)
             if len(rows) == CHUNK_ROWS:
-                yield pd.DataFrame.from_records(records), np.array(rows)
+                yield pd.DataFrame(records, dtype=object), np.array(rows)
                 records, rows = [], []
     if rows or not report.read:
-        yield pd.DataFrame.from_records(records, columns=None if records else _REQUIRED), np.array(rows, np.int64)
+        yield pd.DataFrame(records, columns=None if records else _REQUIRED, dtype=object), np.array(rows, np.int64)
 
 
 def _unlike_a_vote(record: Any, gold: bool) -> str:
@@ -289,6 +300,8 @@ def _strings(values: pd.Series) -> pd.Series:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else str(value)
 
 

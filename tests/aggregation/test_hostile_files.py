@@ -83,6 +83,23 @@ def test_whole_numbers_name_the_same_task_in_every_format(tmp_path):
     pd.testing.assert_frame_equal(plain, aggregate([tmp_path / "votes.parquet"], gold).consensus)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("column", ["task", "worker"])
+def test_large_numbers_beside_a_null_name_what_they_name(column, suffix, tmp_path):
+    ids = (VOTES[column].str[1:].astype("Int64") + 900719925474099300).astype(object)
+    table = VOTES.assign(**{column: ids})
+    table.loc[len(table)] = [*(None if name == column else "x" for name in ("task", "worker")), 1]
+    path = tmp_path / f"v{suffix}"
+    if suffix == ".parquet":
+        table.astype({column: "Int64"}).to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_dict("records")))
+    found = aggregate([path])
+    assert (found.report.used, found.report.rejected) == (200, 1)
+    named = (found.consensus if column == "task" else found.reliability)[column]
+    assert set(named) == set(map(str, ids))
+
+
 @pytest.mark.parametrize(
     "votes, message",
     [
@@ -259,17 +276,15 @@ def test_classes_are_named_as_they_stand_in_the_file(tmp_path):
     assert len(pd.read_csv(tmp_path / "out" / "consensus.csv")) == 40
 
 
-@pytest.mark.parametrize("big", [False, True], ids=["in memory", "big"])
-@pytest.mark.parametrize(
-    "named, message",
-    [([], r"v.parquet, field 'label': every label is 'yes'"), (["yes"], r"v.parquet.*--class names yes; name")],
-    ids=["found", "named"],
-)
-def test_one_class_in_all_is_an_error_that_names_the_file(named, message, big, tmp_path):
+@pytest.mark.parametrize("read", [aggregate, lambda paths: aggregate_parquet(paths, paths[0].parent / "out")])
+def test_one_class_in_all_is_an_error_that_names_the_file(read, tmp_path):
     VOTES.assign(label="yes").to_parquet(tmp_path / "v.parquet")
-    with pytest.raises(DataError, match=message):
-        if big and not named:
-            aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out")
-        else:
-            paths = [tmp_path / "v.parquet"]
-            aggregate_files(paths, None, tmp_path / "out", "hierarchical", big, Console(record=True), named)
+    with pytest.raises(DataError, match=r"v.parquet, field 'label': every label is 'yes'"):
+        read([tmp_path / "v.parquet"])
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["in memory", "big"])
+def test_naming_one_class_alone_is_an_error(big, tmp_path):
+    paths, gold = files(tmp_path)
+    with pytest.raises(DataError, match=r"votes.csv, field 'label': --class names 1; name"):
+        aggregate_files(paths, gold, tmp_path / "out", "hierarchical", big, Console(record=True), ["1"])

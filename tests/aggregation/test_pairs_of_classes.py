@@ -86,3 +86,12 @@ def test_large_files_sorted_by_label_lose_no_vote(pair, ray_data, tmp_path):
     assert (found.report.used, found.report.abstained, found.report.rejected) == (48, 0, 0)
     answer = pd.read_parquet(found.consensus).set_index("task")["label"]
     assert answer.to_dict() == {f"t{task}": pair[truth] for task, truth in enumerate(TRUTH)}
+
+
+@pytest.mark.engine
+def test_a_second_run_into_the_same_folder_leaves_nothing_of_the_first(ray_data, tmp_path):
+    votes((0, 1)).to_parquet(tmp_path / "v.parquet")
+    aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out", part_votes=12)
+    votes((0, 1)).iloc[:8].to_parquet(tmp_path / "v.parquet")
+    found = aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out", part_votes=12)
+    assert sorted(pd.read_parquet(found.consensus)["task"]) == ["t0", "t1"]
