@@ -85,3 +85,28 @@ def test_programs_done_are_told(receiver, serve):
 def test_webhooks_without_a_secret_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="webhook_secret"):
         Webhooks(["http://127.0.0.1:1"], None, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["hooks.example/crlhf", "http://[::1", "ftp://hooks.example"])
+def test_what_is_no_url_is_refused_at_the_start(tmp_path, url):
+    with pytest.raises(ConfigError, match="is no URL"):
+        Webhooks([url], SECRET, tmp_path)
+
+
+def test_alerts_are_told_with_what_to_do(receiver, serve, monkeypatch):
+    monkeypatch.setattr(webhooks, "PAUSES", (0.1,))
+    url, got = receiver
+    queue = QueueSettings(qualification=0, honeypots_least=1, honeypots_most=1)
+    server = serve(queue=queue, webhooks=(url,), webhook_secret=SECRET)
+    server.publish([work(n) for n in range(30)], honeypots=30)
+    person = server.person("ann")
+    while judge(person, label=-1):
+        pass
+    server.settled()
+    while not (told := [(headers, body) for headers, body in got if "spammers" in str(body)]):
+        server.now += 60
+        server.lead._call("GET", "/alerts")
+        time.sleep(0.05)
+    message = Webhook(SECRET).verify(told[0][1], told[0][0])
+    assert (message["type"], message["data"]["subjects"]) == ("alert", [person.me()["annotator_id"]])
+    assert set(message["data"]) == {"kind", "message", "remedy", "subjects"}

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class Webhooks:
     """Sends events to every URL from a thread of its own. A message is a file until it is delivered or given up.
 
-    Raises ConfigError where there are URLs but no usable secret.
+    Raises ConfigError where a URL is none, or there are URLs but no usable secret.
     """
 
     def __init__(self, urls: Sequence[str], secret: str | None, folder: Path):
@@ -37,6 +37,8 @@ class Webhooks:
         self._thread: threading.Thread | None = None
         if not urls:
             return
+        if wrong := [url for url in urls if not _usable(url)]:
+            raise ConfigError(f"webhooks: {wrong[0]!r} is no URL: give http:// or https:// and the rest of it")
         try:
             self._signer = Webhook(secret or "whsec_")
         except (EmptyWebhookSecretError, ValueError) as error:
@@ -51,9 +53,7 @@ class Webhooks:
             name = f"msg_{uuid.uuid4().hex}"
             body = json.dumps({"type": kind, "timestamp": datetime.now(UTC).isoformat(), "data": data})
             file = self._folder / f"{time.time():.6f}-{name}.json"
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"id": name, "url": url, "body": body, "attempts": 0, "next": 0.0}))
-            os.replace(temporary, file)
+            _keep(file, {"id": name, "url": url, "body": body, "attempts": 0, "next": 0.0})
         self._wake.set()
 
     def close(self) -> None:
@@ -91,9 +91,23 @@ class Webhooks:
                 return 3600.0
             pause = PAUSES[message["attempts"]]
             message |= {"attempts": message["attempts"] + 1, "next": now + pause}
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(message))
-            os.replace(temporary, file)
+            _keep(file, message)
             return pause
         file.unlink()
         return 3600.0
+
+
+def _keep(file: Path, message: dict[str, Any]) -> None:
+    temporary = file.with_suffix(".tmp")
+    with open(temporary, "w") as out:
+        json.dump(message, out)
+        out.flush()
+        os.fsync(out.fileno())  # or a power cut leaves an empty file, which stops all the others
+    os.replace(temporary, file)
+
+
+def _usable(url: str) -> bool:
+    try:
+        return httpx.URL(url).scheme in ("http", "https")
+    except httpx.InvalidURL:
+        return False
