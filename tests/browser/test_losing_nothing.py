@@ -38,6 +38,20 @@ def test_every_mark_is_saved_at_once_and_shown_so(server, enter):
     expect(line(page, 0).locator(".state")).to_have_text("wrong")
 
 
+def test_undo_goes_on_where_it_was_after_a_reload(server, enter):
+    page = enter(server, "ann")
+    for key in ("0", "1"):
+        page.keyboard.press(key)
+    saved(page)
+    page.reload()
+    for key in ("u", "u"):
+        page.keyboard.press(key)
+    saved(page)
+    assert marks(server)[2:] == [(1, None, False), (0, None, False)]
+    page.keyboard.press("u")
+    expect(page.locator("#live")).to_have_text("Nothing to undo")
+
+
 def test_marks_without_a_connection_are_kept_through_a_closed_page_and_sent_later(server, enter):
     page = enter(server, "ann")
     context = page.context

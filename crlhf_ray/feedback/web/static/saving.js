@@ -6,6 +6,7 @@ const first = JSON.parse(byId("first").textContent);
 // Each person's own: another one's marks would be refused in this one's name, and lost.
 const PENDING = `crlhf.pending.${first.me.annotator_id}`;
 const DRAFT = `crlhf.draft.${first.me.annotator_id}`;
+const HISTORY = `crlhf.history.${first.me.annotator_id}`;
 const RETRY_MS = 2000;
 const AT_ONCE = 200;
 
@@ -17,6 +18,9 @@ const pending = () => JSON.parse(localStorage.getItem(PENDING) || "[]");
 const keep = (list) => localStorage.setItem(PENDING, JSON.stringify(list));
 const draft = () => JSON.parse(localStorage.getItem(DRAFT) || "null");
 const keepDraft = (comment) => (comment ? localStorage.setItem(DRAFT, JSON.stringify(comment)) : localStorage.removeItem(DRAFT));
+// What undo goes back through, of the program in hand.
+const keptHistory = (lease) => { const kept = JSON.parse(localStorage.getItem(HISTORY) || "null"); return kept?.lease === lease ? kept.steps : []; };
+const keepHistory = (lease, steps) => localStorage.setItem(HISTORY, JSON.stringify({ lease, steps }));
 
 function showSaved() {
   const count = pending().length;

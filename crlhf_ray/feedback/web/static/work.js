@@ -35,7 +35,7 @@ function show(next) {
   }
   marks = new Map(task.marks.map((mark) => [mark.line, mark]));
   for (const { lease, mark } of pending()) if (lease === task.lease_id) setMark(mark.line, mark);
-  history = [];
+  history = keptHistory(task.lease_id);
   judged = task.lines.filter((line) => line.judged).map((line) => line.number);
   rows = new Map();
   byId("problem").replaceChildren(...task.prompt.html.flatMap((html) => [highlightedLine(html), "\n"]));
@@ -156,6 +156,7 @@ const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte
 
 function markLines(lines, label, rest) {
   history.push(lines.map((line) => [line, marks.get(line) ?? null]));
+  keepHistory(task.lease_id, history);
   apply(lines.map((line) => [line, { label, rest }]));
 }
 
@@ -180,6 +181,7 @@ const actions = {
   undo: () => {
     const last = history.pop();
     if (!last) return say("Nothing to undo");
+    keepHistory(task.lease_id, history);
     apply(last);
     move(judged.indexOf(last[0][0]), false);
     say("Undone");
