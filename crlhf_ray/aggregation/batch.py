@@ -27,6 +27,8 @@ EstimatorName = Literal["hierarchical", "two_coin", "one_coin", "majority", "daw
 _FEWEST_TO_CALIBRATE = 5
 #: Labels outside gold's two classes are slips of the pen up to this share of the votes; more are a class, or a code.
 _STRAY = 0.05
+#: More labels than that are no classes, and every annotator's confusion matrix would have a cell for each two.
+MOST_LABELS = 200
 NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype=int)})
 
 
@@ -217,6 +219,8 @@ def classes_of(
     numbers, where gold holds a label that nobody gave, unless there are but two in all, and where all is one word.
     """
     given = labels["votes"]
+    if len(given) > MOST_LABELS:
+        raise too_many_labels(labels["file"].iloc[0], len(given))
     found, known = given.index.tolist(), pd.unique(truth["label"]).tolist()
     report.notes.append("labels: " + ", ".join(f"{name} ({count:,} votes)" for name, count in given.head(20).items()))
     other = [name for name in found if name not in known]
@@ -247,6 +251,16 @@ def classes_of(
     if len({*found, *known}) <= 2 or set(found) == {-1, 0, 1}:
         return infer_classes([*found, *known])
     return tuple(sorted(found, key=lambda v: (isinstance(v, str), v)))
+
+
+def too_many_labels(file: Path | str, count: int) -> DataError:
+    """Free text, most likely, or the wrong column."""
+    return DataError(
+        f"it has {count:,} different labels or more, and {MOST_LABELS} are the most: is this the label column? If so, "
+        "name the classes (--class)",
+        file=str(file),
+        field="label",
+    )
 
 
 def _unexpected(labels: pd.DataFrame, strange: list[Hashable], why: str) -> DataError:

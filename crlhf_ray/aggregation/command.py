@@ -34,7 +34,10 @@ def aggregate_files(
     big: for Parquet larger than memory; starts Ray on this machine where it is not running.
     Raises as `aggregate` and `aggregate_parquet` do.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError("--out is a file, or lies below one; name a folder", file=str(out)) from error
     named = tuple(map(label_value, classes)) or None
     if named and (len(set(named)) < 2 or (big and len(named) != 2)):
         raise DataError(

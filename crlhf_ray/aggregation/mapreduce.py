@@ -25,7 +25,16 @@ from pandas.util import hash_array
 from scipy.special import expit, logit
 from scipy.stats import beta as beta_distribution
 
-from crlhf_ray.aggregation.batch import NO_GOLD, check_gold, classes_of, no_votes, read_gold_file, tidy
+from crlhf_ray.aggregation.batch import (
+    MOST_LABELS,
+    NO_GOLD,
+    check_gold,
+    classes_of,
+    no_votes,
+    read_gold_file,
+    tidy,
+    too_many_labels,
+)
 from crlhf_ray.aggregation.rejections import (
     CHUNK_ROWS,
     RejectionReport,
@@ -33,6 +42,8 @@ from crlhf_ray.aggregation.rejections import (
     columns_of_parquet,
     label_value,
     read_row_group,
+    readable,
+    refuse_folder,
 )
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.errors import DataError
@@ -77,6 +88,7 @@ def aggregate_parquet(
     for path in paths:
         if not path.exists():
             raise DataError("there is no such file", file=str(path))
+        refuse_folder(path)
         try:
             with pq.ParquetFile(path) as file:
                 columns_of_parquet(file, path)
@@ -142,15 +154,15 @@ def _two_classes(
         start = 0
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(CHUNK_ROWS, columns=["label"]):
-                coded = batch.column(0)
-                if not pa.types.is_dictionary(coded.type):
-                    coded = coded.dictionary_encode()
-                local = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+                coded = readable(batch.column(0), path, start, "label").dictionary_encode()
+                local = coded.indices.fill_null(-1).to_numpy()
                 names = coded.dictionary.to_pylist()
                 for i, count in enumerate(np.bincount(local[local >= 0], minlength=len(names)).tolist()):
                     if (label := label_value(names[i])) is not None and count:
                         votes, *first = given.get(label) or (0, str(path), start + 1 + int(np.argmax(local == i)))
                         given[label] = (votes + count, *first)
+                if len(given) > MOST_LABELS:
+                    raise too_many_labels(path, len(given))
                 start += batch.num_rows
     if not given:
         raise DataError("it holds no label; give votes, or name the classes (--class)", file=str(paths[0]))
@@ -175,10 +187,17 @@ def _mapped(items: list[dict[str, Any]], function: Any) -> list[Any]:
     import ray.data
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": pickle.dumps(function(**row))}
+        try:
+            return {"result": pickle.dumps(function(**row))}
+        except DataError as error:  # raised here it would come back wrapped in Ray's own
+            return {"result": pickle.dumps(error)}
 
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(run)
-    return [pickle.loads(row["result"]) for row in dataset.iter_rows()]
+    results = [pickle.loads(row["result"]) for row in dataset.iter_rows()]
+    for result in results:
+        if isinstance(result, DataError):
+            raise result
+    return results
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ def read_chunks(
     """
     if not path.exists():
         raise DataError("there is no such file", file=str(path))
+    refuse_folder(path)
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     if path.suffix not in readers:
         raise DataError(f"its suffix is none of {', '.join(SUFFIXES)}; rename or convert it", file=str(path))
@@ -113,6 +115,12 @@ def read_chunks(
         raise DataError(
             f"is no {path.suffix[1:]} file that can be read: {error}; write it anew", file=str(path)
         ) from error
+
+
+def refuse_folder(path: Path) -> None:
+    """`DataError` for a folder: `pyarrow` and `open` each fail in their own way."""
+    if path.is_dir():
+        raise DataError("is a folder; name the files in it", file=str(path))
 
 
 def wanted_columns(names: Sequence[str], path: Path, *, gold: bool = False) -> list[str]:
@@ -209,18 +217,41 @@ def read_row_group(
     for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=names):
         report.read += batch.num_rows
         for i, name in enumerate(names):
-            if name in ("task", "worker"):
-                batch = batch.set_column(i, name, _exact(batch.column(i)))
+            batch = batch.set_column(i, name, readable(batch.column(i), path, start, name))
         batch = batch.replace_schema_metadata(None)  # what pandas noted there of the ids is true no more
         yield batch.to_pandas(), np.arange(start + 1, start + batch.num_rows + 1)
         start += batch.num_rows
 
 
-def _exact(ids: pa.Array) -> pa.Array:
-    """Integers as text: pandas makes floats of them beside a null, and rounds them."""
-    if pa.types.is_dictionary(ids.type):
-        ids = ids.dictionary_decode()
-    return ids.cast(pa.string()) if pa.types.is_integer(ids.type) else ids
+def readable(values: pa.Array, path: Path, start: int, name: str) -> pa.Array:
+    """A column that pandas keeps as it is: ids that are integers become text, because beside a null they would be
+    floats and rounded. Raises `DataError` at the row of text that is none; ``start`` rows stand before the first."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_integer(values.type) and name in ("task", "worker"):
+        return values.cast(pa.string())
+    if not any(kind(values.type) for kind in _TEXT):
+        return values
+    try:
+        text = values.cast(pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        for row, value in enumerate(values.cast(pa.large_binary()).to_pylist(), start + 1):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError as error:
+                problem = f"{value[:40]!r} is no UTF-8 text; write it as text"
+                raise DataError(problem, file=str(path), row=row, field=name) from error
+        raise
+    return text
+
+
+_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+)
 
 
 def _read_jsonl(path: Path, report: RejectionReport, gold: bool) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
@@ -233,7 +264,7 @@ def _read_jsonl(path: Path, report: RejectionReport, gold: bool) -> Iterator[tup
             report.read += 1
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # also of 5,000 digits, or of 100,000 brackets
                 report.add(str(path), np.array([number]), "row", f"is no JSON: {error}", "mend the line")
                 continue
             problem = _unlike_a_vote(record, gold)
@@ -255,7 +286,15 @@ def _unlike_a_vote(record: Any, gold: bool) -> str:
     if lacking := [name for name in (("task", "label") if gold else _REQUIRED) if name not in record]:
         return f"lacks {', '.join(lacking)}; it has {', '.join(sorted(record)[:20])}"
     nested = [name for name in (*_REQUIRED, *_OPTIONAL) if isinstance(record.get(name), (dict, list))]
-    return f"has a list or an object as {', '.join(nested)}" if nested else ""
+    if nested:
+        return f"has a list or an object as {', '.join(nested)}"
+    for name in (*_REQUIRED, *_OPTIONAL):
+        value = record.get(name)
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+            return f"has half of a surrogate pair in {name}, which is no text"
+        if isinstance(value, int) and abs(value) > sys.float_info.max and name not in ("task", "worker"):
+            return f"has a number of {len(str(abs(value)))} digits as {name}"
+    return ""
 
 
 def clean(
@@ -280,7 +319,7 @@ def clean(
         good &= ~bad
     time = np.full(len(chunk), np.nan)
     if "time" in chunk.columns and not gold:
-        time = _seconds(chunk["time"])
+        time = seconds(chunk["time"])
         bad = np.isnan(time) & good
         problems = chunk["time"][bad].astype(str).tolist()
         report.add(file, rows[bad], "time", problems, "give a number or a date such as 2026-01-31 12:00:00")
@@ -305,17 +344,17 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else str(value)
 
 
-def _seconds(times: pd.Series) -> np.ndarray:
-    """Numbers as they are, dates as seconds since 1970; nan where it is neither."""
+def seconds(times: pd.Series) -> np.ndarray:
+    """Numbers as they are, dates as seconds since 1970; nan where it is neither or infinite."""
+    numbers = np.full(len(times), np.nan)
     if not pd.api.types.is_datetime64_any_dtype(times):
         numbers = pd.to_numeric(times, errors="coerce").to_numpy(float)
         if not np.isnan(numbers).any():
             return numbers
         times = pd.to_datetime(times, errors="coerce", format="ISO8601", utc=True)
-    else:
-        numbers = np.full(len(times), np.nan)
-    times = times.dt.tz_localize("UTC") if times.dt.tz is None else times
-    dates = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy()
+    times = times if times.dt.tz is None else times.dt.tz_convert("UTC").dt.tz_localize(None)
+    micros = times.to_numpy().astype("datetime64[us]")  # nanoseconds end in 2262
+    dates = np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
     return np.where(np.isnan(numbers), dates, numbers)
 
 

@@ -1,9 +1,12 @@
 """Files as people have them: every one gives an answer whose rows add up, or an error with file, row and remedy."""
 
+import datetime as dt
 import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -288,3 +291,68 @@ def test_naming_one_class_alone_is_an_error(big, tmp_path):
     paths, gold = files(tmp_path)
     with pytest.raises(DataError, match=r"votes.csv, field 'label': --class names 1; name"):
         aggregate_files(paths, gold, tmp_path / "out", "hierarchical", big, Console(record=True), ["1"])
+
+
+GOOD_LINE = '{"task": 1, "worker": 3, "label": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        ('{"task": 1, "worker": 2, "label": 1%s}' % ("0" * 400), "a number of 401 digits as label"),
+        ('{"task": 1, "worker": 2, "label": 1, "weight": 1%s}' % ("0" * 400), "a number of 401 digits as weight"),
+        ('{"task": 1, "worker": 2, "label": 1, "time": 1%s}' % ("0" * 400), "a number of 401 digits as time"),
+        ('{"task": 1, "worker": 2, "label": 1%s}' % ("0" * 5000), "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"task": "\\ud800", "worker": 2, "label": 1}', "half of a surrogate pair in task"),
+    ],
+    ids=["400 digits", "weight", "time", "5000 digits", "brackets", "surrogate"],
+)
+def test_a_line_of_json_that_no_vote_can_be_is_counted(line, problem, tmp_path):
+    (tmp_path / "v.jsonl").write_text(GOOD_LINE + line + "\n")
+    report = aggregate([tmp_path / "v.jsonl"]).report
+    assert (report.used, report.rejected) == (1, 1)
+    assert report.rows[0].row == 2
+    assert problem in report.rows[0].problem
+
+
+def bad_bytes(name):
+    columns = {"task": ["a", "b"], "worker": ["v", "w"], "label": ["0", "1"]}
+    return pa.table({n: pa.array([v[0].encode(), b"\xff"]) if n == name else pa.array(v) for n, v in columns.items()})
+
+
+@pytest.mark.parametrize("name", ["task", "worker", "label"])
+def test_bytes_in_parquet_that_are_no_text_are_an_error_at_their_row(name, tmp_path):
+    pq.write_table(bad_bytes(name), tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=rf"v.parquet, row 2, field '{name}': b'.xff' is no UTF-8 text; write it as"):
+        aggregate([tmp_path / "v.parquet"])
+
+
+def test_a_time_far_in_the_future_is_a_time(tmp_path):
+    times = pa.array([dt.datetime(2021, 1, 1), dt.datetime(9999, 1, 1), None], pa.timestamp("us", "UTC"))
+    pq.write_table(
+        pa.table({"task": ["a"] * 3, "worker": ["v"] * 3, "label": [0, 1, 0], "time": times}), tmp_path / "v.parquet"
+    )
+    found = aggregate([tmp_path / "v.parquet"])
+    assert found.consensus["label"].tolist() == [1]
+    assert dict(found.report.counts).keys() == {
+        "worker: keep one vote a worker and task (the latest was used)",
+        "time: give a number or a date such as 2026-01-31 12:00:00",
+    }
+
+
+@pytest.mark.parametrize("read", [aggregate, lambda paths: aggregate_parquet(paths, paths[0].parent / "out")])
+def test_a_folder_is_no_file_and_free_text_is_no_label(read, tmp_path):
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(DataError, match=r"folder.parquet: is a folder; name the files in it"):
+        read([tmp_path / "folder.parquet"])
+    pd.concat([VOTES, VOTES]).assign(label=range(400)).to_parquet(tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=r"v.parquet, field 'label': .* 200 are the most: is this the label column\?"):
+        read([tmp_path / "v.parquet"])
+
+
+def test_out_that_is_a_file_is_an_error(tmp_path):
+    paths, gold = files(tmp_path)
+    for out in (gold, gold / "below"):
+        with pytest.raises(DataError, match=r"gold.csv.*: --out is a file, or lies below one; name a folder"):
+            aggregate_files(paths, gold, out, "hierarchical", False, Console(record=True))
