@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from crlhf_ray.aggregation.rejections import seconds
 from crlhf_ray.errors import DataError
 
 Table: TypeAlias = pd.DataFrame | pa.Table
 Classes: TypeAlias = tuple[Hashable, Hashable]
+#: As microseconds they still fit 64 bits: 285,000 years.
+MOST_SECONDS = 9e12
 
 
 class Codebook:
@@ -71,7 +74,8 @@ class Votes:
     """Coded votes, arrays of one length n.
 
     task, worker: int64 codes. label: int8, +1 positive class, -1 negative class, 0 abstained.
-    weight: float64 in [0, 1], how much the vote counts. time: int64, later supersedes earlier (0 where not given).
+    weight: float64 in [0, 1], how much the vote counts. time: int64 microseconds, later supersedes earlier (0 where not
+    given).
     """
 
     task: np.ndarray
@@ -190,15 +194,15 @@ def coded_rows(table: Table, tasks: Codebook, workers: Codebook) -> tuple[np.nda
         refuse_nulls(values, name)
     weight = np.ones(len(task_values))
     if has_column(table, "weight"):
-        weight = np.asarray(column(table, "weight"), dtype=np.float64)
+        given = _series(column(table, "weight"))
+        weight = pd.to_numeric(given, errors="coerce").to_numpy(float)
         bad = ~((weight >= 0) & (weight <= 1))
         if bad.any():
             row = int(np.argmax(bad))
-            raise DataError(f"{weight[row]} is outside [0, 1]", row=row, field="weight")
+            raise DataError(f"{given[row]} is no number from 0 to 1", row=row, field="weight")
     if has_column(table, "time"):
         refuse_nulls(column(table, "time"), "time")
-        time = np.asarray(column(table, "time"))
-        time = time.astype("datetime64[us]").astype(np.int64) if time.dtype.kind in "MOU" else time.astype(np.int64)
+        time = microseconds(_series(column(table, "time")))
         task, worker = tasks.encode(task_values), workers.encode(worker_values)
     else:
         time = np.zeros(len(task_values), np.int64)
@@ -216,6 +220,24 @@ def coded_rows(table: Table, tasks: Codebook, workers: Codebook) -> tuple[np.nda
                 field="worker",
             )
     return np.column_stack([task, worker]), weight, time
+
+
+def microseconds(times: pd.Series) -> np.ndarray:
+    """Numbers of seconds, or dates, as whole microseconds. Raises `DataError` naming the first row that is neither."""
+    found = seconds(times)
+    bad = ~(np.abs(found) < MOST_SECONDS)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(
+            f"{times[row]} is no time; give a number of seconds, or a date such as 2026-01-31 12:00:00",
+            row=row,
+            field="time",
+        )
+    return np.rint(found * 1e6).astype(np.int64)
+
+
+def _series(values: Any) -> pd.Series:
+    return values.to_pandas() if isinstance(values, (pa.Array, pa.ChunkedArray)) else pd.Series(values)
 
 
 def read_gold(gold: Any, tasks: Codebook, classes: Classes | None = None) -> tuple[np.ndarray, np.ndarray]:

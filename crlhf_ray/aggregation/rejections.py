@@ -349,7 +349,8 @@ def seconds(times: pd.Series) -> np.ndarray:
     numbers = np.full(len(times), np.nan)
     if not pd.api.types.is_datetime64_any_dtype(times):
         numbers = pd.to_numeric(times, errors="coerce").to_numpy(float)
-        if not np.isnan(numbers).any():
+        numbers = np.where(np.isfinite(numbers), numbers, np.nan)
+        if not np.isnan(numbers).any() or pd.api.types.is_numeric_dtype(times):
             return numbers
         times = pd.to_datetime(times, errors="coerce", format="ISO8601", utc=True)
     times = times if times.dt.tz is None else times.dt.tz_convert("UTC").dt.tz_localize(None)

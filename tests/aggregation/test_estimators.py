@@ -15,6 +15,7 @@ from crlhf_ray.aggregation.logistic_l1 import LogisticL1
 from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
 from crlhf_ray.aggregation.quality import calibration_error
+from crlhf_ray.aggregation.rejections import RejectionReport, clean
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import DataError
@@ -176,6 +177,67 @@ def test_a_later_vote_supersedes(make):
     assert np.allclose(after.probas_, plain.probas_)
 
 
+TWICE = {"task": [1, 1, 2], "worker": ["a", "a", "a"], "label": [1, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        [7.25, 7.75, 8.0],
+        ["7.25", "7.75", "8"],
+        ["2026-01-31 12:00:00.25", "2026-01-31 12:00:00.75", "2026-02-01"],
+        pd.to_datetime(["2026-01-31T12:00:00.25", "2026-01-31T12:00:00.75", "2026-02-01T00:00:00.00"]),
+        pd.to_datetime(["2026-01-31T12:00:00.25", "2026-01-31T12:00:00.75", "2026-02-01T00:00:00.00"], utc=True),
+        ["2026-01-31T12:00:00+00:00", "2026-01-31T12:00:00-01:00", 1.9e9],
+    ],
+    ids=["numbers", "numbers as text", "text", "dates", "dates with a zone", "mixed"],
+)
+@pytest.mark.parametrize("arrow", [False, True])
+@pytest.mark.parametrize("make", ALL)
+def test_the_later_of_two_votes_supersedes_by_fractions_of_a_second_in_any_row_order(make, arrow, time):
+    if arrow and isinstance(time, list) and isinstance(time[0], str):
+        time = [*map(str, time)]
+    votes, gold = pd.DataFrame(TWICE | {"time": time}), pd.Series({2: 1})
+    plain = make().fit(pd.DataFrame(TWICE)[1:], gold)
+    for rows in (votes, votes[::-1]):
+        fitted = make().fit(pa.Table.from_pandas(rows, preserve_index=False) if arrow else rows, gold)
+        assert np.allclose(fitted.probas_.loc[[1, 2]], plain.probas_.loc[[1, 2]])
+
+
+@pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, "inf", "soon"])
+def test_a_time_or_weight_that_is_no_number_is_refused_by_row_and_field(make, value):
+    for field in ("time", "weight"):
+        values = pd.Series([0.1, value, 0.3], dtype=float if isinstance(value, float) else object)
+        with pytest.raises(DataError, match=f"row 1, field '{field}'"):
+            make().fit(pd.DataFrame(TWICE | {"time": [1, 2, 3]} | {field: values}), pd.Series({2: 1}))
+
+
+@pytest.mark.parametrize("value", ["inf", np.inf, -np.inf])
+def test_an_infinite_time_in_a_file_is_rejected_by_row(value):
+    report = RejectionReport()
+    chunk = pd.DataFrame(TWICE | {"time": [1, value, 3]})
+    assert len(clean(chunk, np.arange(1, 4), "votes.csv", report)) == 2
+    assert [(row.row, row.field) for row in report.rows] == [(2, "time")]
+
+
+@pytest.mark.parametrize("make", STREAMING)
+def test_a_single_vote_without_a_time_comes_after_all_others(make, tmp_path):
+    def stands(estimator):
+        return int(estimator.state_.votes().label[0])
+
+    first = make().partial_fit(pd.DataFrame(TWICE | {"time": [1.0, 2.5, 3.25]}))
+    first.save(tmp_path / "e.npz")
+    for estimator in (first, make.load(tmp_path / "e.npz")):
+        assert stands(estimator) == -1
+        assert stands(estimator.vote(1, "a", 1)) == 1
+        assert stands(estimator.vote(1, "a", 0, time=3.0)) == 1
+        assert stands(estimator.vote(1, "a", 0, time="1970-01-01 00:00:03.5")) == -1
+    for field, wrong in [("time", np.nan), ("time", "soon"), ("weight", np.nan), ("weight", "much"), ("weight", None)]:
+        with pytest.raises(DataError, match=f"field '{field}'"):
+            first.vote(1, "a", 1, **{field: wrong})
+
+
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize(
     "votes, gold",
@@ -245,13 +307,25 @@ MORE = pd.DataFrame({"task": [0, "new", "new"], "worker": ["new", 0, "new"], "la
         (MORE.assign(worker=["new", 0, None]), None),
         (MORE.assign(label=[1, 0, "other"]), None),
         (MORE.assign(weight=[1.0, 1.0, 2.0]), None),
+        (MORE.assign(time=[1.0, 2.0, np.inf]), None),
         (pd.concat([MORE, MORE[2:]], ignore_index=True), None),
         (MORE, pd.Series({"gold": 1, "new": "other"})),
         (MORE, pd.Series({"gold": 1, "new": None})),
         (MORE, pd.Series([1, 0], index=["gold", "gold"])),
         (MORE, pd.Series({"gold": 1, 0: 0})),
     ],
-    ids=["column", "worker", "label", "weight", "twice", "gold's label", "gold's null", "gold twice", "gold's clash"],
+    ids=[
+        "column",
+        "worker",
+        "label",
+        "weight",
+        "time",
+        "twice",
+        "gold's label",
+        "gold's null",
+        "gold twice",
+        "gold's clash",
+    ],
 )
 @pytest.mark.parametrize("make", ALL)
 def test_what_is_refused_changes_nothing(make, votes, tmp_path, batch, gold):
