@@ -351,7 +351,7 @@ def test_a_refused_first_batch_does_not_settle_the_classes(make):
     estimator = make()
     with pytest.raises(DataError):
         estimator.partial_fit(MORE.assign(label=["no", "yes", "yes"], weight=2.0))
-    assert list(estimator.fit(MORE).probas_.columns) == [0, 1]
+    assert list(estimator.partial_fit(MORE).probas_.columns) == [0, 1]
     assert make().partial_fit(MORE).probas_.equals(estimator.probas_)
 
 
