@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ TWO = ONE.model_copy(update={"labels_least": 2, "labels_most": 2})
 
 
 def item(name):
-    return Item(name, "p", "def f():", ("", "    x = 1", "    return x"), (1, 2))
+    return Item(name, "p", "def f():", ("", f"    x = {name!r}", "    return x"), (1, 2))
 
 
 def items_of(round, count=4):
@@ -86,6 +87,16 @@ def test_the_simulated_crowd_judges_a_round_over_http_at_the_runs_own_server(sta
     everybody = ray.get(aggregator.reliability.remote())
     assert set(everybody["annotator_id"].to_pylist()) == names  # all have had honeypots
     assert (tmp_path / "annotation" / "store.db").exists()
+
+
+def test_nobody_is_asked_about_a_program_that_equals_a_honeypot(start, aggregator):
+    feedback = start("simulated", queue=ONE)
+    (first, *items), truth = items_of(0)
+    twin = replace(item("i-honey0"), item_id=first.item_id)
+    table = feedback.collect([twin, *items], truth, 0)
+    assert set(table["item_id"].to_pylist()) == {i.item_id for i in items}
+    consensus = ray.get(aggregator.consensus.remote([first.item_id])).to_pylist()
+    assert [(row["line"], row["p_correct"]) for row in consensus] == [(1, 0.0), (2, 1.0)]
 
 
 def test_a_round_waits_for_people_and_takes_in_what_they_say_as_it_comes(serve, start, aggregator):

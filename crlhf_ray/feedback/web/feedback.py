@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from crlhf_ray.aggregation.monitors import Alert
 from crlhf_ray.feedback.collect import Feedback, FeedbackSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, Item
+from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
 from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.feedback.web.client import AnnotationClient, Assignment
 from crlhf_ray.feedback.web.desk import Desk
@@ -90,6 +90,9 @@ class WebFeedback(Feedback):
             self.client.publish(self.pool.items(), gold={i: z.tolist() for i, z in self.pool.truth().items()})
             self.add_gold(self.pool.gold())
             self._published = True
+        asked = self._unanswered(items)
+        progress(len(items) - len(asked))
+        items = asked
         self.client.publish(items, round=round, deadline=deadline)
         known = {item.item_id: item for item in [*self.pool.items(), *items]}
         truth = {**self.pool.truth(), **truth}
@@ -107,6 +110,20 @@ class WebFeedback(Feedback):
         tables += self._take_in()
         everything = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *tables])
         return everything.filter(pc.is_in(everything["item_id"], pa.array([item.item_id for item in items])))
+
+    def _unanswered(self, items: Sequence[Item]) -> list[Item]:
+        """Without those whose text is a honeypot's: their truth is known, and nobody gets the same text twice."""
+        honeypots = {(item.prompt, item.lines): item for item in self.pool.items()}
+        truth = self.pool.truth()
+        same = [(item, honeypots.get((item.prompt, item.lines))) for item in items]
+        rows = [
+            {"item_id": item.item_id, "line": line, "truth": int(truth[honeypot.item_id][line])}
+            for item, honeypot in same
+            if honeypot is not None
+            for line in item.judged
+        ]
+        self.add_gold(pa.Table.from_pylist(rows, schema=GOLD_SCHEMA))
+        return [item for item, honeypot in same if honeypot is None]
 
     def _take_in(self) -> list[pa.Table]:
         tables: list[pa.Table] = []
