@@ -52,13 +52,14 @@ class Desk:
         self.webhooks = Webhooks(settings.webhooks, settings.webhook_secret, settings.dir / "webhooks")
         self._random = random.SystemRandom()
         self._expired_at = float("-inf")
-        self._storing = Together(self._store)
+        self._marking, self._submitting = Together(self._store), Together(self._store)
         self.crowd = KnownCrowd(self.database, settings, self.webhooks, clock)
         self.crowd.start(self._expire)
 
     def close(self) -> None:
         """Wait for what is being learnt, and let go of the folder. Harmless when called twice."""
-        self._storing.close()
+        self._marking.close()
+        self._submitting.close()
         self.crowd.close()
         self.webhooks.close()
         self.database.close()
@@ -91,12 +92,12 @@ class Desk:
 
     def save_marks(self, request: work.Marking) -> Future[Any]:
         """Store marks; the future is done when they are on the disk, or has what `work.save_marks` raised."""
-        return self._storing(request)
+        return self._marking(request)
 
     def submit(self, request: work.Submitting) -> tuple[work.Submitted, work.Task | None]:
         """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
         self._expire()
-        done: tuple[work.Submitted, work.Task | None] = self._storing(request).result()
+        done: tuple[work.Submitted, work.Task | None] = self._submitting(request).result()
         self.crowd.submitted()
         return done
 
