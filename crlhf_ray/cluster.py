@@ -33,6 +33,11 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     own = psutil.Process()
     others = set(own.children(recursive=True))
+
+    def children() -> set[psutil.Process]:
+        """Those of a cluster that was started here."""
+        return set() if address else set(own.children(recursive=True)) - others
+
     started: set[psutil.Process] = set()
     try:
         with _undisturbed():
@@ -43,13 +48,13 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
                 runtime_env={"env_vars": WORKER_ENVIRONMENT},
                 **({} if address else {"include_dashboard": False, **local}),
             )
-            started = set(own.children(recursive=True)) - others
+            started = children()
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:
         # Those from the start as well: an agent whose raylet is gone is nobody's child, and lives on for a minute.
-        started |= set(own.children(recursive=True)) - others
+        started |= children()
         ray.shutdown()
         # Ray returns while workers are still ending: see them out, so that nothing outlives the command.
         _, stubborn = psutil.wait_procs(list(started), timeout=LEAVING_SECONDS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from crlhf_ray.asking import own_error
 from crlhf_ray.errors import EngineError
 from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
@@ -77,8 +78,8 @@ class JudgePool:
             except (RayActorError, GetTimeoutError) as error:
                 self._drop(actor)
                 if isinstance(error, RayActorError) and error.actor_init_failed:
-                    # Its sandbox cannot start, and would not at another attempt; Ray gives the cause as text only.
-                    raise EngineError(f"a judge could not start: {said(error)}") from None
+                    # Its sandbox cannot start, and would not at another attempt.
+                    raise EngineError(f"a judge could not start: {own_error(error) or error}") from None
                 if attempt < self.judge.attempts:
                     queue.appendleft((start, attempt + 1))
                 else:
@@ -120,13 +121,6 @@ class JudgePool:
     def _shrink(self) -> None:
         while len(self._actors) > self.settings.minimum:
             ray.kill(self._actors.pop())
-
-
-def said(error: Exception) -> str:
-    """What an EngineError said, out of a message of Ray's that ends with its traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if "EngineError: " in line), lines[-1])
-    return last.partition("EngineError: ")[2] or last
 
 
 class JudgeBatches:

@@ -87,9 +87,7 @@ def expire(session: Session, now: float) -> list[str]:
     if late:
         session.execute(sa.update(Lease).where(Lease.id.in_([row.id for row in late])).values(state="expired"))
     for item_id in sorted(row.item_id for row in late):
-        session.execute(
-            sa.update(Program).where(Program.item_id == item_id, ~Program.honeypot).values(slots=Program.slots + 1)
-        )
+        work.free_slot(session, item_id)
     return over
 
 

@@ -257,13 +257,16 @@ def release(session: Session, account_id: int, lease_id: int) -> None:
     _give_back(session, lease, "released")
 
 
+def free_slot(session: Session, item_id: str) -> None:
+    """A program in hand is so no more; honeypots have no slots to count."""
+    session.execute(
+        sa.update(Program).where(Program.item_id == item_id, ~Program.honeypot).values(slots=Program.slots + 1)
+    )
+
+
 def _give_back(session: Session, lease: Lease, state: str) -> None:
     if lease.state == "open":
-        session.execute(
-            sa.update(Program)
-            .where(Program.item_id == lease.item_id, ~Program.honeypot)
-            .values(slots=Program.slots + 1)
-        )
+        free_slot(session, lease.item_id)
     lease.state = state
     session.flush()
 
@@ -348,9 +351,22 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
         program.labels += 1
         if lease.qualification:
             account.checks_left = max(account.checks_left - 1, 0)  # ended meanwhile, it stays ended
-        truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
-        done.append(Submitted(account, program.item_id, truth, marks))
+        done.append(Submitted(account, program.item_id, _told(lease, program), marks))
     return done
+
+
+def submitted(session: Session, account: Account, lease_id: int) -> Submitted | None:
+    """What this person submitted by the lease before; None where they did not."""
+    lease = session.get(Lease, lease_id)
+    if lease is None or (lease.account_id, lease.state) != (account.id, "submitted"):
+        return None
+    program = session.get_one(Program, lease.item_id)
+    return Submitted(account, program.item_id, _told(lease, program), standing(session, [lease_id])[lease_id])
+
+
+def _told(lease: Lease, program: Program) -> dict[int, int] | None:
+    """The truth that is told after a submission: in the qualification round."""
+    return {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
 
 
 def events(session: Session, after: int, limit: int = 500) -> tuple[list[dict[str, Any]], int]:

@@ -188,7 +188,8 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
     try:
         done, task = desk.submit(work.Submitting(account.id, lease_id, body.confidence))
     except work.Conflict:
-        before = _submitted_before(desk, account, lease_id)
+        with desk.database.read() as session:
+            before = work.submitted(session, account, lease_id)
         if before is None:
             raise
         done, task = before, desk.next_task(account)
@@ -198,17 +199,6 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
             {"line": line, "truth": truth, "label": done.marks[line].label} for line, truth in done.truth.items()
         ]
     return {"feedback": feedback, "next": task_out(desk, account, task)}
-
-
-def _submitted_before(desk: Desk, account: Account, lease_id: int) -> work.Submitted | None:
-    """What this person submitted by the lease before; None where they did not."""
-    with desk.database.read() as session:
-        lease = session.get(Lease, lease_id)
-        if lease is None or (lease.account_id, lease.state) != (account.id, "submitted"):
-            return None
-        program = session.get_one(Program, lease.item_id)
-        truth = {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
-        return work.Submitted(account, program.item_id, truth, work.standing(session, [lease_id])[lease_id])
 
 
 @router.post("/leases/{lease_id}/release")

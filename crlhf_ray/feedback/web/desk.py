@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -52,7 +51,7 @@ class Desk:
         self.webhooks = Webhooks(settings.webhooks, settings.webhook_secret, settings.dir / "webhooks")
         self._random = random.SystemRandom()
         self._expired_at = float("-inf")
-        self._marking, self._submitting = Together(self._store), Together(self._store)
+        self._marking, self._submitting = Together(self._store_marks), Together(self._submit)
         self.crowd = KnownCrowd(self.database, settings, self.webhooks, clock)
         self.crowd.start(self._expire)
 
@@ -90,31 +89,29 @@ class Desk:
         share = queue.honeypot_share(self.crowd.widths.get(account.annotator_id, 1.0), self.settings.queue)
         return {"now": self.clock(), "honeypot_share": share, "draw": self._random.random()}
 
-    def save_marks(self, request: work.Marking) -> Future[Any]:
+    def save_marks(self, request: work.Marking) -> Future[None]:
         """Store marks; the future is done when they are on the disk, or has what `work.save_marks` raised."""
         return self._marking(request)
+
+    def _store_marks(self, requests: Sequence[work.Marking]) -> list[None]:
+        with self.database.write() as session:
+            work.save_marks(session, requests, self.settings.queue, now=self.clock())
+        return [None] * len(requests)
 
     def submit(self, request: work.Submitting) -> tuple[work.Submitted, work.Task | None]:
         """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
         self._expire()
-        done: tuple[work.Submitted, work.Task | None] = self._submitting(request).result()
+        done = self._submitting(request).result()
         self.crowd.submitted()
         return done
 
-    def _store(self, requests: Sequence[work.Marking | work.Submitting]) -> list[Any]:
-        """Do what came at the same time in one transaction; the answers to submissions, None for marks."""
-        marking = [request for request in requests if isinstance(request, work.Marking)]
-        submitting = [request for request in requests if isinstance(request, work.Submitting)]
+    def _submit(self, requests: Sequence[work.Submitting]) -> list[tuple[work.Submitted, work.Task | None]]:
+        settings = self.settings.queue
         with self.database.write() as session:
-            if marking:
-                work.save_marks(session, marking, self.settings.queue, now=self.clock())
-            submitted = work.submit(session, submitting, self.settings.queue, now=self.clock()) if submitting else []
-            tasks = [
-                work.hand_out(session, done.account, self.settings.queue, **self._chance(done.account))
-                for done in submitted
+            return [
+                (done, work.hand_out(session, done.account, settings, **self._chance(done.account)))
+                for done in work.submit(session, requests, settings, now=self.clock())
             ]
-        answers = iter(zip(submitted, tasks, strict=True))
-        return [next(answers) if isinstance(request, work.Submitting) else None for request in requests]
 
     def publish(
         self,
