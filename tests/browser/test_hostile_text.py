@@ -6,7 +6,7 @@ import re
 
 from playwright.sync_api import expect
 
-from crlhf_ray.feedback.web.highlight import highlighted, program_lines
+from crlhf_ray.feedback.web.highlight import highlighted
 from crlhf_ray.report.hidden import visible
 from tests.browser.conftest import PHONE, PLAIN, line
 from tests.web.conftest import work
@@ -65,12 +65,12 @@ def test_whatever_the_text_is_it_has_as_many_lines_as_it_has_and_says_the_same()
     parts = [*"\n\r\t'\"\\#x (){}é@\x00\x0b\x0c\x1c\x85", '"""', "def ", "f'{", OVERRIDE, "\ufeff", "\u2028", "\ud800"]
     for _ in range(3000):
         source = "".join(draw.choices(parts, k=draw.randrange(25)))
-        lines = highlighted(source)
+        lines, _ = highlighted(source)
         assert len(lines) == source.count("\n") + 1
         assert text_of(lines) == visible(source)
 
 
 def test_the_first_line_does_not_repeat_the_end_of_the_prompt():
     prompt = 'def f(x):\n    """Twice x."""'
-    assert text_of(program_lines(prompt, ["", "    return 2 * x"])) == "\n    return 2 * x"
-    assert text_of(program_lines("x = 'a" + OVERRIDE, ["b'", "y"])) == "b'\ny"
+    assert text_of(highlighted(prompt, "\n    return 2 * x")[1]) == "\n    return 2 * x"
+    assert text_of(highlighted("x = 'a" + OVERRIDE, "b'\ny")[1]) == "b'\ny"

@@ -13,7 +13,7 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.store import work
 from crlhf_ray.feedback.store.models import Account, Comment, Lease, Program, Submission
 from crlhf_ray.feedback.web.desk import Desk
-from crlhf_ray.feedback.web.highlight import highlighted, program_lines
+from crlhf_ray.feedback.web.highlight import highlighted
 from crlhf_ray.feedback.web.keys import check_keys, key_table
 from crlhf_ray.feedback.web.security import Annotator, note, verify_password
 
@@ -73,14 +73,14 @@ def task_out(desk: Desk, account: Account, task: work.Task | None) -> dict[str, 
     if task is None:
         return None
     program = task.program
+    prompt, lines = highlighted(program.prompt, "\n".join(program.lines))
     return {
         "lease_id": task.lease.id,
         "item_id": program.item_id,
         "phase": "qualification" if task.lease.qualification else "work",
-        "prompt": {"text": program.prompt, "html": list(highlighted(program.prompt))},
+        "prompt": {"text": program.prompt, "html": list(prompt)},
         "lines": [
-            {"number": number, "html": html, "judged": number in program.judged}
-            for number, html in enumerate(program_lines(program.prompt, program.lines))
+            {"number": number, "html": html, "judged": number in program.judged} for number, html in enumerate(lines)
         ],
         "marks": [
             {"line": line, "label": mark.label, "event_id": mark.event_id, "rest": mark.rest}

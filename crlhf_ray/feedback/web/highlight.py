@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from pygments.lexers import PythonLexer
@@ -13,27 +12,25 @@ from crlhf_ray.report.hidden import visible
 _LEXER = PythonLexer(stripnl=False, ensurenl=False)
 
 
-def highlighted(source: str, start: int = 0) -> tuple[str, ...]:
-    """One HTML string for each line of the source from a character on, as `str.split` on newlines cuts it.
+def highlighted(prompt: str, program: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The prompt's lines, and the program's as what they are after it: the end of one source. A string of HTML for each
+    line, as `str.split` on newlines cuts them.
 
     Worked out each time (half a millisecond for a program): out of a cache, those that everybody gets would come
     quicker than others, which tells honeypots. Characters that could hide or reorder what is read are shown as escapes.
     """
-    lines: list[list[str]] = [[]]
-    skip = len(visible(source[:start]))
-    for kind, text in _LEXER.get_tokens(visible(source)):
-        text, skip = text[skip:], max(0, skip - len(text))
-        for number, part in enumerate(text.split("\n")):
-            if number:
-                lines.append([])
-            if part:
-                lines[-1].append(_span(kind, part))
-    return tuple("".join(parts) for parts in lines)
-
-
-def program_lines(prompt: str, lines: Sequence[str]) -> tuple[str, ...]:
-    """The completion's lines, highlighted as what they are after the prompt: the end of a whole program."""
-    return highlighted(prompt + "\n".join(lines), len(prompt))
+    parts: tuple[list[list[str]], list[list[str]]] = ([[]], [[]])
+    left = len(visible(prompt))  # characters until the program begins
+    for kind, text in _LEXER.get_tokens(visible(prompt + program)):
+        for lines, piece in zip(parts, (text[:left], text[left:]), strict=True):
+            for number, words in enumerate(piece.split("\n")):
+                if number:
+                    lines.append([])
+                if words:
+                    lines[-1].append(_span(kind, words))
+        left = max(0, left - len(text))
+    first, second = (tuple("".join(words) for words in lines) for lines in parts)
+    return first, second
 
 
 def _span(kind: _TokenType, text: str) -> str:

@@ -26,7 +26,7 @@ from crlhf_ray.feedback.store import programs, work
 from crlhf_ray.feedback.store.models import ROLES, Account, Audit, Comment, Lease, Program
 from crlhf_ray.feedback.web import stats
 from crlhf_ray.feedback.web.api import NO_NUL, Body, LineNumber, TheDesk
-from crlhf_ray.feedback.web.highlight import highlighted, program_lines
+from crlhf_ray.feedback.web.highlight import highlighted
 from crlhf_ray.feedback.web.security import Admin, Lead, identify, note
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
@@ -148,6 +148,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
         ).all()
     posterior = desk.crowd.posteriors([item_id]).get(item_id, {})
     names = {lease.id: name for lease, name in leases}
+    prompt, lines = highlighted(program.prompt, "\n".join(program.lines))
     return {
         "item_id": item_id,
         "problem_id": program.problem_id,
@@ -156,7 +157,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
         "labels": program.labels,
         "honeypot": program.honeypot,
         "prompt": program.prompt,
-        "prompt_html": list(highlighted(program.prompt)),
+        "prompt_html": list(prompt),
         "lines": [
             {
                 "number": n,
@@ -169,7 +170,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
                     if n in marks[lease.id]
                 ],
             }
-            for n, html in enumerate(program_lines(program.prompt, program.lines))
+            for n, html in enumerate(lines)
         ],
         "people": [{"name": name, "state": lease.state} for lease, name in leases],
         "comments": [{"name": names[c.lease_id], "line": c.line, "text": c.text} for c in said],
