@@ -84,8 +84,8 @@ def test_a_connection_that_comes_back_is_used_without_a_reload(server, enter):
     page.problems.clear()
 
 
-def test_an_answer_that_is_lost_on_its_way_back_doubles_nothing(server, enter):
-    page = enter(server, "ann")
+def lose_first_answer(page, url):
+    """The server gets the first request, and the browser no answer to it. Returns where that answer is put."""
     lost = []
 
     def swallow(route):
@@ -94,7 +94,13 @@ def test_an_answer_that_is_lost_on_its_way_back_doubles_nothing(server, enter):
             return route.abort()
         return route.continue_()
 
-    page.route("**/marks", swallow)
+    page.route(url, swallow)
+    return lost
+
+
+def test_an_answer_that_is_lost_on_its_way_back_doubles_nothing(server, enter):
+    page = enter(server, "ann")
+    lost = lose_first_answer(page, "**/marks")
     page.keyboard.press("0")
     saved(page)
     assert lost
@@ -106,15 +112,7 @@ def test_the_answers_of_the_qualification_round_are_shown_though_they_were_lost_
     server = serve(queue=QueueSettings(qualification=1))
     server.publish(honeypots=1)
     page = enter(server, "ann")
-    lost = []
-
-    def swallow(route):
-        if not lost:
-            lost.append(route.fetch())
-            return route.abort()
-        return route.continue_()
-
-    page.route("**/submit", swallow)
+    lost = lose_first_answer(page, "**/submit")
     for key in ("a", "Enter", "3"):
         page.keyboard.press(key)
     expect(page.locator("#note")).to_contain_text("submit again when it is back")
