@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from crlhf_ray.aggregation.actor import Aggregator, Alert
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.journal import go_back
-from crlhf_ray.aggregation.monitors import score_stagnation
+from crlhf_ray.aggregation.monitors import Alert, score_stagnation, unjudged
 from crlhf_ray.asking import answer
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
@@ -314,16 +314,3 @@ class Run:
     def _ask(self, reference: ray.ObjectRef) -> Any:
         """The aggregation actor's answer. Raises as `answer` does."""
         return answer(reference, self.config.ray.wait_seconds, AGGREGATOR, "; end the run, and go on with --resume")
-
-
-def unjudged(count: int) -> list[Alert]:
-    """Programs of a round that the sandbox failed on."""
-    if not count:
-        return []
-    return [
-        Alert(
-            "unjudged programs",
-            f"the sandbox failed on {count} program{'' if count == 1 else 's'} of the round, left out of it",
-            "see that the machine has memory to spare, or lower judge.slots",
-        )
-    ]

@@ -241,5 +241,18 @@ def honeypot_shortage(unseen: Mapping[str, int], *, wanted: int) -> list[Alert]:
     ]
 
 
+def unjudged(count: int) -> list[Alert]:
+    """Programs of a round that the sandbox failed on."""
+    if not count:
+        return []
+    return [
+        Alert(
+            "unjudged programs",
+            f"the sandbox failed on {count} program{'' if count == 1 else 's'} of the round, left out of it",
+            "see that the machine has memory to spare, or lower judge.slots",
+        )
+    ]
+
+
 def _people(count: int) -> str:
     return f"{count} annotator{'' if count == 1 else 's'}"

@@ -6,12 +6,13 @@ from contextlib import nullcontext
 
 import numpy as np
 
+from crlhf_ray.aggregation.monitors import unjudged
 from crlhf_ray.config import load_config
 from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.loop import evaluate, experiences
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.run import Run, unjudged
+from crlhf_ray.run import Run
 
 
 def sample(number: int, tokens: int) -> Sample:

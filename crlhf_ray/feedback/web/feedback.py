@@ -90,9 +90,8 @@ class WebFeedback(Feedback):
             self.client.publish(self.pool.items(), gold={i: z.tolist() for i, z in self.pool.truth().items()})
             self.add_gold(self.pool.gold())
             self._published = True
-        asked = self._unanswered(items)
-        progress(len(items) - len(asked))
-        items = asked
+        all_of_them, items = len(items), self._unanswered(items)
+        progress(all_of_them - len(items))
         self.client.publish(items, round=round, deadline=deadline)
         known = {item.item_id: item for item in [*self.pool.items(), *items]}
         truth = {**self.pool.truth(), **truth}
