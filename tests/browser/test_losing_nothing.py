@@ -38,6 +38,14 @@ def test_every_mark_is_saved_at_once_and_shown_so(server, enter):
     expect(line(page, 0).locator(".state")).to_have_text("wrong")
 
 
+def test_nothing_is_called_saved_before_the_page_has_looked_at_what_it_keeps(server, enter):
+    page = enter(server, "ann")
+    page.route("**/work.js", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#saved")).to_have_text("")
+    page.problems.clear()
+
+
 def test_undo_goes_on_where_it_was_after_a_reload(server, enter):
     page = enter(server, "ann")
     for key in ("0", "1"):
