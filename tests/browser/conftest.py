@@ -57,6 +57,8 @@ def enter(chromium):
             permissions=["clipboard-read", "clipboard-write"],
             **options,
         )
+        # Chromium begins to intercept some time after it is told so: with a route from the start, no later one is late.
+        context.route("**/a-page-that-is-not", lambda route: route.abort())
         page = watched(context)
         pages.append(page)
         page.goto(f"/invite/{server.lead.invite(role)}")
