@@ -2,11 +2,11 @@
 
 `feedback.truth` blames every line outside the alignment with the nearest passing program. Many of those differences are
 harmless. Here each difference is tried: the program is repaired by all of them, which must make it pass, and then each
-one that is not needed is taken back. What is left is a smallest set of changes, none of which can be spared, so that
-repairing the wrong lines makes the program pass, and repairing fewer of them does not.
+one in turn is taken back if the program passes without it. The lines of the changes that are left are wrong.
 
-Limits. The set found is one of possibly several. A program that no known passing program can be turned into line by
-line, and one that is not Python, keep the truth of the alignment.
+Limits. The set found is one of possibly several, and not always a smallest: each change is tried once, and one that was
+needed may be spared after a later one is gone. A program that no known passing program can be turned into line by line,
+one that is not Python, and one about which the judge keeps failing, keep the truth of the alignment.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from crlhf_ray.feedback.truth import CodeLine, Outline, align, compare, line_tru
 from crlhf_ray.problems.problem import Problem
 
 NEAREST = 3  # passing programs that a repair is tried from
+ATTEMPTS = 3  # checks of a program where the judge itself fails
 
 _NAME = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\.\s*\w+)|\b([A-Za-z_]\w*)\b""")
 
@@ -121,10 +122,21 @@ def repair(programs: Sequence[Judged], judge: Judges) -> list[Repair]:
     """Truth for each program, with as many rounds of checks as the longest list of changes; batches share a round."""
     works = [_Work(judged) for judged in programs]
     while jobs := [(work, text) for work in works if (text := work.next_trial()) is not None]:
-        verdicts = judge.check([(work.judged.problem, text) for work, text in jobs])
-        for (work, _), verdict in zip(jobs, verdicts, strict=True):
-            work.hear(verdict.passed)
+        answers = _passed(judge, [(work.judged.problem, text) for work, text in jobs])
+        for (work, _), passed in zip(jobs, answers, strict=True):
+            work.hear(passed)
     return [work.result() for work in works]
+
+
+def _passed(judge: Judges, jobs: Sequence[tuple[Problem, str]]) -> list[bool | None]:
+    """Whether each passes; None where the judge fails again and again, which says nothing about the program."""
+    passed: list[bool | None] = [None] * len(jobs)
+    for _ in range(ATTEMPTS):
+        if left := [n for n, known in enumerate(passed) if known is None]:
+            for n, verdict in zip(left, judge.check([jobs[n] for n in left]), strict=True):
+                if verdict.status != "infra_error":
+                    passed[n] = verdict.passed
+    return passed
 
 
 class _Work:
@@ -141,7 +153,7 @@ class _Work:
             return
         try:
             self.outline = outline(judged.problem.prompt, judged.text)
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return  # not Python: the alignment's rule for that stands
         if not self.outline.lines:
             self.outline = None  # no code: nothing in it is judged
@@ -165,8 +177,11 @@ class _Work:
         assert self.kept is not None
         return self.kept[: self.spare] + self.kept[self.spare + 1 :]
 
-    def hear(self, passed: bool) -> None:
-        if self.kept is None:
+    def hear(self, passed: bool | None) -> None:
+        """None: the judge could not tell, and the alignment's truth stands."""
+        if passed is None:
+            self.outline = None
+        elif self.kept is None:
             candidate = self.candidates.pop(0)
             if passed:
                 self.kept = candidate

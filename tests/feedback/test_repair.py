@@ -3,7 +3,8 @@
 import pytest
 
 from crlhf_ray.evaluation.judge import Judge, JudgeSettings
-from crlhf_ray.feedback.repair import Judged, apply, changes, repair
+from crlhf_ray.evaluation.verdict import Verdict
+from crlhf_ray.feedback.repair import ATTEMPTS, Judged, apply, changes, repair
 from crlhf_ray.feedback.truth import line_truth, outline
 from crlhf_ray.problems.problem import AssertChecker, Problem
 
@@ -86,9 +87,43 @@ def test_all_changes_together_give_the_reference_in_the_programs_own_names():
     ]
 
 
+class Failing:
+    """A judge that fails itself on each program for so many times."""
+
+    def __init__(self, judge, times):
+        self.judge = judge
+        self.times = times
+        self.asked = {}
+
+    def check(self, jobs):
+        verdicts = self.judge.check(jobs)
+        for at, (_, text) in enumerate(jobs):
+            self.asked[text] = self.asked.get(text, 0) + 1
+            if self.asked[text] <= self.times:
+                verdicts[at] = Verdict("infra_error", isolation="jailed")
+        return verdicts
+
+
+@pytest.mark.parametrize("times", [0, ATTEMPTS - 1])
+def test_a_change_is_not_called_needed_because_the_judge_failed(judge, times):
+    text = "\n    n = 7\n    s = 0\n    for x in xs:\n        if x < 0:\n            s = x\n    return s\n"
+    found = repaired(judge, text)
+    again = repair([Judged(PROBLEM, text, Verdict("wrong", isolation="jailed"))], Failing(judge, times))[0]
+    assert (again.truth == found.truth).all()
+    assert again.repaired == found.repaired
+
+
+def test_where_the_judge_keeps_failing_the_alignments_truth_stands(judge):
+    text = "\n    s = 1\n    for x in xs:\n        s += x\n    return s\n"
+    (found,) = repair([Judged(PROBLEM, text, Verdict("wrong", isolation="jailed"))], Failing(judge, ATTEMPTS))
+    assert not found.consistent
+    assert (found.truth == line_truth(PROBLEM, text, Verdict("wrong", isolation="jailed"), ())).all()
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "\n    return " + "-" * 7000 + "1",  # more than the parser's memory
         "",
         "\n",
         "    # a comment",
