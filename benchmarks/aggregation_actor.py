@@ -23,7 +23,7 @@ import pyarrow as pa
 import ray
 
 from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
 
 LINES = 10
 
@@ -139,7 +139,7 @@ def memory_of_annotators(n: int) -> float:
     """Bytes an annotator: their arrays in the state, their name and its place in the codebook."""
     import tracemalloc
 
-    from crlhf_ray.aggregation.codes import Codebook
+    from crlhf_ray.aggregation.encoding import Codebook
     from crlhf_ray.aggregation.state import CrowdState
     from crlhf_ray.aggregation.two_coin import TwoCoinRates
 

@@ -53,13 +53,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from crlhf_ray.aggregation.marks import Item
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.feedback.desk.security import Signer, create_account, server_secret
+from crlhf_ray.feedback.desk.store.database import Database
+from crlhf_ray.feedback.desk.store.models import Account, Lease, Mark, Program, Submission
+from crlhf_ray.feedback.desk.store.programs import publish
 from crlhf_ray.feedback.honeypots import make_item, opaque_id
-from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.schema import Item
-from crlhf_ray.feedback.store.database import Database
-from crlhf_ray.feedback.store.models import Account, Lease, Mark, Program, Submission
-from crlhf_ray.feedback.store.programs import publish
-from crlhf_ray.feedback.web.security import Signer, create_account, server_secret
 from crlhf_ray.problems.load import load_problems
 
 KINDS = ("next", "mark", "submit")

@@ -31,9 +31,9 @@ from annotation import console, databases_for, end, free_port, wait_until_up
 from rich.progress import Progress
 from rich.table import Table
 
-from crlhf_ray.feedback.store.database import Database
-from crlhf_ray.feedback.store.models import Account, Lease, Program, Submission
-from crlhf_ray.feedback.web.security import Signer, server_secret
+from crlhf_ray.feedback.desk.security import Signer, server_secret
+from crlhf_ray.feedback.desk.store.database import Database
+from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Submission
 
 LINES, VOTES, HONEYPOTS = 10, 5, 1000
 MONTH = 30 * 86400.0

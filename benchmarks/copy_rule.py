@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.report.run_files import read_run
+from crlhf_ray.sandbox.sandbox import Sandbox
 
 #: Where an expression may begin in a docstring such as "Return the area, width * height."
 STARTS = re.compile(r", | if |Return (?:the (?:\w+ )?)?(?:a )?")
@@ -51,8 +51,8 @@ def main() -> None:
     options = parser.parse_args()
     problems = load_problems("starter")
     answers = [(p, f"\n    return {text}\n") for p in problems if (text := copied(p.prompt)) is not None]
-    with Judge() as judge:
-        verdicts = judge.check(answers)
+    with Sandbox() as sandbox:
+        verdicts = sandbox.check(answers)
     passed = {p.problem_id for (p, _), verdict in zip(answers, verdicts, strict=True) if verdict.passed}
     console = Console(highlight=False)
     for split in ("train", "heldout"):

@@ -2,7 +2,7 @@
 
     python benchmarks/difficulty.py --n 16 --out difficulty.json
 
-Samples n completions a problem from the bare prompt at temperature 1, judges them, and prints pass rates. The starter
+Samples n completions a problem from the bare prompt at temperature 1, checks them, and prints pass rates. The starter
 set's `difficulty` labels come from this measurement (docs/problems.md). Results are written as they come: a run that
 was cut off goes on where it stopped when started again with the same --out.
 """
@@ -17,20 +17,20 @@ from pathlib import Path
 
 import ray
 
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings
 from crlhf_ray.policy.model import ModelSettings, load_tokenizer
 from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.fleet import Fleet
 from crlhf_ray.rollout.settings import RolloutSettings
-from crlhf_ray.rollout.shares import Request
+from crlhf_ray.rollout.tasks import Request
+from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings
 
 #: Problems sampled together: enough sequences to fill the engine, few enough that a cut-off run loses little.
 CHUNK = 16
 
 
-def measure(problems: list[Problem], fleet: Fleet, judge: Judge, tokenizer, n: int, seed: int) -> list[dict]:
+def measure(problems: list[Problem], fleet: Fleet, sandbox: Sandbox, tokenizer, n: int, seed: int) -> list[dict]:
     """One row a problem: pass rate and token counts."""
     requests = [
         Request(
@@ -42,7 +42,7 @@ def measure(problems: list[Problem], fleet: Fleet, judge: Judge, tokenizer, n: i
         for problem in problems
     ]
     samples = fleet.generate(requests, seed=seed)
-    verdicts = judge.check([(problems[position // n], sample.text) for position, sample in enumerate(samples)])
+    verdicts = sandbox.check([(problems[position // n], sample.text) for position, sample in enumerate(samples)])
     return [
         {
             "problem_id": problem.problem_id,
@@ -103,10 +103,10 @@ def main() -> None:
         fleet = Fleet(RolloutSettings(temperature=args.temperature, max_tokens=args.max_tokens), model)
         try:
             fleet.start()
-            with Judge(JudgeSettings()) as judge:
+            with Sandbox(SandboxSettings()) as sandbox:
                 for first in range(0, len(todo), CHUNK):
                     began = time.monotonic()
-                    for row in measure(todo[first : first + CHUNK], fleet, judge, tokenizer, args.n, args.seed):
+                    for row in measure(todo[first : first + CHUNK], fleet, sandbox, tokenizer, args.n, args.seed):
                         rows[row["prompt"]] = row
                     args.out.write_text(json.dumps({"settings": settings, "problems": list(rows.values())}, indent=1))
                     print(

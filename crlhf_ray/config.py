@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.evaluation.limits import JudgeSettings, PoolSettings
-from crlhf_ray.feedback.collect import FeedbackSettings
+from crlhf_ray.feedback.source import FeedbackSettings
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.policy.prompts import Template
 from crlhf_ray.reward.credit import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
+from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
 from crlhf_ray.settings import Settings, flat, read_settings, validated
 
 #: vLLM samples at this temperature where a lower one above 0 is asked for.
@@ -33,7 +33,7 @@ class RunSettings(Settings):
     seed: int = Field(0, ge=0)
     """Every random choice derives from it: problems, sampling, honeypots, the simulated crowd."""
     rounds: int = Field(6, ge=1)
-    """Rounds of Algorithm 1: sample, judge, aggregate, learn, sync. A run that was resumed with fewer than it has
+    """Rounds of Algorithm 1: sample, review, aggregate, learn, sync. A run that was resumed with fewer than it has
     played already plays no more."""
     problems_per_round: int = Field(8, ge=1)
     """Problems put to the policy in one round."""
@@ -90,8 +90,8 @@ class Config(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     reward: RewardSettings = RewardSettings()
     learner: LearnerSettings = LearnerSettings()
-    judge: JudgeSettings = JudgeSettings()
-    judges: PoolSettings = PoolSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    sandbox_pool: SandboxPoolSettings = SandboxPoolSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
@@ -122,9 +122,9 @@ FREE_ON_RESUME = (
     "run.rounds",
     "run.checkpoint*",
     "ray.*",
-    "judges.*",
-    "judge.slots",
-    "judge.attempts",
+    "sandbox_pool.*",
+    "sandbox.slots",
+    "sandbox.attempts",
     "evaluation.*",
     "aggregation.snapshot_events",
     "feedback.web.url",

@@ -100,11 +100,11 @@ def _machine() -> list[Finding]:
 
 
 def _sandbox() -> list[Finding]:
-    from crlhf_ray.evaluation.judge import Judge
+    from crlhf_ray.sandbox.sandbox import Sandbox
 
     try:
-        with Judge() as judge:
-            return [Finding("sandbox", judge.settings.isolation)]
+        with Sandbox() as sandbox:
+            return [Finding("sandbox", sandbox.settings.isolation)]
     except Exception as error:  # whatever keeps the sandbox from starting is the finding
         return [Finding("sandbox", "cannot start", str(error))]
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
 from crlhf_ray.config import Config
-from crlhf_ray.evaluation.run import skill
+from crlhf_ray.evaluation.results import skill
 from crlhf_ray.learner.group import Experience
+from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
 from crlhf_ray.reward.credit import token_rewards
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.run import Run
 
 
 def train(config: Config, *, resume: bool = False) -> Path:

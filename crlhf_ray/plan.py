@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from crlhf_ray.config import Config
 from crlhf_ray.feedback.simulate import Crowd
+from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.policy.model import load_tokenizer, resolve
-from crlhf_ray.questions import questions
 
 GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.

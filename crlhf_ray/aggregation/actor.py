@@ -20,10 +20,11 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from crlhf_ray.aggregation.base import reliability_columns
-from crlhf_ray.aggregation.codes import Codebook, Votes, distinct
+from crlhf_ray.aggregation.encoding import Codebook, Votes, distinct
 from crlhf_ray.aggregation.event_ids import EventIds
 from crlhf_ray.aggregation.journal import Journal, pack_strings, unpack_strings
 from crlhf_ray.aggregation.majority import EqualRates
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA, SOURCES
 from crlhf_ray.aggregation.monitors import (
     RARE,
     Alert,
@@ -39,7 +40,6 @@ from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.aggregation.state import NO_VOTES, Coin, CrowdState
 from crlhf_ray.aggregation.two_coin import TwoCoinRates
 from crlhf_ray.errors import ConfigError, DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA, SOURCES
 
 __all__ = ["AggregationSettings", "Aggregator", "Alert"]
 

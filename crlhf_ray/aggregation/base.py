@@ -16,7 +16,7 @@ import pyarrow as pa
 from scipy.special import expit
 from scipy.stats import beta as beta_distribution
 
-from crlhf_ray.aggregation.codes import (
+from crlhf_ray.aggregation.encoding import (
     MOST_SECONDS,
     Classes,
     Codebook,

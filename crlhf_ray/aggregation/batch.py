@@ -11,8 +11,8 @@ import pandas as pd
 
 from crlhf_ray.aggregation.base import Estimator
 from crlhf_ray.aggregation.calibrate import Calibrated
-from crlhf_ray.aggregation.codes import infer_classes
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
+from crlhf_ray.aggregation.encoding import infer_classes
 from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.logistic_l1 import LogisticL1
 from crlhf_ray.aggregation.majority import Majority

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from crlhf_ray.aggregation.base import Estimator, Gold
-from crlhf_ray.aggregation.codes import Table, column
+from crlhf_ray.aggregation.encoding import Table, column
 from crlhf_ray.errors import DataError
 
 _SURE = 1e-12

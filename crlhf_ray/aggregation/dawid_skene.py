@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.special import log_softmax
 from scipy.stats import beta as beta_distribution
 
-from crlhf_ray.aggregation.held import HeldVotesEstimator
+from crlhf_ray.aggregation.batch_estimator import HeldVotesEstimator
 
 
 def _normalised(log_p: np.ndarray) -> np.ndarray:

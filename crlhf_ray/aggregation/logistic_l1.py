@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import norm, svds
 from scipy.special import expit
 
-from crlhf_ray.aggregation.held import HeldVotesEstimator
+from crlhf_ray.aggregation.batch_estimator import HeldVotesEstimator
 from crlhf_ray.errors import DataError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from crlhf_ray.aggregation.base import StreamingEstimator
-from crlhf_ray.aggregation.codes import Classes
+from crlhf_ray.aggregation.encoding import Classes
 from crlhf_ray.aggregation.state import CrowdState
 
 

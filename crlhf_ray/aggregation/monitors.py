@@ -249,7 +249,7 @@ def unjudged(count: int) -> list[Alert]:
         Alert(
             "unjudged programs",
             f"the sandbox failed on {count} program{'' if count == 1 else 's'} of the round, left out of it",
-            "see that the machine has memory to spare, or lower judge.slots",
+            "see that the machine has memory to spare, or lower sandbox.slots",
         )
     ]
 

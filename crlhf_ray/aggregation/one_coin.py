@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import logit
 
 from crlhf_ray.aggregation.base import StreamingEstimator
-from crlhf_ray.aggregation.codes import Classes
+from crlhf_ray.aggregation.encoding import Classes
 from crlhf_ray.aggregation.state import CC, WW, CrowdState
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
-from crlhf_ray.feedback.schema import Item
+from crlhf_ray.aggregation.marks import Item
 
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:

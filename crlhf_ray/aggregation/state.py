@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from scipy.special import expit
 
-from crlhf_ray.aggregation.codes import Votes
+from crlhf_ray.aggregation.encoding import Votes
 from crlhf_ray.errors import DataError
 
 #: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from crlhf_ray.aggregation.base import StreamingEstimator
-from crlhf_ray.aggregation.codes import Classes
+from crlhf_ray.aggregation.encoding import Classes
 from crlhf_ray.aggregation.shrinkage import fitted_strength
 from crlhf_ray.aggregation.state import CC, CW, STRENGTHS, WC, WW, CrowdState
 

@@ -1,4 +1,4 @@
-"""What ``crlhf evaluate`` does: sample with vLLM, judge in the sandbox, estimate pass@k."""
+"""What ``crlhf evaluate`` does: sample with vLLM, check in the sandbox, estimate pass@k."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from rich.table import Table
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FIXED_TO_EVALUATE, Config, check_unchanged, settings_of_run, with_changes
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.evaluation.judge import Judge
-from crlhf_ray.evaluation.run import Evaluation, earlier_rows, folder_digest, head_of
-from crlhf_ray.evaluation.run import evaluate as estimate
+from crlhf_ray.evaluation.results import Evaluation, earlier_rows, folder_digest, head_of
+from crlhf_ray.evaluation.results import evaluate as estimate
 from crlhf_ray.learner.checkpoint import latest_tag
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import load_tokenizer, resolve
@@ -25,6 +24,7 @@ from crlhf_ray.policy.prompts import check_fit, encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.fleet import Fleet, Request
+from crlhf_ray.sandbox.sandbox import Sandbox
 
 
 def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str, console: Console) -> Evaluation:
@@ -57,7 +57,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
     with ExitStack() as stack:
         stack.enter_context(connect(config.ray.address))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crlhf-logs-")))
-        judge = stack.enter_context(Judge(config.judge))
+        sandbox = stack.enter_context(Sandbox(config.sandbox))
         fleet = Fleet(config.rollout, config.model, log_dir=logs)
         stack.callback(fleet.close)
         fleet.start()
@@ -83,7 +83,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
             settings.source,
             problems,
             generate,
-            judge,
+            sandbox,
             out,
             n=settings.samples,
             policy=policy,

@@ -19,25 +19,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from crlhf_ray.aggregation.marks import GOLD_SCHEMA, Item
 from crlhf_ray.errors import DataError
-from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.mutations import Mutation, mutations
-from crlhf_ray.feedback.schema import GOLD_SCHEMA, Item
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.lines import carries_code
+from crlhf_ray.sandbox.samples import AnySandbox
 
 _FORMAT = 1  # of the cache file and of what goes into it; raise it when either changes
-
-
-class Checks(Protocol):
-    """What is needed of a judge."""
-
-    def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def make_item(problem: Problem, completion: str, item_id: str) -> Item:
 
 def build_honeypots(
     problems: Sequence[Problem],
-    judge: Checks,
+    sandbox: AnySandbox,
     seed: int,
     per_problem: int = 3,
     *,
@@ -98,7 +92,7 @@ def build_honeypots(
     file = Path(cache) / f"honeypots-{fingerprint}.json" if cache is not None else None
     if file is not None and file.exists():
         return [_from_json(row) for row in json.loads(file.read_text())]
-    honeypots = _build(problems, sources, judge, seed, per_problem)
+    honeypots = _build(problems, sources, sandbox, seed, per_problem)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -108,12 +102,12 @@ def build_honeypots(
 
 
 def _build(
-    problems: Sequence[Problem], sources: Mapping[str, list[str]], judge: Checks, seed: int, per_problem: int
+    problems: Sequence[Problem], sources: Mapping[str, list[str]], sandbox: AnySandbox, seed: int, per_problem: int
 ) -> list[Honeypot]:
     intact = max(per_problem // 3, int(per_problem >= 2))
     rngs = {p.problem_id: _rng(seed, p.problem_id) for p in problems}
     jobs = [(p, text) for p in problems for text in sources[p.problem_id]]
-    for (problem, text), verdict in zip(jobs, judge.check(jobs), strict=True):
+    for (problem, text), verdict in zip(jobs, sandbox.check(jobs), strict=True):
         if not verdict.passed:
             raise DataError(
                 f"{problem.problem_id}: the reference {text!r} does not pass: {verdict.status} {verdict.detail}",
@@ -134,7 +128,9 @@ def _build(
         ]
         if not tried:
             break
-        for (problem, mutation), verdict in zip(tried, judge.check([(p, m.completion) for p, m in tried]), strict=True):
+        for (problem, mutation), verdict in zip(
+            tried, sandbox.check([(p, m.completion) for p, m in tried]), strict=True
+        ):
             if verdict.status in ("wrong", "error"):
                 made[problem.problem_id].append(_honeypot(problem, mutation.completion, seed, mutation))
                 wanted[problem.problem_id] -= 1

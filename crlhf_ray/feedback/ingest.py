@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA
 from crlhf_ray.feedback.validation import REJECTION_SCHEMA, check_columns, rejection, validate_columns
 
 _BLOCK_ROWS = 65_536  # rows of JSONL or Parquet checked at a time: some 10 MB

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA
 from crlhf_ray.feedback.validation import validate
 
 _SAID = ("item_id", "line", "annotator_id", "label")  # what an event says; when it was sent may differ in a retry

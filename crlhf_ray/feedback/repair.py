@@ -6,7 +6,7 @@ one in turn is taken back if the program passes without it. The lines of the cha
 
 Limits. The set found is one of possibly several, and not always a smallest: each change is tried once, and one that was
 needed may be spared after a later one is gone. A program that no known passing program can be turned into line by line,
-one that is not Python, and one about which the judge keeps failing, keep the truth of the alignment.
+one that is not Python, and one about which the sandbox keeps failing, keep the truth of the alignment.
 """
 
 from __future__ import annotations
@@ -14,28 +14,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.truth import CodeLine, Outline, align, compare, line_truth, outline, renaming
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.samples import AnySandbox
+from crlhf_ray.sandbox.verdict import Verdict
 
 NEAREST = 3  # passing programs that a repair is tried from
-ATTEMPTS = 3  # checks of a program where the judge itself fails
+ATTEMPTS = 3  # checks of a program where the sandbox itself fails
 
 _NAME = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\.\s*\w+)|\b([A-Za-z_]\w*)\b""")
 
 
-class Judges(Protocol):
-    """A `Judge` or a `JudgePool`."""
-
-    def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]: ...
-
-
 @dataclass(frozen=True)
-class Judged:
+class Checked:
     """A program with its verdict, and passing programs, besides the problem's references, to compare it with."""
 
     problem: Problem
@@ -118,22 +112,22 @@ def _indent(indents: dict[int, str], depth: int) -> str:
     return indents[depth]
 
 
-def repair(programs: Sequence[Judged], judge: Judges) -> list[Repair]:
+def repair(programs: Sequence[Checked], sandbox: AnySandbox) -> list[Repair]:
     """Truth for each program, with as many rounds of checks as the longest list of changes; batches share a round."""
-    works = [_Work(judged) for judged in programs]
+    works = [_Work(checked) for checked in programs]
     while jobs := [(work, text) for work in works if (text := work.next_trial()) is not None]:
-        answers = _passed(judge, [(work.judged.problem, text) for work, text in jobs])
+        answers = _passed(sandbox, [(work.checked.problem, text) for work, text in jobs])
         for (work, _), passed in zip(jobs, answers, strict=True):
             work.hear(passed)
     return [work.result() for work in works]
 
 
-def _passed(judge: Judges, jobs: Sequence[tuple[Problem, str]]) -> list[bool | None]:
-    """Whether each passes; None where the judge fails again and again, which says nothing about the program."""
+def _passed(sandbox: AnySandbox, jobs: Sequence[tuple[Problem, str]]) -> list[bool | None]:
+    """Whether each passes; None where the sandbox fails again and again, which says nothing about the program."""
     passed: list[bool | None] = [None] * len(jobs)
     for _ in range(ATTEMPTS):
         if left := [n for n, known in enumerate(passed) if known is None]:
-            for n, verdict in zip(left, judge.check([jobs[n] for n in left]), strict=True):
+            for n, verdict in zip(left, sandbox.check([jobs[n] for n in left]), strict=True):
                 if verdict.status != "infra_error":
                     passed[n] = verdict.passed
     return passed
@@ -142,24 +136,24 @@ def _passed(judge: Judges, jobs: Sequence[tuple[Problem, str]]) -> list[bool | N
 class _Work:
     """The search for one program: first a passing program that repairs it, then which changes can be spared."""
 
-    def __init__(self, judged: Judged):
-        self.judged = judged
-        self.base = line_truth(judged.problem, judged.text, judged.verdict, judged.passing)
+    def __init__(self, checked: Checked):
+        self.checked = checked
+        self.base = line_truth(checked.problem, checked.text, checked.verdict, checked.passing)
         self.kept: list[Change] | None = None
         self.candidates: list[list[Change]] = []
         self.spare = 0
         self.outline: Outline | None = None
-        if judged.verdict.passed:
+        if checked.verdict.passed:
             return
         try:
-            self.outline = outline(judged.problem.prompt, judged.text)
+            self.outline = outline(checked.problem.prompt, checked.text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return  # not Python: the alignment's rule for that stands
         if not self.outline.lines:
-            self.outline = None  # no code: nothing in it is judged
+            self.outline = None  # no code: nothing in it is checked
             return
-        known = dict.fromkeys((*judged.problem.references, *judged.passing))
-        outlines = [outline(judged.problem.prompt, text) for text in known]
+        known = dict.fromkeys((*checked.problem.references, *checked.passing))
+        outlines = [outline(checked.problem.prompt, text) for text in known]
         outlines.sort(key=lambda reference: compare(self.outline, reference).distance)  # type: ignore[arg-type]
         self.candidates = [found for each in outlines[:NEAREST] if (found := changes(self.outline, each))]
 
@@ -168,17 +162,17 @@ class _Work:
         if self.outline is None:
             return None
         if self.kept is None:
-            return apply(self.judged.text, self.outline, self.candidates[0]) if self.candidates else None
+            return apply(self.checked.text, self.outline, self.candidates[0]) if self.candidates else None
         if self.spare >= len(self.kept) or len(self.kept) == 1:
             return None
-        return apply(self.judged.text, self.outline, self._without())
+        return apply(self.checked.text, self.outline, self._without())
 
     def _without(self) -> list[Change]:
         assert self.kept is not None
         return self.kept[: self.spare] + self.kept[self.spare + 1 :]
 
     def hear(self, passed: bool | None) -> None:
-        """None: the judge could not tell, and the alignment's truth stands."""
+        """None: the sandbox could not tell, and the alignment's truth stands."""
         if passed is None:
             self.outline = None
         elif self.kept is None:
@@ -191,8 +185,8 @@ class _Work:
             self.spare += 1
 
     def result(self) -> Repair:
-        if self.judged.verdict.passed:
-            return Repair(self.base, True, self.judged.text)
+        if self.checked.verdict.passed:
+            return Repair(self.base, True, self.checked.text)
         if self.kept is None or self.outline is None:
             return Repair(self.base, False, None)
         truth = np.ones_like(self.base)
@@ -200,4 +194,4 @@ class _Work:
             # Where something is missing, the line after which it is missing is to blame.
             blamed = range(change.start, change.end) or [max(0, change.start - 1)]
             truth[[self.outline.lines[at].number for at in blamed if at < len(self.outline.lines)]] = -1
-        return Repair(truth, True, apply(self.judged.text, self.outline, self.kept))
+        return Repair(truth, True, apply(self.checked.text, self.outline, self.kept))

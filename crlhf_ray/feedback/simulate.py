@@ -22,8 +22,8 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 from scipy.special import ndtr, ndtri
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, Item
 from crlhf_ray.settings import Settings
 
 Kind = Literal["expert", "average", "careless", "always_correct", "random", "adversary", "drifting"]

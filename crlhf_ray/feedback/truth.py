@@ -26,9 +26,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.lines import carries_code
+from crlhf_ray.sandbox.verdict import Verdict
 
 _TOKEN = re.compile(
     r"""[rbfuRBFU]{0,2}"(?:\\.|[^"\\])*"|[rbfuRBFU]{0,2}'(?:\\.|[^'\\])*'|\w+|\*\*=?|//=?|[<>=!:+\-*/%&|^@]=|<<|>>|->|\S"""
@@ -48,7 +48,7 @@ def line_truth(
     lines = text_lines.split("\n") if isinstance(text_lines, str) else list(text_lines)
     if verdict.status == "infra_error":
         raise ValueError(
-            f"{problem.problem_id}: the judge failed ({verdict.detail}), so no truth is known: judge again"
+            f"{problem.problem_id}: the sandbox failed ({verdict.detail}), so no truth is known: check it again"
         )
     truth = np.ones(len(lines), dtype=np.int8)
     code = [n for n, line in enumerate(lines) if carries_code(line)]

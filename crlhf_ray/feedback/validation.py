@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, SOURCES
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, SOURCES
 
 #: One record for each field that is wrong. row: 0-based in its file. first: true on one record of each rejected row.
 REJECTION_SCHEMA = pa.schema(

@@ -22,15 +22,15 @@ from crlhf_ray.errors import EngineError
 from crlhf_ray.learner.advantage import explained_variance, gae, leave_one_out, penalised, whiten
 from crlhf_ray.learner.batching import Experience, Packed, plan
 from crlhf_ray.learner.checkpoint import temporary_tag
-from crlhf_ray.learner.exact import check_exact, plain_logprobs, probe
 from crlhf_ray.learner.forward import ActorCritic, Frozen
+from crlhf_ray.learner.forward_check import check_exact, plain_logprobs, probe
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
-from crlhf_ray.learner.process_group import join_group
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.output import print_to
 from crlhf_ray.policy.model import ModelSettings, load_model
+from crlhf_ray.process_group import join_group
 from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
 
 

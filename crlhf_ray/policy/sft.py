@@ -24,7 +24,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crlhf_ray.cluster import connect
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError
-from crlhf_ray.learner.process_group import join_group
 from crlhf_ray.policy.demonstrations import (
     Batch,
     Demonstration,
@@ -35,6 +34,7 @@ from crlhf_ray.policy.demonstrations import (
 )
 from crlhf_ray.policy.model import ModelSettings, load_model, load_tokenizer, resolve
 from crlhf_ray.policy.prompts import Template
+from crlhf_ray.process_group import join_group
 from crlhf_ray.settings import Settings
 
 POLL_SECONDS = 0.5

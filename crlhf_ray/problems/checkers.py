@@ -1,7 +1,7 @@
 """How a program is shown right or wrong. A new kind of check is one class with a `verify` method.
 
 Checkers run outside the jail, on trusted ground: they hold the tests and the expected values, and see the program only
-through `Check`. What the program sends back is plain data.
+through `Channel`. What the program sends back is plain data.
 """
 
 from __future__ import annotations
@@ -17,13 +17,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any
-
-from crlhf_ray.evaluation.program import Untestable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
-    from crlhf_ray.evaluation.check import Check
     from crlhf_ray.problems.problem import Problem
+
+
+class Untestable(Exception):
+    """The tests cannot be run, whatever the program does: says nothing about it."""
+
+
+class Channel(Protocol):
+    """The way to one running program that a checker is given; the sandbox makes one for each check.
+
+    test: index of the test that runs now; a checker sets it before each.
+    """
+
+    test: int | None
+
+    def load(self, source: str, names: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+        """Run the source in a fresh process; answers the program and what it bound to the names."""
+
+    def script(self, source: str, stdin: str) -> Any:
+        """Run the source as a whole program on this input, to its end: its ``stdout`` and ``code``."""
+
+    def fail(self, detail: str) -> NoReturn:
+        """The program gave a wrong answer to the current test."""
 
 
 class Checker:
@@ -34,7 +53,7 @@ class Checker:
     def prepare(self, problem: Problem) -> None:
         """What is worked out once a process, before the first program, and counts against no program's limits."""
 
-    def verify(self, problem: Problem, source: str, check: Check) -> None:
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
         """Return if the program ``source`` is right; raise anything, or call ``check.fail``, if it is not.
 
         Sets ``check.test`` to the index of each test before running it.
@@ -67,7 +86,7 @@ class AssertChecker(Checker):
                     with contextlib.suppress(ImportError):  # said where it is needed
                         importlib.import_module(name)
 
-    def verify(self, problem: Problem, source: str, check: Check) -> None:
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.tests:
             raise Untestable("there are none")
         namespace = trusted_names(problem)
@@ -111,7 +130,7 @@ class CallChecker(Checker):
     tolerance: float | None = None
     kind: str = "calls"
 
-    def verify(self, problem: Problem, source: str, check: Check) -> None:
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.cases:
             raise Untestable("there are none")
         program, bound = check.load(visible(problem, source), (problem.entry_point,))
@@ -143,7 +162,7 @@ class ReferenceChecker(Checker):
     oracle: str = ""
     kind: str = "reference"
 
-    def verify(self, problem: Problem, source: str, check: Check) -> None:
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
         self.base.verify(problem, source, check)
         program, bound = check.load(visible(problem, source), (problem.entry_point,))
         require(problem, bound, check)
@@ -181,7 +200,7 @@ class ScriptChecker(Checker):
     tolerance: float | None = None
     kind: str = "script"
 
-    def verify(self, problem: Problem, source: str, check: Check) -> None:
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.tests:
             raise Untestable("there are none")
         for check.test, (stdin, expected) in enumerate(self.tests):
@@ -203,7 +222,7 @@ class ScriptChecker(Checker):
             return False
 
 
-def require(problem: Problem, bound: dict[str, Any], check: Check) -> None:
+def require(problem: Problem, bound: dict[str, Any], check: Channel) -> None:
     if problem.entry_point not in bound:
         check.fail(f"the program does not define {problem.entry_point}")
 

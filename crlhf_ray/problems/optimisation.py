@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crlhf_ray.problems.checkers import Checker, require, trusted_code, visible
+from crlhf_ray.problems.checkers import Channel, Checker, require, trusted_code, visible
 
 if TYPE_CHECKING:
-    from crlhf_ray.evaluation.check import Check
     from crlhf_ray.problems.problem import Problem
 
 
@@ -47,7 +46,7 @@ class OptimisationChecker(Checker):
     kind: str = "optimisation"
 
     def prepare(self, problem: Problem) -> None:
-        from crlhf_ray.evaluation import cvx
+        from crlhf_ray.problems import cvx_rebuild as cvx
 
         namespace: dict[str, Any] = {"__name__": "reference"}
         exec(trusted_code(self.reference, "<reference>"), namespace)
@@ -75,8 +74,8 @@ class OptimisationChecker(Checker):
             wanted.append(_Wanted(built, value, directions, tuple(supports), inside, value_inside))  # type: ignore[arg-type]
         object.__setattr__(self, "_wanted", wanted)
 
-    def verify(self, problem: Problem, source: str, check: Check) -> None:
-        from crlhf_ray.evaluation import cvx
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
+        from crlhf_ray.problems import cvx_rebuild as cvx
 
         program, bound = check.load(visible(problem, source), (problem.entry_point,))
         require(problem, bound, check)

@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from crlhf_ray.report import figures
 from crlhf_ray.report.headline import headline
-from crlhf_ray.report.hidden import visible
 from crlhf_ray.report.run_files import Run, alert_text, read_run, round_seconds
+from crlhf_ray.visible import visible
 
 
 def write_report(run_dir: str | Path) -> Path:

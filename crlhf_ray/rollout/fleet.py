@@ -18,14 +18,14 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from crlhf_ray.asking import own_error
+from crlhf_ray.actors import own_error
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
 from crlhf_ray.rollout.health import Health
 from crlhf_ray.rollout.replica import Replica
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.rollout.settings import RolloutSettings
-from crlhf_ray.rollout.shares import Request, Task, split, tasks_of
+from crlhf_ray.rollout.tasks import Request, Task, split, tasks_of
 from crlhf_ray.rollout.weights import TransferSpec
 
 __all__ = ["Fleet", "Request", "RolloutSettings"]

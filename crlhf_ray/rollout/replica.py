@@ -18,7 +18,7 @@ from crlhf_ray.policy.model import ModelSettings, load_tokenizer, resolve
 from crlhf_ray.rollout.lines import cut_at_stop, split_lines
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.rollout.settings import RolloutSettings
-from crlhf_ray.rollout.shares import Task
+from crlhf_ray.rollout.tasks import Task
 from crlhf_ray.rollout.weights import TransferSpec, listen
 
 #: Time for the error that tells why to reach the caller before the process ends.

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, GOLD_SCHEMA
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
 
 
 def annotations(rows, *, prefix="e", start=0):

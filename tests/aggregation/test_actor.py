@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
+from crlhf_ray.aggregation.marks import CONSENSUS_SCHEMA
 from crlhf_ray.errors import ConfigError, DataError, ResourceError
-from crlhf_ray.feedback.schema import CONSENSUS_SCHEMA
 from tests.aggregation.tables import annotations, gold
 
 

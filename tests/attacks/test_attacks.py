@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
 
 from .programs import CHEATS, ESCAPES, FORGED_ARRAYS, HOGS, STUBBORN, UNFOLDING, UNOWNED_MEMORY, UNSPEAKABLE
 
@@ -67,16 +67,16 @@ LIMITS = Limits(cpu_seconds=1, wall_seconds=4, memory_mb=128)
 
 
 @pytest.fixture(scope="module")
-def judge():
-    with Judge(JudgeSettings(limits=LIMITS, slots=2)) as judge:
-        yield judge
+def sandbox():
+    with Sandbox(SandboxSettings(limits=LIMITS, slots=2)) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
 def other_judge():
     """With a slot that may start more jails."""
-    with Judge(JudgeSettings(limits=LIMITS, slots=1)) as judge:
-        yield judge
+    with Sandbox(SandboxSettings(limits=LIMITS, slots=1)) as sandbox:
+        yield sandbox
 
 
 def all_gone(pids: list[int]) -> bool:
@@ -97,15 +97,15 @@ def namespaces(pids: list[int]) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def slots_stay_healthy(judge):
+def slots_stay_healthy(sandbox):
     """After each attack: the same processes and namespaces as before, and right programs still pass."""
-    pids = [pid for slot in judge._slots for pid in processes_below(slot.process.pid)]
+    pids = [pid for slot in sandbox._slots for pid in processes_below(slot.process.pid)]
     before = namespaces(pids)
     yield
-    verdicts = judge.check([(ASSERTS, SOLUTION), (CALLS, SOLUTION), (TELLS, TELLS.references[0])])
+    verdicts = sandbox.check([(ASSERTS, SOLUTION), (CALLS, SOLUTION), (TELLS, TELLS.references[0])])
     assert [verdict.status for verdict in verdicts] == ["passed"] * 3, verdicts
-    after = [pid for slot in judge._slots for pid in processes_below(slot.process.pid)]
-    if after != pids:  # the judge ended a slot, and nothing is left of it
+    after = [pid for slot in sandbox._slots for pid in processes_below(slot.process.pid)]
+    if after != pids:  # the sandbox ended a slot, and nothing is left of it
         assert len(after) == len(pids)
         assert all_gone(list(set(pids) - set(after)))
     assert len(namespaces(after)) == len(before)
@@ -116,17 +116,17 @@ def test_there_are_enough_attacks():
 
 
 @pytest.mark.parametrize("name", CHEATS)
-def test_cheat_does_not_pass(judge, name):
-    for verdict in judge.check([(ASSERTS, CHEATS[name]), (CALLS, CHEATS[name])]):
+def test_cheat_does_not_pass(sandbox, name):
+    for verdict in sandbox.check([(ASSERTS, CHEATS[name]), (CALLS, CHEATS[name])]):
         assert verdict.status in ("wrong", "error", "killed", "timeout"), verdict
         assert verdict.detail.isprintable()
         assert verdict.cpu_seconds <= LIMITS.cpu_seconds + 1
 
 
 @pytest.mark.parametrize("name", HOGS)
-def test_hog_is_stopped(judge, name):
+def test_hog_is_stopped(sandbox, name):
     program, statuses = HOGS[name]
-    (verdict,) = judge.check([(ASSERTS, program)])
+    (verdict,) = sandbox.check([(ASSERTS, program)])
     assert verdict.status in statuses | {"timeout"}, verdict  # where much else runs, the backstop may come first
     # The CPU limit is of each process. Many that the wall clock ended may have had all cores until then.
     many = "fork" in program and "wall" in verdict.detail
@@ -135,8 +135,8 @@ def test_hog_is_stopped(judge, name):
 
 
 @pytest.mark.parametrize("name", UNFOLDING)
-def test_answer_that_unfolds_does_not_burden_the_verifier(judge, name):
-    for verdict in judge.check([(problem, UNFOLDING[name]) for problem in (USES, ASSERTS)]):
+def test_answer_that_unfolds_does_not_burden_the_verifier(sandbox, name):
+    for verdict in sandbox.check([(problem, UNFOLDING[name]) for problem in (USES, ASSERTS)]):
         assert verdict.status in ("wrong", "error", "timeout", "out_of_memory"), verdict
 
 
@@ -158,27 +158,29 @@ def test_forged_array_equals_nothing_that_it_is_not(other_judge, name, packages)
 
 
 @pytest.mark.parametrize("name", UNSPEAKABLE)
-def test_answer_without_a_text_harms_no_other_verdict(judge, name):
+def test_answer_without_a_text_harms_no_other_verdict(sandbox, name):
     tests = ("assert largest_gap([1, 4]) == 3, largest_gap([1, 4])", "assert {3: True}[largest_gap([1, 4])]")
     problems = [Problem("attacked", PROMPT, "largest_gap", AssertChecker((test,)), ()) for test in tests]
-    verdicts = judge.check([(ASSERTS, SOLUTION), *[(each, UNSPEAKABLE[name]) for each in problems], (CALLS, SOLUTION)])
+    verdicts = sandbox.check(
+        [(ASSERTS, SOLUTION), *[(each, UNSPEAKABLE[name]) for each in problems], (CALLS, SOLUTION)]
+    )
     assert [verdict.status for verdict in verdicts[:: len(verdicts) - 1]] == ["passed", "passed"]
     for verdict in verdicts[1:-1]:
         assert verdict.status in ("wrong", "error", "timeout", "out_of_memory"), verdict
 
 
-def test_library_that_only_a_test_names_is_not_the_programs(judge):
+def test_library_that_only_a_test_names_is_not_the_programs(sandbox):
     checker = AssertChecker(("assert largest_gap([1, 4]) == sys.getsizeof([1, 4])",))
     problem = Problem("attacked", PROMPT, "largest_gap", checker, ())
     forged = "class sys:\n    getsizeof = staticmethod(lambda x: 0)\ndef largest_gap(xs): return 0\n"
     honest = "import sys\ndef largest_gap(xs): return sys.getsizeof(xs)\n"
-    assert [v.status for v in judge.check([(problem, forged), (problem, honest)])] == ["wrong", "passed"]
+    assert [v.status for v in sandbox.check([(problem, forged), (problem, honest)])] == ["wrong", "passed"]
 
 
-def test_memory_that_no_process_owns_is_the_programs_all_the_same(judge):
-    if not judge._slots[0].groups:
+def test_memory_that_no_process_owns_is_the_programs_all_the_same(sandbox):
+    if not sandbox._slots[0].groups:
         pytest.skip("this machine lets us make no control groups")
-    for verdict in judge.check([(ASSERTS, UNOWNED_MEMORY)] * 2):
+    for verdict in sandbox.check([(ASSERTS, UNOWNED_MEMORY)] * 2):
         assert verdict.status in ("out_of_memory", "timeout"), verdict
 
 
@@ -188,14 +190,14 @@ def test_no_answer_holds_the_verifier_beyond_the_limits(name, isolation):
     test, program = STUBBORN[name]
     problem = Problem("attacked", PROMPT, "largest_gap", AssertChecker((test,)), ())
     limits = Limits(cpu_seconds=1, wall_seconds=6)
-    with Judge(JudgeSettings(limits=limits, slots=1, isolation=isolation)) as judge:
-        pids, folder = processes_below(judge._slots[0].process.pid), judge._slots[0].folder
+    with Sandbox(SandboxSettings(limits=limits, slots=1, isolation=isolation)) as sandbox:
+        pids, folder = processes_below(sandbox._slots[0].process.pid), sandbox._slots[0].folder
         start = time.monotonic()
-        (verdict,) = judge.check([(problem, program)])
+        (verdict,) = sandbox.check([(problem, program)])
         taken = time.monotonic() - start
         assert all_gone(pids)
         assert not folder or not os.path.exists(folder)
-        assert judge.check([(ASSERTS, SOLUTION)])[0].passed
+        assert sandbox.check([(ASSERTS, SOLUTION)])[0].passed
     assert (verdict.status, verdict.isolation) == ("timeout", isolation)
     assert taken <= limits.wall_seconds + 1 + limits.wall_seconds / 2  # half a limit for a busy machine
 
@@ -203,15 +205,15 @@ def test_no_answer_holds_the_verifier_beyond_the_limits(name, isolation):
 def test_program_that_always_ends_its_sandbox_is_killed_and_says_nothing_of_the_machine():
     """Without a jail a program may end its parent."""
     program = "import os, signal\ndef largest_gap(xs): os.kill(os.getppid(), signal.SIGKILL)\n"
-    with Judge(JudgeSettings(limits=LIMITS, slots=1, isolation="weak")) as weak:
+    with Sandbox(SandboxSettings(limits=LIMITS, slots=1, isolation="weak")) as weak:
         verdicts = weak.check([(ASSERTS, program), (ASSERTS, SOLUTION)])
     assert [(verdict.status, verdict.isolation) for verdict in verdicts] == [("killed", "weak"), ("passed", "weak")]
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_harm_cannot_be_done(judge, name):
+def test_harm_cannot_be_done(sandbox, name):
     # More often than there are slots: a slot's second program would find what its first one left.
-    for verdict in judge.check([(TELLS, harmful(name))] * 5):
+    for verdict in sandbox.check([(TELLS, harmful(name))] * 5):
         assert verdict.status == "passed", verdict
 
 
@@ -224,7 +226,7 @@ def harmful(name: str) -> str:
 def test_the_same_harm_is_seen_without_the_jail():
     """The attacks are real: with weak isolation some of them succeed, and the verdict tells that it was weak."""
     names = ["finds home folders, passwords and sockets", "sees other processes", "runs another program"]
-    with Judge(JudgeSettings(limits=LIMITS, slots=1, isolation="weak")) as weak:
+    with Sandbox(SandboxSettings(limits=LIMITS, slots=1, isolation="weak")) as weak:
         verdicts = weak.check([(TELLS, harmful(name)) for name in names])
     assert [(verdict.status, verdict.isolation) for verdict in verdicts] == [("wrong", "weak")] * 3
 
@@ -265,8 +267,8 @@ BODIES = st.one_of(
 
 @given(body=BODIES)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_program_that_does_not_implement_the_function_never_passes(judge, body):
+def test_program_that_does_not_implement_the_function_never_passes(sandbox, body):
     program = f"\ndef largest_gap(xs):\n    {body}\n"
-    verdicts = judge.check([(ASSERTS, program), (CALLS, program)])
+    verdicts = sandbox.check([(ASSERTS, program), (CALLS, program)])
     assert not any(verdict.passed for verdict in verdicts)
     assert all(verdict.status != "infra_error" for verdict in verdicts)

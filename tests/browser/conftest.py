@@ -8,9 +8,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
-from crlhf_ray.feedback.queue import QueueSettings
+from crlhf_ray.feedback.desk.queue import QueueSettings
 from tests.browser.team import Team
-from tests.web.conftest import PASSWORD, absent, serve
+from tests.desk.conftest import PASSWORD, absent, serve
 
 __all__ = ["serve"]
 
@@ -129,7 +129,7 @@ def marks(server):
     """Every mark event that is stored: (line, label, rest), in order."""
     import sqlalchemy as sa
 
-    from crlhf_ray.feedback.store.models import Mark
+    from crlhf_ray.feedback.desk.store.models import Mark
 
     with server.desk.database.read() as session:
         found = session.scalars(sa.select(Mark).order_by(Mark.seq)).all()

@@ -4,12 +4,12 @@ annotators of varied skill. For tests of what a lead sees, and for the pictures 
 import random
 
 from crlhf_ray.aggregation.settings import AggregationSettings
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.honeypots import make_item, opaque_id
 from crlhf_ray.feedback.mutations import mutations
-from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.web.settings import WebSettings
 from crlhf_ray.problems.load import load_problems
-from tests.web.conftest import Server
+from tests.desk.conftest import Server
 
 #: name: (marks a correct line correct, marks a wrong line wrong)
 SKILLS = {
@@ -44,7 +44,7 @@ class Team(Server):
             busy = list(people)
             while busy:
                 name = self.draw.choices(busy, [0.4 if name in ("Emil", "Femi") else 1 for name in busy])[0]
-                if not self.judge(people[name], name):
+                if not self.sandbox(people[name], name):
                     busy.remove(name)
                 self.now += self.draw.uniform(4, 14)
                 self.settled()  # so that what is known, and when, depends on nothing but the draws

@@ -5,7 +5,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import PHONE, PLAIN, current, line, violations
-from tests.web.conftest import work
+from tests.desk.conftest import work
 
 LOOKS = {
     "light": {"color_scheme": "light"},

@@ -6,10 +6,10 @@ import re
 
 from playwright.sync_api import expect
 
-from crlhf_ray.feedback.web.highlight import highlighted
-from crlhf_ray.report.hidden import visible
+from crlhf_ray.feedback.desk.highlight import highlighted
+from crlhf_ray.visible import visible
 from tests.browser.conftest import PHONE, PLAIN, line
-from tests.web.conftest import work
+from tests.desk.conftest import work
 
 OVERRIDE = "\u202e"  # right-to-left override: shows what follows backwards
 LINES = (

@@ -3,10 +3,10 @@
 import pytest
 from playwright.sync_api import expect
 
-from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.web.keys import key_table
+from crlhf_ray.feedback.desk.keys import key_table
+from crlhf_ray.feedback.desk.queue import QueueSettings
 from tests.browser.conftest import PHONE, PLAIN, current, line, marks, saved, submitted
-from tests.web.conftest import PASSWORD, work
+from tests.desk.conftest import PASSWORD, work
 
 LINES = ("    total = 0", "", "    # add them up", "    for x in xs:", "        total += x", "    return total + 1")
 JUDGED = (0, 3, 4, 5)

@@ -5,8 +5,8 @@ import csv
 import pytest
 from playwright.sync_api import expect
 
-from crlhf_ray.feedback.queue import QueueSettings
-from tests.web.conftest import PASSWORD, judge, work
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from tests.desk.conftest import PASSWORD, judge, work
 
 
 @pytest.fixture

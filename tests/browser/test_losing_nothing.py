@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.postgres import free_port
-from crlhf_ray.feedback.queue import QueueSettings
-from crlhf_ray.feedback.web.client import AnnotationClient
+from crlhf_ray.feedback.desk.client import AnnotationClient
+from crlhf_ray.feedback.desk.queue import QueueSettings
 from tests.browser.conftest import PLAIN, line, marks, saved, submitted, watched
-from tests.web.conftest import PASSWORD, work
+from tests.desk.conftest import PASSWORD, work
 
 LINES = tuple(f"    x{n} = {n}" for n in range(40))
 LONG = work(7, LINES, tuple(range(40)))

@@ -1,4 +1,4 @@
-"""Honeypots: proven by the judge, told from other work by nobody, never shown twice to one annotator."""
+"""Honeypots: proven by the sandbox, told from other work by nobody, never shown twice to one annotator."""
 
 import dataclasses
 import json
@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
+from crlhf_ray.aggregation.marks import GOLD_SCHEMA
 from crlhf_ray.errors import DataError
-from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
-from crlhf_ray.feedback.schema import GOLD_SCHEMA
 from crlhf_ray.feedback.truth import line_truth
 from crlhf_ray.problems.load import load_problems
+from crlhf_ray.sandbox.sandbox import Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +20,14 @@ def problems():
 
 
 @pytest.fixture(scope="module")
-def judge():
-    with Judge() as judge:
-        yield judge
+def sandbox():
+    with Sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
-def honeypots(problems, judge):
-    return build_honeypots(problems, judge, seed=1, per_problem=4)
+def honeypots(problems, sandbox):
+    return build_honeypots(problems, sandbox, seed=1, per_problem=4)
 
 
 def completion(honeypot):
@@ -39,9 +39,9 @@ def test_each_problem_gets_its_share_intact_and_mutated(problems, honeypots):
     assert Counter(h.operator is None for h in honeypots) == {True: 6, False: 18}
 
 
-def test_the_judge_confirms_every_honeypot(problems, judge, honeypots):
+def test_the_judge_confirms_every_honeypot(problems, sandbox, honeypots):
     by_id = {p.problem_id: p for p in problems}
-    verdicts = judge.check([(by_id[h.item.problem_id], completion(h)) for h in honeypots])
+    verdicts = sandbox.check([(by_id[h.item.problem_id], completion(h)) for h in honeypots])
     for honeypot, verdict in zip(honeypots, verdicts, strict=True):
         assert verdict.passed == (honeypot.operator is None)
         assert honeypot.truth.count(-1) == (honeypot.operator is not None)
@@ -61,39 +61,39 @@ def test_a_honeypot_looks_like_any_other_item(problems, honeypots):
     assert len({h.item.item_id for h in honeypots}) == len(honeypots)
 
 
-def test_building_again_gives_the_same_and_another_seed_another_set(problems, judge, honeypots):
-    assert build_honeypots(problems, judge, seed=1, per_problem=4) == honeypots
-    assert build_honeypots(problems, judge, seed=2, per_problem=4) != honeypots
+def test_building_again_gives_the_same_and_another_seed_another_set(problems, sandbox, honeypots):
+    assert build_honeypots(problems, sandbox, seed=1, per_problem=4) == honeypots
+    assert build_honeypots(problems, sandbox, seed=2, per_problem=4) != honeypots
 
 
-def test_a_cached_set_needs_no_judge(problems, judge, honeypots, tmp_path):
-    build_honeypots(problems, judge, seed=1, per_problem=4, cache=tmp_path)
+def test_a_cached_set_needs_no_judge(problems, sandbox, honeypots, tmp_path):
+    build_honeypots(problems, sandbox, seed=1, per_problem=4, cache=tmp_path)
     assert build_honeypots(problems, None, seed=1, per_problem=4, cache=tmp_path) == honeypots
 
 
-def test_held_out_problems_are_refused(judge):
+def test_held_out_problems_are_refused(sandbox):
     heldout = load_problems("starter", "heldout")[:1]
     with pytest.raises(DataError, match="held out"):
-        build_honeypots(heldout, judge, seed=0)
+        build_honeypots(heldout, sandbox, seed=0)
 
 
-def test_a_reference_that_fails_is_refused_by_name(problems, judge):
+def test_a_reference_that_fails_is_refused_by_name(problems, sandbox):
     broken = dataclasses.replace(problems[0], references=("\n    return None",))
     with pytest.raises(DataError, match=f"{problems[0].problem_id}.*does not pass"):
-        build_honeypots([broken], judge, seed=0)
+        build_honeypots([broken], sandbox, seed=0)
 
 
-def test_passing_samples_become_honeypots_too(problems, judge):
+def test_passing_samples_become_honeypots_too(problems, sandbox):
     extra = {problems[0].problem_id: [problems[0].references[0].replace("return", "return  ", 1)]}
-    made = build_honeypots(problems[:1], judge, seed=0, per_problem=30, completions=extra)
+    made = build_honeypots(problems[:1], sandbox, seed=0, per_problem=30, completions=extra)
     assert any("return   " in completion(h) for h in made)
 
 
-def test_the_truth_rule_finds_the_mutated_line(problems, judge, honeypots):
+def test_the_truth_rule_finds_the_mutated_line(problems, sandbox, honeypots):
     """The simulated annotators' idea of truth agrees with what is known by construction, on single faults."""
     by_id = {p.problem_id: p for p in problems}
     mutated = [h for h in honeypots if h.operator]
-    verdicts = judge.check([(by_id[h.item.problem_id], completion(h)) for h in mutated])
+    verdicts = sandbox.check([(by_id[h.item.problem_id], completion(h)) for h in mutated])
     found = [
         tuple(line_truth(by_id[h.item.problem_id], h.item.lines, verdict, ())) == h.truth
         for h, verdict in zip(mutated, verdicts, strict=True)

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.errors import DataError
 from crlhf_ray.feedback import ingest
 from crlhf_ray.feedback.ingest import SqlSource, read_annotations
 from crlhf_ray.feedback.log import AnnotationLog
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.errors import DataError
 from crlhf_ray.feedback.log import AnnotationLog, current
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

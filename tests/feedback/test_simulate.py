@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA, Item
 from crlhf_ray.feedback.simulate import AnnotatorSettings, Crowd, CrowdSettings
 from crlhf_ray.feedback.validation import validate
 

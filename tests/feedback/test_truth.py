@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.feedback.truth import line_truth
 from crlhf_ray.problems.problem import AssertChecker, Problem
+from crlhf_ray.sandbox.verdict import Verdict
 
 PROMPT = 'def total(numbers):\n    """Return the sum of the even numbers."""'
 REFERENCE = "\n    total = 0\n    for n in numbers:\n        if n % 2 == 0:\n            total += n\n    return total"
@@ -92,5 +92,5 @@ def test_a_program_without_code_has_nothing_to_judge():
 
 
 def test_an_infrastructure_error_says_nothing():
-    with pytest.raises(ValueError, match="judge again"):
+    with pytest.raises(ValueError, match="check it again"):
         line_truth(PROBLEM, REFERENCE, Verdict("infra_error", detail="no slot", isolation="jailed"), [])

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.schema import ANNOTATION_SCHEMA
 from crlhf_ray.feedback.validation import REJECTION_SCHEMA, validate
 
 ROW = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings, Limits
 from crlhf_ray.problems.load import load_problems, load_splits
+from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
 
 GOOD = {
     "problem_id": "own/add",
@@ -28,8 +28,8 @@ def write(path: Path, *rows: dict | str) -> str:
 
 def failing(problems, cpu_seconds: float = 5.0) -> list[str]:
     """Ids of the problems whose first reference does not pass."""
-    with Judge(JudgeSettings(limits=Limits(cpu_seconds=cpu_seconds, memory_mb=2048))) as judge:
-        verdicts = judge.check([(problem, problem.references[0]) for problem in problems])
+    with Sandbox(SandboxSettings(limits=Limits(cpu_seconds=cpu_seconds, memory_mb=2048))) as sandbox:
+        verdicts = sandbox.check([(problem, problem.references[0]) for problem in problems])
     return [problem.problem_id for problem, verdict in zip(problems, verdicts, strict=True) if not verdict.passed]
 
 
@@ -208,16 +208,16 @@ def test_a_row_may_hold_calls_with_a_tolerance_of_their_own_and_packages(tmp_pat
     (problem,) = load_problems(write(tmp_path / "own.jsonl", {**CASES, "cases": cases, "packages": ["numpy"]}))
     assert (problem.packages, problem.checker.kind) == (("numpy",), "calls")
     assert [case.tolerance for case in problem.checker.cases] == [0.5, None]
-    with Judge(JudgeSettings(slots=1)) as judge:
-        verdicts = judge.check([(problem, "\n    import numpy\n    return a + b"), (problem, "\n    return 3")])
+    with Sandbox(SandboxSettings(slots=1)) as sandbox:
+        verdicts = sandbox.check([(problem, "\n    import numpy\n    return a + b"), (problem, "\n    return 3")])
     assert [verdict.status for verdict in verdicts] == ["passed", "wrong"]
 
 
 def test_a_row_may_hold_runs_of_a_script(tmp_path: Path):
     row = {**SCRIPT, "references": [], "cases": [{"arguments": ["1 2\n"], "expected": "3\n"}]}
     (problem,) = load_problems(write(tmp_path / "own.jsonl", row))
-    with Judge(JudgeSettings(slots=1)) as judge:
-        (verdict,) = judge.check([(problem, "\nprint(sum(map(int, input().split())))\n")])
+    with Sandbox(SandboxSettings(slots=1)) as sandbox:
+        (verdict,) = sandbox.check([(problem, "\nprint(sum(map(int, input().split())))\n")])
     assert verdict.passed
 
 

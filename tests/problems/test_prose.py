@@ -5,26 +5,26 @@ import ast
 import pytest
 
 from benchmarks.copy_rule import copied
-from crlhf_ray.evaluation.judge import Judge
 from crlhf_ray.problems.load import load_problems
+from crlhf_ray.sandbox.sandbox import Sandbox
 
 PROBLEMS = load_problems("prose")
 
 
 @pytest.fixture(scope="module")
-def judge():
-    with Judge() as judge:
-        yield judge
+def sandbox():
+    with Sandbox() as sandbox:
+        yield sandbox
 
 
-def test_every_reference_passes(judge):
+def test_every_reference_passes(sandbox):
     jobs = [(problem, reference) for problem in PROBLEMS for reference in problem.references]
-    assert [job for job, verdict in zip(jobs, judge.check(jobs), strict=True) if not verdict.passed] == []
+    assert [job for job, verdict in zip(jobs, sandbox.check(jobs), strict=True) if not verdict.passed] == []
 
 
 @pytest.mark.parametrize("body", ["\n    pass", "\n    return 0", "\n    return True", "\n    return []"])
-def test_a_body_that_ignores_its_arguments_fails_every_problem(judge, body):
-    assert not any(verdict.passed for verdict in judge.check([(problem, body) for problem in PROBLEMS]))
+def test_a_body_that_ignores_its_arguments_fails_every_problem(sandbox, body):
+    assert not any(verdict.passed for verdict in sandbox.check([(problem, body) for problem in PROBLEMS]))
 
 
 def test_all_are_held_out_in_families_of_their_own_and_three_difficulties():

@@ -7,16 +7,16 @@ from collections import Counter
 
 import pytest
 
-from crlhf_ray.evaluation.judge import Judge, JudgeSettings
 from crlhf_ray.problems.load import load_problems
+from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings
 
 PROBLEMS = load_problems("starter")
 
 
 @pytest.fixture(scope="module")
-def judge():
-    with Judge(JudgeSettings()) as judge:
-        yield judge
+def sandbox():
+    with Sandbox(SandboxSettings()) as sandbox:
+        yield sandbox
 
 
 def statements(problem, completion):
@@ -24,9 +24,9 @@ def statements(problem, completion):
     return ast.dump(ast.parse(problem.program(completion)))
 
 
-def test_every_reference_passes(judge):
+def test_every_reference_passes(sandbox):
     jobs = [(problem, reference) for problem in PROBLEMS for reference in problem.references]
-    verdicts = judge.check(jobs)
+    verdicts = sandbox.check(jobs)
     failed = [
         (problem.problem_id, reference, verdict)
         for (problem, reference), verdict in zip(jobs, verdicts, strict=True)
@@ -36,8 +36,8 @@ def test_every_reference_passes(judge):
 
 
 @pytest.mark.parametrize("body", ["\n    pass", "\n    return 0", "\n    return True"])
-def test_a_body_that_ignores_its_arguments_fails_every_problem(judge, body):
-    verdicts = judge.check([(problem, body) for problem in PROBLEMS])
+def test_a_body_that_ignores_its_arguments_fails_every_problem(sandbox, body):
+    verdicts = sandbox.check([(problem, body) for problem in PROBLEMS])
     passed = [
         problem.problem_id for problem, verdict in zip(PROBLEMS, verdicts, strict=True) if verdict.status == "passed"
     ]

@@ -10,8 +10,8 @@ import pytest
 from example_run import write_example_run
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.report.hidden import visible
 from crlhf_ray.report.html import choose_samples, write_report
+from crlhf_ray.visible import visible
 
 
 class Page(HTMLParser):

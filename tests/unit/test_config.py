@@ -78,11 +78,11 @@ def test_a_change_without_a_value_shows_the_form():
         ("feedback.first_honeypots=-1", "greater than or equal to 0"),
         ("feedback.honeypots_per_round=-1", "greater than or equal to 0"),
         ("feedback.honeypots_per_problem=-1", "greater than or equal to 0"),
-        ("judge.slots=0", "greater than or equal to 1"),
-        ("judge.attempts=0", "greater than or equal to 1"),
-        ("judge.limits.cpu_seconds=0", "greater than 0"),
-        ("judge.limits.memory_mb=0", "greater than or equal to 1"),
-        ("judge.limits.processes=0", "greater than or equal to 1"),
+        ("sandbox.slots=0", "greater than or equal to 1"),
+        ("sandbox.attempts=0", "greater than or equal to 1"),
+        ("sandbox.limits.cpu_seconds=0", "greater than 0"),
+        ("sandbox.limits.memory_mb=0", "greater than or equal to 1"),
+        ("sandbox.limits.processes=0", "greater than or equal to 1"),
     ],
 )
 def test_a_value_out_of_its_bounds_is_named_with_the_bound(change: str, right: str):

@@ -8,11 +8,11 @@ import numpy as np
 
 from crlhf_ray.aggregation.monitors import unjudged
 from crlhf_ray.config import load_config
-from crlhf_ray.evaluation.verdict import Verdict
 from crlhf_ray.loop import evaluate, experiences
+from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.run import Run
+from crlhf_ray.sandbox.verdict import Verdict
 
 
 def sample(number: int, tokens: int) -> Sample:
@@ -38,7 +38,7 @@ class LosingRun(Run):
         self.round = 3
         self.heldout = load_problems("starter", "heldout")[:2]
         self.problems = {problem.problem_id: problem for problem in self.heldout}
-        self.judge = self.metrics = self
+        self.sandbox = self.metrics = self
         self.evaluations: list[dict] = []
 
     def phase(self, name, total=None):

@@ -10,8 +10,8 @@ from rich.console import Console
 from crlhf_ray.config import load_config, settings_file, settings_of_run
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.command import evaluate_policy
+from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
-from crlhf_ray.run import Run
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_resumed_run_may_be_longer_elsewhere_and_measured_otherwise(trained: P
         ("learner.lr=1e-4", r"learner\.lr was 0\.001 and is 0\.0001 now"),
         ("model.lora=null", r"model\.lora\.r was 4 and is None now"),
         ("feedback.crowd.shared_difficulty=0.2", r"feedback\.crowd\.shared_difficulty was 0\.1"),
-        ("judge.limits.cpu_seconds=9", r"judge\.limits\.cpu_seconds was 5"),
+        ("sandbox.limits.cpu_seconds=9", r"sandbox\.limits\.cpu_seconds was 5"),
     ],
 )
 def test_a_resumed_run_with_another_setting_of_what_is_learnt_is_refused_by_its_name(trained: Path, change, named):

@@ -1,0 +1,157 @@
+"""pass@k over a set of problems, and the file of samples and verdicts that it is counted from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k, pass_at_k_interval
+from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.samples import AnySandbox, data_set_id, verdict_fields
+
+
+def folder_digest(folder: Path) -> str:
+    """A hash of every file in a folder, by name and content: which weights a model or a checkpoint holds."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """pass@k over a set of problems, and what it was measured on."""
+
+    data_set: dict[str, str]
+    samples: int
+    pass_at_k: tuple[PassAtK, ...]
+    statuses: dict[str, int]
+    isolation: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    source: str,
+    problems: Sequence[Problem],
+    generate: Callable[[Sequence[Problem], int], Iterable[tuple[Problem, str]]],
+    sandbox: AnySandbox,
+    samples: Path,
+    *,
+    n: int,
+    policy: Mapping[str, Any] | None = None,
+    ks: Sequence[int] = (1, 10, 100),
+    chunk: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Sample n programs a problem, check them, and estimate pass@k with a 95% interval over problems.
+
+    generate: makes n completions for each of some problems, in any order.
+    samples: JSONL file that grows chunk by chunk with every program and verdict; a run that is started again with the
+        same file goes on after the last whole chunk. Its first line holds the data set's name, version and hash, n and
+        the policy; a file of another data set, n or policy is refused with DataError.
+    policy: whatever the samples depend on, as JSON can hold it.
+    Only those k are estimated that n allows. Infrastructure errors are left out of n, and counted in ``statuses``.
+    """
+    head = head_of(source, problems, n, policy)
+    rows = earlier_rows(samples, head)
+    counted: dict[str, int] = defaultdict(int)
+    for row in rows:
+        counted[row["task_id"]] += 1
+    todo = [problem for problem in problems if counted[problem.problem_id] < n]
+    unfinished = {problem.problem_id for problem in todo}
+    rows = [row for row in rows if row["task_id"] not in unfinished]
+    with samples.open("w", encoding="utf-8") as file:
+        for row in [head, *rows]:
+            file.write(json.dumps(row) + "\n")
+        file.flush()
+        for start in range(0, len(todo), chunk):
+            jobs = list(generate(todo[start : start + chunk], n))
+            for (problem, completion), verdict in zip(jobs, sandbox.check(jobs), strict=True):
+                row = {"task_id": problem.problem_id, "completion": completion, **verdict_fields(verdict)}
+                rows.append(row)
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            if on_progress:
+                on_progress(len(problems) - len(todo) + min(start + chunk, len(todo)), len(problems))
+    return summarise(head["data_set"], n, rows, ks)
+
+
+def head_of(
+    source: str, problems: Sequence[Problem], n: int, policy: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The first line of a file of samples: see `evaluate`."""
+    return {"data_set": data_set_id(source, problems), "n": n, **(policy or {})}
+
+
+def earlier_rows(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an evaluation that was begun; [] where there is no file yet. Raises DataError for another one's."""
+    if not path.exists() or not path.read_text(encoding="utf-8").strip():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return []
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        theirs = json.loads(first)
+    except json.JSONDecodeError:
+        theirs = None
+    if not isinstance(theirs, dict) or "data_set" not in theirs:
+        raise DataError("is no file of an evaluation; name another file", file=str(path), row=1)
+    other = [name for name in {**head, **theirs} if head.get(name) != theirs.get(name)]
+    if other:
+        raise DataError(
+            "belongs to another evaluation: "
+            + "; ".join(f"{name} is {theirs.get(name)!r} there and {head.get(name)!r} here" for name in other)
+            + ". Name another file, or delete this one",
+            file=str(path),
+            row=1,
+        )
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the last line of an interrupted run
+    return rows
+
+
+def summarise(data_set: dict[str, str], n: int, rows: Sequence[dict[str, Any]], ks: Sequence[int]) -> Evaluation:
+    """Count rows of verdicts into an Evaluation."""
+    by_task: dict[str, list[bool]] = defaultdict(list)
+    statuses: dict[str, int] = defaultdict(int)
+    for row in rows:
+        statuses[row["result"]] += 1
+        if row["result"] != "infra_error":
+            by_task[row["task_id"]].append(row["passed"])
+    counts = [(len(passed), sum(passed)) for passed in by_task.values()]
+    fewest = min((total for total, _ in counts), default=0)
+    return Evaluation(
+        data_set=data_set,
+        samples=n,
+        pass_at_k=tuple(pass_at_k_interval(counts, k) for k in ks if k <= fewest),
+        statuses=dict(statuses),
+        isolation=tuple(sorted({row["verdict"]["isolation"] for row in rows})),
+    )
+
+
+def skill(outcomes: Iterable[tuple[str, bool]]) -> dict[str, Any]:
+    """pass@1 with its interval, and of each problem, from (problem_id, passed) of each judged sample: the part of
+    ``evaluations.jsonl`` that is measured."""
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    for problem_id, passed in outcomes:
+        by_problem[problem_id].append(passed)
+    result = pass_at_k_interval([(len(passed), sum(passed)) for passed in by_problem.values()], 1)
+    return {
+        "pass_at_1": result.mean,
+        "low": result.low,
+        "high": result.high,
+        "per_problem": {name: pass_at_k(len(passed), sum(passed), 1) for name, passed in by_problem.items()},
+    }

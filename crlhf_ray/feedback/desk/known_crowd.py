@@ -1,0 +1,321 @@
+"""What the server knows of its crowd: learnt from what is submitted, in order, and watched for what goes wrong."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+from scipy.special import expit
+from sqlalchemy.orm import Session
+
+from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
+from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage, label_shortage
+from crlhf_ray.aggregation.quality import krippendorff_alpha
+from crlhf_ray.feedback.desk.settings import WebSettings
+from crlhf_ray.feedback.desk.store import programs, work
+from crlhf_ray.feedback.desk.store.database import Database
+from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Reliability, Setting, Submission
+from crlhf_ray.feedback.desk.webhooks import Webhooks
+
+#: How long a view of the whole crowd is kept before it is worked out anew.
+FRESH_SECONDS = 2.0
+#: How long a request waits for a newer view before it takes the one that there is.
+PATIENCE_SECONDS = 0.03
+#: Between two times of learning: what is submitted meanwhile is learnt from together.
+LEARN_PAUSE_SECONDS = 0.5
+#: Between two looks for deadlines and alerts where nobody asks, as at night.
+LOOK_SECONDS = 10.0
+#: Submissions taken in at a time when everything is learnt anew, and otherwise; programs settled at a time.
+FIRST_BATCH, BATCH = 3000, 500
+#: The lead is told of whoever has fewer honeypots left.
+FEW_HONEYPOTS = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CrowdView:
+    """The crowd as a whole. rates: as `Aggregator.reliability`, a dict each; alpha: Krippendorff's; at: when, took: s.
+
+    reliable_lines: lines of work (not of honeypots) whose posterior is sure; hours: of annotation, in all.
+    """
+
+    rates: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    alpha: float | None = None
+    reliable_lines: int = 0
+    hours: float = 0.0
+    at: float = float("-inf")
+    took: float = 0.0
+
+
+class KnownCrowd:
+    """Learns in a thread of its own, once started. widths: by annotator, see `queue.honeypot_share`.
+
+    What it knows lies in the folder ``crowd``; of a database that it was not learnt from, it is learnt anew.
+    """
+
+    def __init__(self, database: Database, settings: WebSettings, webhooks: Webhooks, clock: Callable[[], float]):
+        self._database, self._settings, self._webhooks, self._clock = database, settings, webhooks, clock
+        self._folder = settings.dir / "crowd"
+        self._database_id = _database_id(database)
+        self._cursor = self._resume()
+        self.aggregator = Aggregator(str(self._folder), settings.aggregation)
+        self._learning = threading.Lock()
+        #: Shares names with the aggregator; its state is a copy, and it remembers what alerts compare with.
+        self._watched = copy.copy(self.aggregator)
+        self.widths: dict[str, float] = {}
+        self._remembered: dict[str, int] = {}
+        self._view = CrowdView()
+        self._background = ThreadPoolExecutor(1)
+        self._learn_all()
+        self._viewing = self._background.submit(self._work_out)
+        self._submitted, self._closing = threading.Event(), threading.Event()
+        self._learner: threading.Thread | None = None
+
+    def start(self, tidy: Callable[[], None]) -> None:
+        """Begin to learn. tidy: called now and then, also when nobody asks for anything."""
+        self._learner = threading.Thread(target=self._keep_learning, args=(tidy,), daemon=True)
+        self._learner.start()
+
+    def close(self) -> None:
+        """Wait for what is being learnt, and let go of the folder. Harmless when called twice."""
+        self._closing.set()
+        self._submitted.set()
+        if self._learner is not None:
+            self._learner.join()
+        self._background.shutdown()
+        with self._learning:
+            self.aggregator.close()
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def submitted(self) -> None:
+        """Something was: learn from it soon."""
+        self._submitted.set()
+
+    def add_gold(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Take in known truth, rows of GOLD_SCHEMA."""
+        with self._learning:
+            self.aggregator.add_gold(pa.Table.from_pylist(list(rows), schema=GOLD_SCHEMA))
+
+    def learn(self) -> None:
+        """Take what was submitted into the crowd's state, and settle the programs concerned."""
+        with self._learning:
+            while self._learn_some():
+                pass
+
+    def _keep_learning(self, tidy: Callable[[], None]) -> None:
+        """One thread learns for all submissions; those that come while it does are learnt from together."""
+        while not self._closing.wait(LEARN_PAUSE_SECONDS):
+            self._submitted.wait(LOOK_SECONDS)
+            self._submitted.clear()
+            try:
+                tidy()
+                self.learn()
+                if self._clock() - self._view.at >= LOOK_SECONDS:
+                    self.view()  # alerts are sent also while nobody looks
+            except Exception:  # whatever it is: the next time brings the next attempt
+                _log.exception("what was submitted could not be learnt from")
+
+    def _learn_all(self) -> None:
+        """What came while the server was away, or everything. First all is taken in, then what is open is settled: by a
+        part of what is known, programs that are done would open again."""
+        with self._database.read() as session:
+            golden = session.execute(
+                sa.select(Program.item_id, Program.judged, Program.gold).where(Program.honeypot.is_(True))
+            ).all()
+        self.add_gold([{"item_id": i, "line": n, "truth": truth[n]} for i, judged, truth in golden for n in judged])
+        before, items, people = -1, set(), set()
+        with self._learning:
+            after = self._cursor
+            while after != before:
+                before = after
+                rows, after = self._take_in(before, FIRST_BATCH)
+                items |= {row["item_id"] for row in rows}
+                people |= {row["annotator_id"] for row in rows}
+            with self._database.read() as session:
+                waiting = session.scalars(sa.select(Program.item_id).where(Program.state == "open")).all()
+            concerned = [item for item in waiting if item in items]
+            for start in range(0, max(len(concerned), 1), BATCH):
+                self._settle(concerned[start : start + BATCH], people)
+            self._keep_cursor(after)
+
+    def _learn_some(self) -> bool:
+        rows, after = self._take_in(self._cursor, BATCH)
+        if after == self._cursor:
+            return False
+        items = list(dict.fromkeys(row["item_id"] for row in rows))
+        self._settle(items, {row["annotator_id"] for row in rows})
+        self._keep_cursor(after)  # after the settling: an interrupted one is done again, and changes nothing
+        return True
+
+    def _take_in(self, cursor: int, most: int) -> tuple[list[dict[str, Any]], int]:
+        with self._database.read() as session:
+            rows, after = work.events(session, cursor, most)
+        if rows:
+            self.aggregator.ingest(_annotations(rows))
+        return rows, after
+
+    def _settle(self, items: Sequence[str], people: Collection[str]) -> None:
+        known, now = self._posteriors(items), self._clock()
+        with self._database.write() as session:
+            posteriors = {item: known.get(item, {}) for item in items}
+            done = programs.settle(session, posteriors, self._settings.queue, now=now)
+            self._remember(session, people, now)
+        self._send_done(done, known)
+
+    def _remember(self, session: Session, people: Collection[str], now: float) -> None:
+        for rates in self.aggregator.reliability().to_pylist():
+            name = rates.pop("annotator_id")
+            self.widths[name] = max(
+                rates["sensitivity_high"] - rates["sensitivity_low"],
+                rates["specificity_high"] - rates["specificity_low"],
+            )
+            # A point of the curve for every twentieth part more labels: a few hundred in a working life.
+            if name in people and rates["labels"] >= 1.05 * self._remembered.get(name, 0):
+                self._remembered[name] = rates["labels"]
+                session.add(Reliability(annotator_id=name, at=now, rates=rates))
+
+    # -- the place where it stopped --------------------------------------------------------------------------------
+
+    def _resume(self) -> int:
+        """The submission that was learnt from last. 0, with an empty folder, where that is not known for sure: what
+        lies in the folder may be of another database, or of one that an older copy replaced since."""
+        with self._database.read() as session:
+            last = session.scalar(sa.select(sa.func.max(Submission.seq))) or 0
+        with suppress(OSError, ValueError):
+            database_id, cursor = (self._folder / "cursor").read_text().split()
+            if database_id == self._database_id and 0 <= int(cursor) <= last:
+                return int(cursor)
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        return 0
+
+    def _keep_cursor(self, cursor: int) -> None:
+        self._cursor = cursor
+        temporary = self._folder / "cursor.tmp"
+        temporary.write_text(f"{self._database_id} {cursor}")
+        os.replace(temporary, self._folder / "cursor")
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def tell_done(self, item_ids: Sequence[str]) -> None:
+        """Tell others, soon, that these programs are done."""
+        if item_ids and self._settings.webhooks:
+            self._background.submit(lambda: self._send_done(item_ids, self.posteriors(item_ids)))
+
+    def _send_done(self, item_ids: Sequence[str], posteriors: dict[str, dict[int, float]]) -> None:
+        for item_id in item_ids:
+            self._webhooks.send("item.done", {"item_id": item_id, "posterior": posteriors.get(item_id, {})})
+
+    def posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
+        """P(line is correct) by item and line, as the crowd knows it now; lines nobody judged are left out."""
+        with self._learning:
+            return self._posteriors(item_ids)
+
+    def _posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for row in self.aggregator.consensus(item_ids).to_pylist():
+            found.setdefault(row["item_id"], {})[row["line"]] = row["p_correct"]
+        return found
+
+    # -- watching ------------------------------------------------------------------------------------------------
+
+    def view(self) -> CrowdView:
+        """The crowd as a whole, worked out beside the requests: seconds old where there are millions of marks."""
+        if self._clock() - self._view.at > max(FRESH_SECONDS, 20 * self._view.took) and self._viewing.done():
+            self._viewing = self._background.submit(self._work_out)
+        with suppress(TimeoutError):
+            self._viewing.result(PATIENCE_SECONDS)
+        return self._view
+
+    def _work_out(self) -> None:
+        begun = time.perf_counter()
+        with self._database.read() as session:
+            milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
+            short = self._too_few_labels(session) + self._too_few_honeypots(session)
+        with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
+            self._watched.state = copy.deepcopy(self.aggregator.state)
+        state = self._watched.state
+        votes = state.votes()
+        up = np.bincount(votes.task[votes.label > 0], minlength=state.n_tasks)
+        down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
+        p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
+        rates = self._watched.reliability().to_pylist()
+        alerts = [asdict(alert) for alert in [*self._watched.alerts(labels_wanted=0), *short]]
+        sure = self._settings.sure
+        view = CrowdView(
+            rates=rates,
+            alerts=alerts,
+            alpha=krippendorff_alpha(np.stack([up, down], axis=1)),
+            reliable_lines=int(((p > sure) | (p < 1 - sure)).sum()),
+            hours=milliseconds / 3.6e6,
+            at=self._clock(),
+            took=time.perf_counter() - begun,
+        )
+        known = {(alert["kind"], *alert["subjects"]) for alert in self._view.alerts}
+        self._view = view
+        for alert in alerts:
+            if (alert["kind"], *alert["subjects"]) not in known:
+                self._webhooks.send("alert", alert)
+
+    def _too_few_labels(self, session: Session) -> list[Alert]:
+        # programs still in the queue are on their way: only of those that are done can it be told
+        done = sa.select(Program.labels, sa.func.count()).where(
+            Program.honeypot.is_(False), Program.state == "done", Program.done_at > Program.created_at
+        )
+        labels, count = np.array(session.execute(done.group_by(Program.labels)).all(), int).reshape(-1, 2).T
+        return label_shortage(np.repeat(labels, count), wanted=self._settings.queue.labels_least, what="programs")
+
+    def _too_few_honeypots(self, session: Session) -> list[Alert]:
+        """Of people who have judged something, where silent honeypots are sent."""
+        if self._settings.queue.honeypots_most == 0:
+            return []
+        usable = Program.honeypot.is_(True), Program.state == "open"
+        total = session.scalar(sa.select(sa.func.count()).select_from(Program).where(*usable)) or 0
+        had = sa.select(Lease.account_id, sa.func.count()).join(Program, Program.item_id == Lease.item_id)
+        seen = dict(session.execute(had.where(*usable).group_by(Lease.account_id)).tuples().all())
+        judged = sa.select(Submission.seq).where(Submission.account_id == Account.id)
+        people = session.execute(
+            sa.select(Account.id, Account.annotator_id).where(~Account.suspended, judged.exists())
+        ).all()
+        return honeypot_shortage({name: total - seen.get(number, 0) for number, name in people}, wanted=FEW_HONEYPOTS)
+
+
+def _database_id(database: Database) -> str:
+    """A random name of the database; made once and kept in it."""
+    with database.write() as session:
+        kept = session.get(Setting, "database")
+        if kept is None:
+            kept = Setting(name="database", value=secrets.token_hex(16))
+            session.add(kept)
+        return kept.value
+
+
+def _annotations(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    columns = {name: [row[name] for row in rows] for name in ANNOTATION_SCHEMA.names}
+    columns["created_at"] = [round(1e6 * at) for at in columns["created_at"]]
+    return pa.table(
+        {
+            name: pa.array(values, pa.int64()).cast(ANNOTATION_SCHEMA.field(name).type)
+            if name == "created_at"
+            else pa.array(values, ANNOTATION_SCHEMA.field(name).type)
+            for name, values in columns.items()
+        },
+        schema=ANNOTATION_SCHEMA,
+    )

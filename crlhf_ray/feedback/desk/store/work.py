@@ -1,0 +1,404 @@
+"""Handing programs out and taking judgements in. One function, one transaction; the time is an argument.
+
+A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`; then it
+is theirs again before any other work, while nobody else took it. Nobody holds two at a time, or has a program twice:
+constraints in the database, not only this code, keep that. Nobody has the same text under two ids, either. Marks are
+events: the latest about a line stands, and sending one twice stores it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, aliased
+
+from crlhf_ray.errors import CrlhfError
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.feedback.desk.store.models import (
+    WAITING,
+    Account,
+    Audit,
+    Comment,
+    Lease,
+    Mark,
+    Program,
+    Setting,
+    Submission,
+)
+
+#: Another program, as in "with the same text".
+SAME = aliased(Program)
+#: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
+LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
+NOT_YOURS = "this program is not in your hands: ask for the next one"
+
+
+class Conflict(CrlhfError):
+    """What was asked for does not fit the present state: the lease is gone, the item is known with another text."""
+
+
+class Unjudged(Conflict):
+    """Lines that have no mark yet. lines: their numbers, in order."""
+
+    def __init__(self, lines: Sequence[int]):
+        super().__init__(f"lines {', '.join(map(str, lines))} have no mark yet: mark each correct, wrong or unsure")
+        self.lines = tuple(lines)
+
+
+@dataclass(frozen=True)
+class NewMark:
+    """An answer as it comes in. label: +1, -1, 0 (unsure), None (taken back). rest: by "the rest is correct".
+
+    milliseconds: since the mark before, or since the program was shown; marks of one key share it.
+    """
+
+    event_id: str
+    line: int
+    label: int | None
+    rest: bool = False
+    milliseconds: int | None = None
+
+
+class Said(NamedTuple):
+    """A mark as it is stored."""
+
+    lease_id: int
+    line: int
+    label: int | None
+    event_id: str
+    rest: bool
+    milliseconds: int | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Marking:
+    """A request to save marks: whose, on which lease. No two of the marks have the same event id."""
+
+    account_id: int
+    lease_id: int
+    marks: Sequence[NewMark]
+
+
+@dataclass(frozen=True)
+class Submitting:
+    """A request to end a lease. confidence: 1 to 3."""
+
+    account_id: int
+    lease_id: int
+    confidence: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A program in somebody's hands, with what they have said of it so far: label, event id and rest by line."""
+
+    lease: Lease
+    program: Program
+    marks: dict[int, Said]
+    comments: list[Comment]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """truth: by judged line, in the qualification round only."""
+
+    account: Account
+    item_id: str
+    truth: dict[int, int] | None
+    marks: dict[int, Said]
+
+
+def next_task(
+    session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
+) -> Task | None:
+    """What this person judges next: the program that they hold, or left alone for too long while it is free, or a new
+    one. None when nothing is to do.
+
+    honeypot_share, draw: see `hand_out`.
+    """
+    account = session.get_one(Account, account.id, with_for_update=True)  # one request of theirs at a time
+    return hand_out(session, account, settings, now=now, honeypot_share=honeypot_share, draw=draw)
+
+
+def hand_out(
+    session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
+) -> Task | None:
+    """The same for somebody whose row this transaction has locked.
+
+    honeypot_share: of their work, see `queue.honeypot_share`. draw: a random number from 0 to 1.
+    """
+    begun = _begun(session, account.id)
+    if begun is not None:
+        _take_up(session, account.id, begun, settings, now)
+        return _task(session, begun)
+    # The same is asked for and read in any case: how long an answer takes must not tell what it is.
+    honeypot, other = _take(session, account.id, True), _take(session, account.id, False)
+    qualification = account.checks_left > 0
+    if qualification and honeypot is None and other is not None:
+        qualification, account.checks_left = False, 0
+        ended = "no honeypot is left for them: they work without practice"
+        session.add(Audit(at=now, who="server", action="end qualification", subject=f"{account.name}: {ended}"))
+    if not qualification and (other is None or honeypot is None or draw >= honeypot_share):
+        honeypot = None  # nobody is kept busy with honeypots alone, either: it would tell them what they are
+    program = honeypot if honeypot is not None or qualification else other
+    if program is None:
+        return None
+    lease = Lease(
+        item_id=program.item_id, account_id=account.id, qualification=qualification, issued_at=now,
+        expires_at=now + settings.lease_seconds, state="open",
+    )  # fmt: skip
+    session.add(lease)
+    if program.honeypot:
+        program.rank += 1
+    else:
+        program.slots -= 1
+    session.flush()
+    return Task(lease, program, {}, [])
+
+
+def held_task(session: Session, account_id: int, now: float) -> Task | None:
+    """The program that this person holds; reads only. None also where it may have expired."""
+    lease = session.scalar(sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open"))
+    return None if lease is None or lease.expires_at < now else _task(session, lease)
+
+
+def _begun(session: Session, account_id: int) -> Lease | None:
+    """What this person holds; or else what they left alone for too long and may have again, what has marks first."""
+    marked = sa.select(Mark.seq).where(Mark.lease_id == Lease.id).exists()
+    free = sa.and_(Program.state == "open", Program.honeypot | (Program.slots > 0))
+    return session.scalar(
+        sa.select(Lease).join(Program, Program.item_id == Lease.item_id)
+        .where(Lease.account_id == account_id, Lease.state.in_(["open", "expired"]), (Lease.state == "open") | free)
+        .order_by(Lease.state.desc(), marked.desc(), Lease.expires_at.desc()).limit(1)  # open, then expired
+    )  # fmt: skip
+
+
+def had(account_id: Any = None) -> sa.Select[Any]:
+    """Programs (`SAME`) with the text of the enclosing query's Program that this person, or anybody, was given.
+
+    account_id: a number, or a column. By text, not by id: a sample of the policy may equal a honeypot, and one who had
+    both would know which is which. Two steps by an index each, whatever the statistics say.
+    """
+    given = sa.select(Lease.id).where(Lease.item_id == SAME.item_id).correlate_except(Lease)
+    if account_id is not None:
+        given = given.where(Lease.account_id == account_id)
+    return sa.select(SAME.item_id).where(SAME.content == Program.content, given.exists()).correlate_except(SAME)
+
+
+def _take(session: Session, account_id: int, honeypot: bool) -> Program | None:
+    waits = Program.honeypot.is_(honeypot), WAITING, ~had(account_id).exists()  # honeypots always have slots
+    first = sa.select(Program).where(*waits).order_by(Program.rank).limit(1)
+    return session.scalar(first.with_for_update(skip_locked=True, of=Program))
+
+
+def _task(session: Session, lease: Lease) -> Task:
+    program = session.get_one(Program, lease.item_id)
+    comments = session.scalars(sa.select(Comment).where(Comment.lease_id == lease.id).order_by(Comment.id)).all()
+    return Task(lease, program, standing(session, [lease.id])[lease.id], list(comments))
+
+
+def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, Said]]:
+    """The marks that stand: by lease, by line. Those taken back are left out."""
+    return {lease_id: _standing(said) for lease_id, said in _said(session, lease_ids).items()}
+
+
+def _standing(said: Sequence[Said]) -> dict[int, Said]:
+    latest = {mark.line: mark for mark in said}
+    return {line: mark for line, mark in latest.items() if mark.label is not None}
+
+
+def _said(session: Session, lease_ids: Sequence[int]) -> dict[int, list[Said]]:
+    """Every mark, those taken back too, by lease and in order."""
+    found: dict[int, list[Said]] = {lease_id: [] for lease_id in lease_ids}
+    rows = session.execute(
+        sa.select(
+            Mark.lease_id, Mark.line, Mark.label, Mark.event_id, Mark.rest, Mark.milliseconds, Mark.created_at
+        ).where(Mark.lease_id.in_(lease_ids)).order_by(Mark.seq)
+    )  # fmt: skip
+    for row in rows:
+        found[row.lease_id].append(Said(*row))
+    return found
+
+
+def own_lease(session: Session, account_id: int, lease_id: int, settings: QueueSettings, *, now: float) -> Lease:
+    """The person's own lease, open. One that expired is theirs again while nobody else was given the program.
+
+    Raises Conflict otherwise, and where they have begun another program meanwhile.
+    """
+    lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
+    if lease is None:
+        raise Conflict(NOT_YOURS)
+    _take_up(session, account_id, lease, settings, now)
+    return lease
+
+
+def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:
+    if lease.account_id != account_id or lease.state == "released":
+        raise Conflict(NOT_YOURS)
+    if lease.state == "submitted":
+        raise Conflict("this program is submitted already")
+    if lease.state == "expired":
+        program = session.get_one(Program, lease.item_id, with_for_update=True)
+        if program.state != "open" or (program.slots < 1 and not program.honeypot):
+            raise Conflict("this program was left alone for too long and is in other hands now")
+        other = session.scalar(sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open"))
+        if other is not None:
+            if session.scalar(sa.select(Mark.seq).where(Mark.lease_id == other.id).limit(1)) is not None:
+                raise Conflict(
+                    "this program was left alone for too long, and you have begun another one since: submit that one, "
+                    "then this one may come again"
+                )
+            _give_back(session, other, "expired")
+        lease.state = "open"
+        program.slots -= not program.honeypot
+    lease.expires_at = now + settings.lease_seconds
+
+
+def release(session: Session, account_id: int, lease_id: int) -> None:
+    """Give a program back unjudged, for good. Raises Conflict where it is not in the person's hands."""
+    lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
+    if lease is None or lease.account_id != account_id or lease.state not in ("open", "expired"):
+        raise Conflict(NOT_YOURS)
+    _give_back(session, lease, "released")
+
+
+def free_slot(session: Session, item_id: str) -> None:
+    """A program in hand is so no more; honeypots have no slots to count."""
+    session.execute(
+        sa.update(Program).where(Program.item_id == item_id, ~Program.honeypot).values(slots=Program.slots + 1)
+    )
+
+
+def _give_back(session: Session, lease: Lease, state: str) -> None:
+    if lease.state == "open":
+        free_slot(session, lease.item_id)
+    lease.state = state
+    session.flush()
+
+
+def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSettings, *, now: float) -> None:
+    """Store the marks of several requests; ones that are stored already are left as they are.
+
+    Raises Conflict where a lease is gone, a line is not to be judged, or an event id comes with another content.
+    """
+    locked = session.execute(
+        sa.select(Lease.id, Lease.account_id, Lease.state, Program.judged)
+        .join(Program, Program.item_id == Lease.item_id)
+        .where(Lease.id.in_(sorted({request.lease_id for request in requests})))
+        .order_by(Lease.id)
+        .with_for_update(of=Lease)
+    )
+    leases = {row.id: row for row in locked}
+    for request in requests:
+        lease = leases.get(request.lease_id)
+        if lease is None or (lease.account_id, lease.state) != (request.account_id, "open"):
+            # it may have expired and still be theirs
+            own_lease(session, request.account_id, request.lease_id, settings, now=now)
+            session.flush()
+        if lease is not None and (wrong := sorted({mark.line for mark in request.marks} - set(lease.judged))):
+            raise Conflict(f"lines {wrong} of this program are not judged: they hold no code")
+    session.execute(sa.update(Lease).where(Lease.id.in_(list(leases))).values(expires_at=now + settings.lease_seconds))
+    rows = [
+        {
+            "event_id": mark.event_id, "lease_id": request.lease_id, "line": mark.line, "label": mark.label,
+            "rest": mark.rest, "milliseconds": mark.milliseconds, "created_at": now,
+        }
+        for request in requests
+        for mark in request.marks
+    ]  # fmt: skip
+    table = Mark.__table__
+    assert isinstance(table, sa.Table)
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["event_id"]).returning(table.c.event_id)
+    fresh = set(session.scalars(statement, rows))
+    if len(fresh) == len(rows):
+        return
+    said = {(row["event_id"], row["lease_id"], row["line"], row["label"]) for row in rows}
+    known = session.execute(
+        sa.select(Mark.event_id, Mark.lease_id, Mark.line, Mark.label).where(
+            Mark.event_id.in_([row["event_id"] for row in rows])
+        )
+    )
+    for event_id, *_ in said - set(known.tuples()):
+        raise Conflict(f"event {event_id!r} was stored with another content: give a correction an id of its own")
+
+
+def submit(session: Session, requests: Sequence[Submitting], settings: QueueSettings, *, now: float) -> list[Submitted]:
+    """End leases, each with a judgement of every line. Raises Unjudged (lines without a mark) or Conflict."""
+    ids = [request.lease_id for request in requests]
+    locked = session.execute(
+        sa.select(Account, Lease, Program).where(Lease.id.in_(ids))
+        .join(Lease, Lease.account_id == Account.id).join(Program, Program.item_id == Lease.item_id)
+        .order_by(Lease.id).with_for_update()
+    )  # fmt: skip
+    held = {row.Lease.id: row.tuple() for row in locked}
+    said = _said(session, ids)
+    # Sequence numbers may become visible out of order; who holds this row is alone in drawing one.
+    session.execute(sa.select(Setting).where(Setting.name == "submissions").with_for_update())
+    done = []
+    for request in requests:
+        if request.lease_id not in held:
+            raise Conflict(NOT_YOURS)
+        account, lease, program = held[request.lease_id]
+        _take_up(session, request.account_id, lease, settings, now)
+        marks = _standing(said[lease.id])
+        if missing := [line for line in program.judged if line not in marks]:
+            raise Unjudged(missing)
+        # marks that were corrected or taken back cost time, too
+        spent = sum(min(mark.milliseconds or 0, LONGEST_MARK_MS) for mark in said[lease.id])
+        session.add(
+            Submission(
+                lease_id=lease.id, item_id=program.item_id, account_id=account.id, confidence=request.confidence,
+                labels=len(marks), milliseconds=min(spent, LONGEST_WORK_MS), created_at=now,
+            )
+        )  # fmt: skip
+        lease.state = "submitted"
+        program.labels += 1
+        if lease.qualification:
+            account.checks_left = max(account.checks_left - 1, 0)  # ended meanwhile, it stays ended
+        done.append(Submitted(account, program.item_id, _told(lease, program), marks))
+    return done
+
+
+def submitted(session: Session, account: Account, lease_id: int) -> Submitted | None:
+    """What this person submitted by the lease before; None where they did not."""
+    lease = session.get(Lease, lease_id)
+    if lease is None or (lease.account_id, lease.state) != (account.id, "submitted"):
+        return None
+    program = session.get_one(Program, lease.item_id)
+    return Submitted(account, program.item_id, _told(lease, program), standing(session, [lease_id])[lease_id])
+
+
+def _told(lease: Lease, program: Program) -> dict[int, int] | None:
+    """The truth that is told after a submission: in the qualification round."""
+    return {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
+
+
+def events(session: Session, after: int, limit: int = 500) -> tuple[list[dict[str, Any]], int]:
+    """What was submitted after a cursor (0: from the start), as rows of ANNOTATION_SCHEMA, and the next cursor."""
+    submissions = session.execute(
+        sa.select(Submission, Account).join(Account, Account.id == Submission.account_id)
+        .where(Submission.seq > after).order_by(Submission.seq).limit(limit)
+    ).all()  # fmt: skip
+    marks = standing(session, [submission.lease_id for submission, _ in submissions])
+    rows = [
+        {
+            "event_id": mark.event_id,
+            "item_id": submission.item_id,
+            "line": line,
+            "annotator_id": account.annotator_id,
+            "label": mark.label,
+            "confidence": submission.confidence / 3 if mark.label else None,
+            "milliseconds": mark.milliseconds,
+            "created_at": mark.created_at,
+            "source": account.source,
+        }
+        for submission, account in submissions
+        for line, mark in sorted(marks[submission.lease_id].items())
+    ]
+    return rows, submissions[-1][0].seq if submissions else after

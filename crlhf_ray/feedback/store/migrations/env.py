@@ -1,9 +1,0 @@
-"""Run by Alembic: the connection comes from `crlhf_ray.feedback.store.database.migrate`."""
-
-from alembic import context
-
-from crlhf_ray.feedback.store.models import Base
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
-with context.begin_transaction():
-    context.run_migrations()

@@ -1,0 +1,316 @@
+"""What one training run owns: its folder, its Ray cluster, its actors, and the state that a resumed run starts from."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from crlhf_ray.actors import answer
+from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.journal import go_back
+from crlhf_ray.aggregation.marks import Item
+from crlhf_ray.aggregation.monitors import Alert, score_stagnation, unjudged
+from crlhf_ray.cluster import connect
+from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.desk.source import WebFeedback
+from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
+from crlhf_ray.feedback.repair import Checked, repair
+from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
+from crlhf_ray.learner.checkpoint import LATEST, latest_tag
+from crlhf_ray.learner.group import LearnerGroup
+from crlhf_ray.pipeline.problems import questions
+from crlhf_ray.policy.model import load_tokenizer, resolve
+from crlhf_ray.policy.prompts import encode
+from crlhf_ray.problems.problem import Problem
+from crlhf_ray.report.console import Display
+from crlhf_ray.report.metrics import MetricsLog
+from crlhf_ray.rollout.fleet import Fleet, Request
+from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.sandbox.pool import SandboxPool
+from crlhf_ray.sandbox.samples import checked_ones
+from crlhf_ray.sandbox.verdict import Verdict
+
+#: The aggregation actor's state in a checkpoint's folder.
+AGGREGATION_FILE = "aggregation.npz"
+
+
+class Run:
+    """Starts everything that a run needs, restores its state, and ends everything on the way out."""
+
+    def __init__(self, config: Config, *, resume: bool, display: Display):
+        self.config = config
+        self.dir = config.run.dir.absolute()
+        self.display = display
+        self.round = 0
+        self.problems: dict[str, Problem] = {}
+        self.heldout: list[Problem] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._passing: dict[str, list[str]] = {}
+        self._exit = ExitStack()
+        # A run that failed before it had anything to write down is none: it may be started again with other settings.
+        self._resumed = any((self.dir / name).exists() for name in ("evaluations.jsonl", "metrics.jsonl"))
+        if self._resumed:
+            if not resume:
+                raise ConfigError(f"{self.dir} holds a run already: go on with it by --resume, or name another run.dir")
+            check_unchanged(settings_of_run(self.dir), config, self.dir, free=FREE_ON_RESUME)
+
+    def __enter__(self) -> Run:
+        try:
+            self._start()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def _start(self) -> None:
+        config = self.config
+        self.dir.mkdir(parents=True, exist_ok=True)
+        logs = self.dir / "logs"
+        logs.mkdir(exist_ok=True)
+        with self.phase("start"):
+            resolve(config.model.name)  # unpacked once here rather than by every actor
+            self.tokenizer = load_tokenizer(config.model.name)
+            train, self.heldout = questions(config, self.tokenizer)
+            self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
+            settings_file(self.dir).write_text(config.model_dump_json(indent=2))
+            self._train_ids = [problem.problem_id for problem in train]
+            self._exit.enter_context(connect(config.ray.address))
+            self.sandbox = self._exit.enter_context(SandboxPool(config.sandbox_pool, config.sandbox))
+            if self._resumed:
+                go_back(self.dir / "aggregation", self._checkpointed(AGGREGATION_FILE))
+            self.aggregator: Any = (
+                ray.remote(Aggregator)
+                .options(num_cpus=0, max_restarts=3, max_task_retries=3)
+                .remote(str(self.dir / "aggregation"), config.aggregation)
+            )
+            honeypots = HoneypotPool(
+                build_honeypots(
+                    train,
+                    self.sandbox,
+                    config.run.seed,
+                    config.feedback.honeypots_per_problem,
+                    cache=self.dir / "honeypots",
+                ),
+                config.run.seed,
+            )
+            kind = SimulatedFeedback if config.feedback.source == "in_process" else WebFeedback
+            self.feedback: Feedback = kind(
+                config.feedback,
+                honeypots,
+                self.aggregator,
+                self.dir / "annotations",
+                seed=config.run.seed,
+                rounds=config.run.rounds,
+                wait_seconds=config.ray.wait_seconds,
+            )
+            self._exit.callback(self.feedback.close)
+            self.learner = LearnerGroup(config.learner, config.model, log_dir=logs)
+            self._exit.callback(self.learner.close)
+            self.fleet = Fleet(config.rollout, config.model, log_dir=logs)
+            self._exit.callback(self.fleet.close)
+            self.learner.launch()  # loads the model while the fleet does
+            self.fleet.start()
+            self.learner.ready()
+            self._restore()
+        self.metrics = MetricsLog(self.dir, resume_at=self.round)
+        self._exit.callback(self.metrics.close)
+
+    def _restore(self) -> None:
+        if not self._checkpointed():
+            if self._resumed:  # it was interrupted before its first checkpoint, and starts anew
+                self.feedback.restore(self.feedback.state())
+            return
+        state = self.learner.load(self.dir / "checkpoints")
+        self.round = state["round"]
+        self._passing.update(state["passing"])
+        self.feedback.restore(state["feedback"])
+        self.fleet.sync(self.learner, self.round)
+        self._crowd_alerts()  # the look at the crowd that the next one compares with
+
+    def _checkpointed(self, name: str = "") -> Path | None:
+        """A file of the last checkpoint, or its folder; None before the first."""
+        checkpoints = self.dir / "checkpoints"
+        return checkpoints / latest_tag(checkpoints) / name if (checkpoints / LATEST).exists() else None
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[None]:
+        """Show a phase and add its seconds to the round's."""
+        begun = time.monotonic()
+        with self.display.phase(name, total):
+            yield
+        self._seconds[name] += time.monotonic() - begun
+
+    def problems_of_round(self) -> list[Problem]:
+        """The round's problems: a fresh shuffle for each pass over them. Derived from seed and round alone.
+
+        Problems left over at the end of a pass, too few for a round, wait for the next one.
+        """
+        count = self.config.run.problems_per_round
+        epoch, part = divmod(self.round, max(1, len(self._train_ids) // count))
+        order = np.random.default_rng([self.config.run.seed, epoch]).permutation(len(self._train_ids))
+        return [self.problems[self._train_ids[index]] for index in order[part * count : (part + 1) * count]]
+
+    def generate(
+        self, problems: Sequence[Problem], *, n: int, tag: str, temperature: float | None = None
+    ) -> list[Sample]:
+        """n samples for each problem, in order."""
+        requests = [
+            Request(
+                problem_id=problem.problem_id,
+                prompt_token_ids=tuple(encode(problem, self.config.problems.template, self.tokenizer)),
+                stops=problem.stops,
+                n=n,
+            )
+            for problem in problems
+        ]
+        return self.fleet.generate(
+            requests, temperature=temperature, seed=self.config.run.seed, tag=tag, progress=self.display.advance
+        )
+
+    def judged(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Verdict]]:
+        """The samples that the sandbox could check, and its verdicts. What it failed on is left out: it is not wrong.
+
+        Raises EngineError where that is more than a few.
+        """
+        jobs = [(self.problems[sample.problem_id], sample.text) for sample in samples]
+        return checked_ones(samples, self.sandbox.check(jobs))
+
+    def items(self, samples: Sequence[Sample]) -> list[Item]:
+        """The samples as annotators see them, under ids that tell nothing and hold for one text alone.
+
+        At a server the id follows from the text, so that nobody is paid to judge the same program again; the crowd
+        in this process answers about every sample anew, as if each were another program.
+        """
+        anew = self.config.feedback.source == "in_process"
+        return [
+            make_item(
+                self.problems[sample.problem_id],
+                sample.text,
+                opaque_id(self.config.run.seed, sample.sample_id if anew else sample.problem_id, sample.text),
+            )
+            for sample in samples
+        ]
+
+    def line_truth(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
+        """What a simulated annotator sees as truth, by item_id; passing samples join the references from now on."""
+        for item, verdict in zip(items, verdicts, strict=True):
+            text = "\n".join(item.lines)
+            known = self._passing.setdefault(item.problem_id, [])
+            if verdict.passed and text not in known:
+                known.append(text)
+        judged = [
+            Checked(
+                self.problems[item.problem_id], "\n".join(item.lines), verdict, tuple(self._passing[item.problem_id])
+            )
+            for item, verdict in zip(items, verdicts, strict=True)
+        ]
+        found = repair(judged, self.sandbox)
+        return {item.item_id: one.truth for item, one in zip(items, found, strict=True)}
+
+    def consensus(self, items: Sequence[Item]) -> dict[str, dict[int, float]]:
+        """P(line is correct) by item and line, for every judged line of the items."""
+        table = self._ask(self.aggregator.consensus.remote([item.item_id for item in items]))
+        found: dict[str, dict[int, float]] = {item.item_id: {} for item in items}
+        for item_id, line, p_correct in zip(
+            table["item_id"].to_pylist(), table["line"].to_pylist(), table["p_correct"].to_pylist(), strict=True
+        ):
+            found[item_id][line] = p_correct
+        for item in items:  # a line on which everybody was unsure says nothing: the prior
+            for line in item.judged:
+                found[item.item_id].setdefault(line, self.config.aggregation.prior)
+        return found
+
+    def tests_as_consensus(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, dict[int, float]]:
+        """What the tests alone say: every line of a program that passes is right, of any other wrong."""
+        return {
+            item.item_id: dict.fromkeys(item.judged, float(verdict.passed))
+            for item, verdict in zip(items, verdicts, strict=True)
+        }
+
+    def evaluation_due(self) -> bool:
+        """Before the first round, after the last, and every so many rounds; never twice for the same weights."""
+        every, last = self.config.evaluation.every, self.config.run.rounds
+        due = self.round == 0 or self.round >= last or (every > 0 and self.round % every == 0)
+        return due and all(row["round"] != self.round for row in self.metrics.evaluations())
+
+    def finish_round(
+        self,
+        row: Mapping[str, Any],
+        samples: Sequence[Sample],
+        items: Sequence[Item],
+        consensus: Mapping[str, Mapping[int, float]],
+        truth: Mapping[str, np.ndarray],
+        verdicts: Sequence[Verdict],
+        scores: np.ndarray,
+    ) -> None:
+        """Write what the round showed, count it, and save what a resumed run goes on from."""
+        found = [*self._crowd_alerts(), *self.feedback.alerts(), *score_stagnation(scores), *unjudged(row["unjudged"])]
+        alerts = [asdict(alert) for alert in found]
+        self.metrics.append_samples(
+            [
+                {
+                    "round": self.round,
+                    "sample_id": sample.sample_id,
+                    "problem_id": sample.problem_id,
+                    "prompt": item.prompt,
+                    "lines": [
+                        {
+                            "text": text,
+                            "p_correct": consensus[item.item_id].get(number),
+                            "truth": truth[item.item_id][number],
+                            "judged": number in item.judged,
+                        }
+                        for number, text in enumerate(item.lines)
+                    ],
+                    "correction_rate": score,
+                    "passed": verdict.passed,
+                }
+                for sample, item, verdict, score in zip(samples, items, verdicts, scores, strict=True)
+            ]
+        )
+        self.metrics.append_reliability(self._reliability())
+        full = {"round": self.round, **row, "seconds": dict(self._seconds), "alerts": alerts}
+        self._seconds.clear()
+        self.metrics.append(full)
+        self.display.round_done(full)
+        self.round += 1
+        if self.round % self.config.run.checkpoint_every == 0 or self.round >= self.config.run.rounds:
+            with self.phase("checkpoint"):
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}
+        crowd = {AGGREGATION_FILE: self._ask(self.aggregator.snapshot.remote())}
+        self.learner.save(self.dir / "checkpoints", state, files=crowd, kept=self.config.run.checkpoints_kept)
+
+    def _crowd_alerts(self) -> list[Alert]:
+        return self._ask(self.aggregator.alerts.remote(self.feedback.labels_wanted))
+
+    def _reliability(self) -> pa.Table:
+        """What is known of each annotator, beside the skill that the simulation gave them."""
+        found = self._ask(self.aggregator.reliability.remote())
+        skills = self.feedback.skills(self.round).rename_columns(
+            {"sensitivity": "true_sensitivity", "specificity": "true_specificity"}
+        )
+        joined = found.join(skills, "annotator_id").sort_by("annotator_id")
+        return joined.append_column("round", pa.array([self.round] * joined.num_rows, pa.int32()))
+
+    def _ask(self, reference: ray.ObjectRef) -> Any:
+        """The aggregation actor's answer. Raises as `answer` does."""
+        return answer(reference, self.config.ray.wait_seconds, AGGREGATOR, "; end the run, and go on with --resume")

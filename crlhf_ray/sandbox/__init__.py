@@ -1,0 +1,1 @@
+"""What running a program shows: jobs in, verdicts out. Knows problems only."""

@@ -1,0 +1,181 @@
+"""One check: a checker's tests against one program, and the verdict that follows from how it went."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.jail import Ending, Jail, SlotLost
+from crlhf_ray.sandbox.limits import Limits
+from crlhf_ray.sandbox.program import Ended, Program, RemoteError, Stopped, Untestable
+from crlhf_ray.sandbox.verdict import Status, Verdict
+
+OUT_OF_MEMORY = 137  # as guest/worker.py ends a script
+VERIFIER_MB = 1024  # MiB of address space beyond what it has: an answer may be made to unfold (`range(10**10)`)
+
+ADDRESS_SPACE = resource.getrlimit(resource.RLIMIT_AS)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a whole program wrote to standard output (bytes beyond the file limit are lost) and its exit status."""
+
+    stdout: str
+    code: int
+
+
+class Check:
+    """What a checker is given: ways to run the program, and nothing of the program itself.
+
+    test: the index of the test that runs now; a checker sets it before each test.
+    """
+
+    def __init__(self, jail: Jail, limits: Limits):
+        self._jail, self._limits = jail, limits
+        self._deadline = time.monotonic() + limits.wall_seconds
+        self._cpu, self._memory_kb = 0.0, 0
+        self._running = False
+        self._program: Program | None = None
+        self._channel: Any = None
+        self.test: int | None = None
+
+    def fail(self, detail: str) -> NoReturn:
+        """The program gave a wrong answer to the current test."""
+        raise Stopped("wrong", detail)
+
+    def load(self, source: str, names: tuple[str, ...] = ()) -> tuple[Program, dict[str, Any]]:
+        """Run the source in a fresh process; answers the program and what it bound to the names."""
+        self._spawn()
+        self._program = Program(self._channel, self._jail.arrays)
+        return self._program, self._program.load(source, names)
+
+    def script(self, source: str, stdin: str) -> Script:
+        """Run the source as a whole program on this input, to its end."""
+        self._spawn(script=True, stdin=stdin)
+        try:
+            self._channel.send(source)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise Stopped("error", f"cannot be sent: {error}") from None
+        ending = self._finish(max(0.001, self._deadline - time.monotonic()))
+        if ending is None or ending.signal:
+            raise Ended("killed")
+        if ending.code == OUT_OF_MEMORY:
+            raise Stopped("out_of_memory", "MemoryError")
+        return Script(self._jail.stdout(self._limits.file_mb << 20), ending.code)
+
+    def _spawn(self, **options: Any) -> None:
+        self._finish()
+        if time.monotonic() >= self._deadline:
+            raise Stopped("timeout", f"{self._limits.wall_seconds:g} s of wall clock")
+        try:
+            self._channel = self._jail.spawn(self._limits, self._deadline, **options)
+        except Stopped as stopped:  # our own time limit: nobody knows how far the start had come
+            raise SlotLost(f"a process was not started in time: {stopped.detail}") from None
+        self._running = True
+
+    def _finish(self, seconds: float = 0.0) -> Ending | None:
+        if not self._running:
+            return None
+        self._running = False
+        try:
+            self.ending = self._jail.finish(seconds)
+        except Stopped as stopped:  # our own time limit: the zygote's report is still on its way
+            raise SlotLost(f"the program's end was not reported in time: {stopped.detail}") from None
+        finally:
+            self._channel.sock.close()
+        self._cpu += self.ending.cpu
+        self._memory_kb = max(self._memory_kb, self.ending.memory_kb)
+        return self.ending
+
+    def verdict(self, problem: Problem, completion: str) -> Verdict:
+        """Run the problem's checker on the completion. Raises SlotLost, which says nothing about the program."""
+        try:
+            status, detail = self._run(problem, completion)
+        except Stopped as stopped:  # our own time limit, while what went wrong was put into words
+            status, detail = stopped.status, stopped.detail
+        except MemoryError:
+            status, detail = "out_of_memory", f"comparing the program's answers took more than {VERIFIER_MB} MiB"
+        finally:
+            _lift_our_limits()
+        if self._program is not None and self._program.stopped is not None and status != "infra_error":
+            # A test may have swallowed the exception; the program's end stands all the same.
+            last = self._program.stopped
+            status, detail = self._how_it_ended() if isinstance(last, Ended) else (last.status, last.detail)
+        self._finish()
+        return Verdict(
+            status=status,
+            failing_test=None if status == "passed" else self.test,
+            # The program's words: one line, and nothing that a table, a database or a terminal would choke on.
+            detail="".join(
+                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(detail[:300].split())
+            ),
+            cpu_seconds=self._cpu,
+            memory_mb=self._memory_kb / 1024,
+            output=self._jail.output(self._limits.output_kb << 10),
+            isolation=self._jail.isolation,
+        )
+
+    def _run(self, problem: Problem, completion: str) -> tuple[Status, str]:
+        """How the checker ended, in one word and in some. Within our own limits: errors may hold answers."""
+        try:
+            _limit_ourselves(self._limits.cpu_seconds)
+            problem.checker.verify(problem, problem.program(completion), self)
+        except Ended:
+            return self._how_it_ended()
+        except Stopped as stopped:
+            return stopped.status, stopped.detail
+        except RemoteError as error:
+            return "error", told(error).removeprefix("Remote")
+        except (ImportError, Untestable) as error:
+            return "infra_error", f"the tests of {problem.problem_id} cannot run here: {told(error)}"
+        except (SlotLost, MemoryError):
+            raise
+        except Exception as error:
+            return "wrong", told(error)
+        return "passed", ""
+
+    def _how_it_ended(self) -> tuple[Status, str]:
+        ending = self._finish(1.0) or self.ending
+        # The kernel's limit and its report of CPU time are two clocks, which differ by a tick now and then.
+        if ending.signal == signal.SIGKILL and ending.cpu >= 0.5 * self._limits.cpu_seconds:
+            return "timeout", f"{self._limits.cpu_seconds:g} s of CPU"
+        if ending.signal == signal.SIGKILL and time.monotonic() >= self._deadline:
+            return "timeout", f"{self._limits.wall_seconds:g} s of wall clock"
+        large = ending.memory_kb >= self._limits.memory_mb << 9
+        if ending.signal == signal.SIGKILL and (large or self._jail.ran_out_of_memory()):
+            return "out_of_memory", "the slot's control group ran out of memory"
+        if ending.signal:
+            return "killed", f"the process died of signal {ending.signal}"
+        return "error", f"the program ended its process with status {ending.code} before its tests had run"
+
+
+def told(error: BaseException) -> str:
+    """The error in words, or only its kind: its text may be an answer, which need not let itself be read."""
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except BaseException:
+        return type(error).__name__
+
+
+def _limit_ourselves(cpu_seconds: float) -> None:
+    """Bound what this process itself uses for comparing, whatever the program's answers make the tests do."""
+    signal.signal(signal.SIGVTALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, cpu_seconds)
+    with open("/proc/self/statm", "rb") as statm:
+        memory = int(statm.read().split()[0]) * resource.getpagesize() + (VERIFIER_MB << 20)
+    hard = ADDRESS_SPACE[1]
+    resource.setrlimit(resource.RLIMIT_AS, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
+
+
+def _lift_our_limits() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    resource.setrlimit(resource.RLIMIT_AS, ADDRESS_SPACE)
+
+
+def _out_of_time(number: int, frame: FrameType | None) -> None:
+    raise Stopped("timeout", "comparing the program's answers took more CPU time than a program may")

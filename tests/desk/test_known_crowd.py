@@ -1,0 +1,115 @@
+"""What the server learns of its crowd, when it learns anew, and what it tells without being asked."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from crlhf_ray.feedback.desk import known_crowd as crowd
+from crlhf_ray.feedback.desk.desk import Desk
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.feedback.desk.settings import WebSettings
+from tests.desk.conftest import judge, work
+from tests.desk.test_webhooks import SECRET, receiver, wait_for
+
+__all__ = ["receiver"]
+
+NO_CHECKS = QueueSettings(qualification=0, labels_least=1, labels_most=1, honeypots_least=0, honeypots_most=0)
+
+
+def judged(serve, count, **settings):
+    """A server, closed, at which so many programs were judged; its settings."""
+    server = serve(queue=NO_CHECKS, **settings)
+    server.publish([work(n) for n in range(count)], honeypots=2)
+    person = server.person("ann")
+    for _ in range(count):
+        judge(person)
+    server.settled()
+    server.close()
+    return server.desk.settings
+
+
+def learnt(settings):
+    """What a server with these settings knows once it has started."""
+    desk = Desk(settings)
+    digest = desk.crowd.aggregator.digest()
+    desk.close()
+    return digest
+
+
+@pytest.mark.parametrize("left", ["", "3", "somebody-elses 3", "{id} 4", "{id} -1", "{id} three", b"\xff\xfe"])
+def test_a_folder_whose_place_in_the_database_is_not_sure_is_learnt_anew(serve, tmp_path, left):
+    settings = judged(serve, 3)
+    file = settings.dir / "crowd" / "cursor"
+    name, place = file.read_text().split()
+    assert place == "3"
+    file.write_bytes(left if isinstance(left, bytes) else left.format(id=name).encode())
+    fresh = WebSettings(dir=tmp_path / "fresh", database=f"sqlite:///{settings.dir / 'store.db'}", queue=NO_CHECKS)
+    assert learnt(settings) == learnt(fresh)
+    assert file.read_text() == f"{name} 3"
+    assert sorted(file.parent.glob("*.tmp")) == []
+
+
+def test_a_folder_beside_another_database_forgets_the_first_one(serve, tmp_path):
+    a, b = judged(serve, 3), judged(serve, 5)
+    other = {"database": f"sqlite:///{b.dir / 'store.db'}", "queue": NO_CHECKS}
+    assert learnt(WebSettings(dir=a.dir, **other)) == learnt(WebSettings(dir=tmp_path / "fresh", **other))
+
+
+def test_learning_anew_opens_no_program_again(serve, monkeypatch):
+    settings = judged(serve, 6)
+    (settings.dir / "crowd" / "cursor").unlink()
+    monkeypatch.setattr(crowd, "FIRST_BATCH", 2)
+    server = serve(queue=NO_CHECKS, database=f"sqlite:///{settings.dir / 'store.db'}")
+    assert set(server.lead.status([work(n).item_id for n in range(6)]).values()) == {"done"}
+
+
+def test_who_has_seen_nearly_all_honeypots_is_named_to_the_lead(serve):
+    server = serve(queue=QueueSettings(qualification=1, honeypots_least=1, honeypots_most=1))
+    server.publish([work(1)], honeypots=crowd.FEW_HONEYPOTS + 2)
+    person = server.person("ann")
+
+    def alerts():
+        server.now += 1000
+        server.desk.crowd.view()
+        server.desk.crowd._viewing.result()
+        return {alert["kind"]: list(alert["subjects"]) for alert in server.desk.crowd.view().alerts}
+
+    judge(person)  # and the next one is in their hands
+    server.settled()
+    assert "honeypot shortage" not in alerts()
+    judge(person)
+    server.settled()
+    assert alerts()["honeypot shortage"] == [person.me()["annotator_id"]]
+
+
+def told(got):
+    """(kind, item or alert) of the messages that came."""
+    messages = [json.loads(body) for _, body in got]
+    return {(one["type"], one["data"].get("item_id") or one["data"]["kind"]) for one in messages}
+
+
+def test_deadlines_and_alerts_are_told_of_while_nobody_looks(serve, receiver, monkeypatch):
+    monkeypatch.setattr(crowd, "LOOK_SECONDS", 0.2)
+    url, got = receiver
+    server = serve(queue=NO_CHECKS, webhooks=(url,), webhook_secret=SECRET)
+    server.lead.publish([work(1)], deadline=datetime.fromtimestamp(server.now + 60, UTC))
+    server.now += 61
+    while told(got) != {("item.done", work(1).item_id), ("alert", "label shortage")}:
+        time.sleep(0.05)
+        server.now += 1
+
+
+def test_a_program_that_is_done_because_nobody_is_left_for_it_is_told_of(serve, receiver):
+    url, got = receiver
+    queue = NO_CHECKS.model_copy(update={"labels_least": 2, "labels_most": 3})
+    server = serve(queue=queue, webhooks=(url,), webhook_secret=SECRET)
+    server.publish([work(1)])
+    a, b = server.person("a"), server.person("b")
+    judge(a)
+    judge(b, -1)
+    server.settled()
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
+    wait_for(1, got)
+    assert told(got) == {("item.done", work(1).item_id)}

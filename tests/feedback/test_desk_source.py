@@ -1,0 +1,221 @@
+"""Rounds of feedback over the annotation server: simulated people, real ones (by the API), and both together."""
+
+import shutil
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.journal import go_back
+from crlhf_ray.aggregation.marks import Item
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.feedback.desk.source import WebFeedback
+from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
+from crlhf_ray.feedback.simulate import AnnotatorSettings, CrowdSettings
+from crlhf_ray.feedback.source import FeedbackSettings, WebFeedbackSettings
+from tests.desk.conftest import judge, serve
+
+__all__ = ["serve"]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
+
+ONE = QueueSettings(qualification=0, labels_least=1, labels_most=1, honeypots_least=0, honeypots_most=0)
+TWO = ONE.model_copy(update={"labels_least": 2, "labels_most": 2})
+
+
+def item(name):
+    return Item(name, "p", "def f():", ("", f"    x = {name!r}", "    return x"), (1, 2))
+
+
+def items_of(round, count=4):
+    """A round's items and their line truth."""
+    items = [item(f"i-r{round}-{n}") for n in range(count)]
+    return items, {i.item_id: np.array([1, 1, -1]) for i in items}
+
+
+@pytest.fixture
+def aggregator(tmp_path):
+    actor = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation")
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.fixture
+def start(tmp_path, aggregator):
+    """``start(source, **web settings)`` makes the feedback of a run of three rounds."""
+    made = []
+
+    def begin(source="web", crowd=None, aggregator=aggregator, **web):
+        settings = FeedbackSettings(source=source, crowd=crowd or CrowdSettings(), web=WebFeedbackSettings(**web))
+        pool = HoneypotPool([Honeypot(item(f"i-honey{n}"), (1, 1 if n % 2 else -1, 1)) for n in range(12)])
+        made.append(WebFeedback(settings, pool, aggregator, tmp_path / "log", seed=1, rounds=3, wait_seconds=120))
+        return made[-1]
+
+    yield begin
+    for feedback in made:
+        feedback.close()
+
+
+def at(server, **more):
+    """Settings of a run that uses this server."""
+    return {"url": server.url, "token_file": Path(server.token_file), "poll_seconds": 0.1, **more}
+
+
+def known(aggregator, items):
+    """How many judgements the aggregation actor has of each line of the items."""
+    return ray.get(aggregator.consensus.remote([i.item_id for i in items]))["labels"].to_pylist()
+
+
+def test_the_simulated_crowd_judges_a_round_over_http_at_the_runs_own_server(start, aggregator, tmp_path):
+    feedback = start("simulated", queue=QueueSettings(qualification=1, labels_least=3, labels_most=5))
+    items, truth = items_of(0)
+    done = []
+    table = feedback.collect(items, truth, 0, done.append)
+    assert sum(done) == len(items)
+    assert set(table["source"].to_pylist()) == {"simulated"}
+    votes = table.group_by(["item_id", "line"]).aggregate([("annotator_id", "count_distinct")])
+    assert set(votes["item_id"].to_pylist()) == truth.keys()
+    assert all(3 <= count <= 5 for count in votes["annotator_id_count_distinct"].to_pylist())
+    assert min(known(aggregator, items)) >= 1
+    names = set(feedback.skills(0)["annotator_id"].to_pylist())
+    assert len(names) == 10
+    assert set(table["annotator_id"].to_pylist()) <= names
+    everybody = ray.get(aggregator.reliability.remote())
+    assert set(everybody["annotator_id"].to_pylist()) == names  # all have had honeypots
+    assert (tmp_path / "annotation" / "store.db").exists()
+
+
+def test_nobody_is_asked_about_a_program_that_equals_a_honeypot(start, aggregator):
+    feedback = start("simulated", queue=ONE)
+    (first, *items), truth = items_of(0)
+    twin = replace(item("i-honey0"), item_id=first.item_id)
+    table = feedback.collect([twin, *items], truth, 0)
+    assert set(table["item_id"].to_pylist()) == {i.item_id for i in items}
+    consensus = ray.get(aggregator.consensus.remote([first.item_id])).to_pylist()
+    assert [(row["line"], row["p_correct"]) for row in consensus] == [(1, 0.0), (2, 1.0)]
+
+
+def test_a_round_waits_for_people_and_takes_in_what_they_say_as_it_comes(serve, start, aggregator):
+    server = serve(queue=TWO)
+    server.now = time.time()
+    feedback, (items, truth) = start(**at(server)), items_of(0)
+    tables = []
+    waiting = threading.Thread(target=lambda: tables.append(feedback.collect(items, truth, 0)))
+    waiting.start()
+    ann, bob = server.person("ann"), server.person("bob")
+    for _ in items:
+        while judge(ann) is None:
+            time.sleep(0.05)
+    while 0 in (counts := known(aggregator, items)) or not counts:  # what ann said is there while bob is awaited
+        time.sleep(0.1)
+    assert waiting.is_alive()
+    while judge(bob, -1):
+        pass
+    waiting.join(60)
+    assert tables[0].num_rows == 2 * 2 * len(items)
+    assert set(tables[0]["source"].to_pylist()) == {"human"}
+
+
+def test_people_and_the_simulated_crowd_work_on_one_round(serve, start):
+    server = serve(queue=TWO)
+    server.now = time.time()
+    expert = CrowdSettings(annotators=(AnnotatorSettings(kind="expert"),))
+    feedback, (items, truth) = start(crowd=expert, **at(server, simulated_crowd=True)), items_of(0)
+    tables = []
+    waiting = threading.Thread(target=lambda: tables.append(feedback.collect(items, truth, 0)))
+    waiting.start()
+    ann = server.person("ann")
+    for _ in items:
+        while judge(ann) is None:
+            time.sleep(0.05)
+    waiting.join(60)
+    sources = tables[0].group_by("source").aggregate([("line", "count")]).to_pylist()
+    assert {row["source"]: row["line_count"] for row in sources} == {"human": 8, "simulated": 8}
+
+
+def test_after_the_deadline_a_round_goes_on_and_late_judgements_come_with_the_next(serve, start, aggregator):
+    server = serve(queue=ONE)
+    server.now = time.time()
+    feedback, (items, truth) = start(**at(server, deadline_minutes=0.01)), items_of(0)
+    ann = None
+
+    def later():
+        nonlocal ann
+        ann = server.person("ann")
+        while ann.next() is None:
+            time.sleep(0.02)
+        server.now += 60
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert feedback.collect(items, truth, 0).num_rows == 0
+    thread.join()
+    late = judge(ann)  # what was in somebody's hands may still be submitted
+    more, truth = items_of(1)
+    server.now = time.time()
+    judging = threading.Thread(target=lambda: [time.sleep(0.3), [None for _ in more if judge(ann)]])
+    judging.start()
+    table = feedback.collect(more, truth, 1)
+    judging.join()
+    assert late not in set(table["item_id"].to_pylist())
+    assert known(aggregator, [i for i in items if i.item_id == late]) == [1, 1]
+
+
+def test_a_program_that_comes_again_is_not_judged_again(serve, start):
+    feedback = start("simulated", queue=ONE)
+    items, truth = items_of(0)
+    assert feedback.collect(items, truth, 0).num_rows == 8
+    more, more_truth = items_of(1, 1)
+    assert feedback.collect([*items, *more], {**truth, **more_truth}, 1).num_rows == 2
+
+
+def test_a_resumed_run_counts_nothing_twice(start, aggregator):
+    feedback = start("simulated", queue=ONE)
+    feedback.collect(*items_of(0), 0)
+    saved = feedback.state()
+    feedback.collect(*items_of(1), 1)
+    digest = ray.get(aggregator.digest.remote())
+    feedback.close()
+    again = start("simulated", queue=ONE)  # after a crash: the last checkpoint knows of round 0 only
+    again.restore(saved)
+    items, truth = items_of(1)
+    assert again.collect(items, truth, 1).num_rows == 8  # read again from the server's store
+    assert ray.get(aggregator.digest.remote()) == digest
+    assert max(known(aggregator, items)) == 1
+
+
+def test_judgements_that_came_after_the_checkpoint_are_taken_in_again_and_count_once(serve, start, tmp_path):
+    server = serve(queue=TWO)
+    server.now = time.time()
+    actor = ray.remote(Aggregator).options(num_cpus=0)
+    first = actor.remote(tmp_path / "crowd")
+    feedback, (items, truth) = start(**at(server), aggregator=first), items_of(0)
+
+    def everybody_judges(round_items, round_truth, round):
+        waiting = threading.Thread(target=lambda: feedback.collect(round_items, round_truth, round))
+        waiting.start()
+        while waiting.is_alive():
+            judge(ann), judge(bob, -1)
+            time.sleep(0.05)
+
+    ann, bob = server.person("ann"), server.person("bob")
+    everybody_judges(items, truth, 0)
+    saved, kept = feedback.state(), shutil.copyfile(ray.get(first.snapshot.remote()), tmp_path / "kept.npz")
+    later = items_of(1)
+    everybody_judges(*later, 1)
+    before = known(first, [*items, *later[0]])
+    ray.kill(first)
+
+    go_back(tmp_path / "crowd", kept)
+    again = actor.remote(tmp_path / "crowd")
+    assert known(again, later[0]) == []
+    resumed = start(**at(server), aggregator=again)
+    resumed.restore(saved)
+    resumed.collect(*later, 1)  # done at the server: nobody is asked anew
+    assert known(again, [*items, *later[0]]) == before
+    assert ray.get(again.stats.remote())["events"] == len(resumed.log) == 2 * 2 * 2 * len(items)
+    ray.kill(again)

@@ -1,0 +1,101 @@
+"""Splitting requests into tasks and shares, and the life of replicas; pure."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crlhf_ray.errors import ConfigError, EngineError
+from crlhf_ray.rollout.health import Health
+from crlhf_ray.rollout.tasks import Request, sample_seed, split, tasks_of
+
+
+def requests(*counts):
+    return [Request(f"p{k}", (1, 2, 3), ("\ndef ",), n) for k, n in enumerate(counts)]
+
+
+def tasks(*counts, **kwargs):
+    return tasks_of(requests(*counts), **({"seed": 0, "tag": "r1", "longest_prompt": 8} | kwargs))
+
+
+def test_sample_ids_name_round_problem_and_number_in_order():
+    assert [task.sample_id for task in tasks(2, 1)] == ["r1-p0-0", "r1-p0-1", "r1-p1-0"]
+    assert tasks(1, tag="")[0].sample_id == "p0-0"
+
+
+def test_every_sample_has_a_seed_of_its_own_that_hangs_on_run_seed_and_id_alone():
+    assert len({task.seed for task in tasks(8, 8)}) == 16
+    assert [task.seed for task in tasks(4)] == [task.seed for task in tasks(4, 4)][:4]
+    assert sample_seed(0, "r1-p0-0") == tasks(1)[0].seed != sample_seed(1, "r1-p0-0")
+    assert 0 <= sample_seed(7, "x") < 2**63
+
+
+@pytest.mark.parametrize("prompt", [(), tuple(range(9))])
+def test_a_prompt_that_does_not_fit_is_refused_by_name_before_anything_runs(prompt):
+    with pytest.raises(ConfigError, match="problem 'long': the prompt has"):
+        tasks_of([Request("long", prompt, (), 1)], seed=0, tag="", longest_prompt=8)
+
+
+def test_a_problem_requested_twice_is_refused():
+    with pytest.raises(ConfigError, match="requested twice"):
+        tasks_of(requests(1) * 2, seed=0, tag="", longest_prompt=8)
+
+
+@given(counts=st.lists(st.integers(0, 9), max_size=6), replicas=st.integers(1, 7))
+def test_shares_hold_every_task_once_in_order_and_differ_by_at_most_one(counts, replicas):
+    all_tasks = tasks(*counts)
+    shares = split(all_tasks, [str(k) for k in range(replicas)])
+    assert [task for share in shares.values() for task in share] == all_tasks
+    sizes = [len(share) for share in shares.values()]
+    assert not sizes or (min(sizes) > 0 and max(sizes) - min(sizes) <= 1)
+
+
+def test_a_new_replica_is_stale_until_it_holds_the_wanted_version():
+    health = Health(2)
+    assert health.fill() == ["0", "1"]
+    assert health.serving(0) == []
+    health.synced("0", 3)
+    assert health.serving(3) == ["0"]
+    assert health.serving(4) == []
+
+
+def test_the_dead_never_serve_again_and_their_slot_gets_a_new_stale_replica():
+    health = Health(2)
+    health.fill()
+    health.synced("0", 1)
+    health.synced("1", 1)
+    health.died("0", "killed")
+    assert health.serving(1) == ["1"]
+    assert health.fill() == ["0.1"]
+    assert health.serving(1) == ["1"]
+    with pytest.raises(EngineError, match="replica 0 is dead"):
+        health.synced("0", 1)
+    health.synced("0.1", 1)
+    assert health.serving(1) == ["0.1", "1"]
+
+
+def test_the_first_reason_of_a_death_is_kept():
+    health = Health(1)
+    health.fill()
+    health.died("0", "killed")
+    health.died("0", "something later")
+    assert health.deaths == {"0": "killed"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["fill", "die", "sync"]), st.integers(0, 2)), max_size=30))
+def test_whatever_happens_only_synced_replicas_that_never_died_serve(events):
+    health, synced, dead = Health(3), set(), set()
+    for event, slot in events:
+        alive = health.alive()
+        if event == "fill":
+            health.fill()
+        elif slot < len(alive):
+            replica = alive[slot]
+            if event == "die":
+                health.died(replica, "why")
+                dead.add(replica)
+            else:
+                health.synced(replica, 1)
+                synced.add(replica)
+        assert set(health.serving(1)) == synced - dead

@@ -1,0 +1,168 @@
+"""Whatever the program's side sends, the verifier comes to a verdict that is not `passed`, and soon."""
+
+import contextlib
+import json
+import socket
+import struct
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
+from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.check import Check
+from crlhf_ray.sandbox.guest import wire
+from crlhf_ray.sandbox.jail import Ending
+from crlhf_ray.sandbox.limits import Limits
+
+TESTS = (
+    "assert f([3, 1]) == [1, 3, 'secret']",
+    "assert abs(f(2) - 0.123456789) < 1e-9",
+    "assert [*f(3)] == ['a', ('b', 7)]",
+)
+PROBLEMS = [
+    Problem("asserts", '"""f"""', "f", AssertChecker(TESTS), ()),
+    Problem("calls", '"""f"""', "f", CallChecker(tuple(Case((i,), f"secret {i}") for i in range(3))), ()),
+]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+TAGS = st.sampled_from([*wire._BUILDERS, "ndarray", wire.HANDLE, wire.ITERATOR, "nonsense"])
+TAGGED = st.recursive(
+    JSON,
+    lambda inner: st.builds(lambda tag, content: {"t": tag, "v": content}, TAGS, inner | st.lists(inner, max_size=3)),
+    max_leaves=8,
+)
+FUNCTION = {"f": {"t": wire.HANDLE, "v": [0, True]}}
+ANSWERS = st.one_of(
+    JSON,
+    TAGGED,
+    st.builds(lambda n, value: [n, "ok", value], st.integers(0, 6), TAGGED),
+    st.builds(lambda n, value, after: [n, "ok", value, after], st.integers(0, 6), TAGGED, TAGGED),
+    st.builds(
+        lambda n, kind, text: [n, "raised", kind, kind, text], st.integers(0, 6), st.text(max_size=20), st.text()
+    ),
+    st.builds(
+        lambda n, kind: [n, "raised", kind, "X", "y"],
+        st.integers(0, 6),
+        st.sampled_from(
+            ["StopIteration", "AssertionError", "SystemExit", "print", "ExceptionGroup", "UnicodeDecodeError"]
+        ),
+    ),
+    st.builds(
+        lambda n, results: [n, "ok", [["ok", result, None] for result in results]], st.integers(0, 6), st.lists(TAGGED)
+    ),
+)
+
+
+def framed(answer: object) -> bytes:
+    body = json.dumps(answer).encode()
+    return struct.pack(">I", len(body)) + body
+
+
+MESSAGES = st.lists(st.one_of(ANSWERS.map(framed), st.binary(max_size=40)), max_size=8).map(b"".join)
+#: The first answer is well formed more often than chance would have it, so that the calls are reached.
+STREAMS = st.one_of(MESSAGES, MESSAGES.map(lambda rest: framed([1, "ok", FUNCTION]) + rest))
+
+
+class PlaybackJail:
+    """Stands where the jail is and plays a stream of bytes as the program's answers."""
+
+    isolation, arrays = "jailed", True
+
+    def __init__(self, stream: bytes):
+        self.stream = stream
+
+    def spawn(self, limits, deadline, **_):
+        ours, theirs = socket.socketpair()
+
+        theirs.sendall(self.stream)
+        theirs.shutdown(socket.SHUT_WR)
+        self.kept = theirs  # open, so that what the verifier sends goes somewhere
+        return wire.Channel(ours, deadline)
+
+    def finish(self, seconds: float = 0.0) -> Ending:
+        self.kept.close()
+        return Ending(signal=0, code=0, cpu=0.0, memory_kb=0)
+
+    def output(self, limit: int) -> str:
+        return ""
+
+    def ran_out_of_memory(self) -> bool:
+        return False
+
+
+@given(stream=STREAMS, problem=st.sampled_from(PROBLEMS))
+@settings(max_examples=2000)
+def test_malformed_messages_end_in_a_verdict_and_never_pass(stream, problem):
+    verdict = Check(PlaybackJail(stream), Limits(wall_seconds=2)).verdict(problem, "")
+    assert verdict.status in ("wrong", "error", "timeout", "killed", "out_of_memory")
+
+
+@given(data=TAGGED)
+@settings(max_examples=500)
+def test_decoding_gives_a_value_or_a_protocol_error(data):
+    with contextlib.suppress(wire.ProtocolError):
+        wire.decode(data, lambda tag, content: None)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 200), 1 << 200)
+    | st.floats(allow_nan=False)
+    | st.complex_numbers(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.fractions()
+    | st.decimals(allow_nan=False)
+    | st.dates()
+    | st.datetimes()
+    | st.timedeltas()
+    | st.sampled_from([int, str, range(3), range(9, -5, -2), frozenset({1, "a"})]),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.sets(st.integers() | st.text())
+    ),
+    max_leaves=20,
+)
+
+
+@given(value=VALUES)
+@settings(max_examples=200)
+def test_plain_values_survive_the_way_there_and_back(value):
+    sent = json.loads(json.dumps(wire.encode(value, pytest.fail)))
+    found = wire.decode(sent, pytest.fail)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_unsent_message_ends_at_the_deadline():
+    ours, theirs = socket.socketpair()
+    with theirs, ours, pytest.raises(TimeoutError):
+        wire.Channel(ours, time.monotonic() + 0.05).receive()
+
+
+def test_an_announced_giant_is_refused_before_it_is_read():
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        theirs.sendall(b"\xff\xff\xff\xff")
+        with pytest.raises(wire.ProtocolError, match="4294967295 bytes"):
+            wire.Channel(ours, time.monotonic() + 5).receive()
+
+
+def test_the_same_object_stays_the_same_and_equals_nothing_else():
+    numbers = {}
+
+    def keep(value):
+        return {"t": wire.HANDLE, "v": [numbers.setdefault(id(value), len(numbers)), True]}
+
+    first, second = object(), object()
+    assert wire.encode([first, second, first], keep) == [keep(first), keep(second), keep(first)]
