@@ -350,7 +350,7 @@ def replay(folder: Path) -> dict[str, float]:
 
 
 def streaming_speed() -> dict[str, float]:
-    """labels/s in batches of 1,000 through the whole API, and microseconds a single vote."""
+    """labels/s in batches of 1,000 through the whole API."""
     rng = np.random.default_rng(0)
     n, tasks = 300_000, 60_000
     votes = pd.DataFrame(
@@ -367,15 +367,7 @@ def streaming_speed() -> dict[str, float]:
     for batch in batches:
         estimator.partial_fit(batch)
     rate = len(votes) / (time.process_time() - begun)
-    rows = list(votes.iloc[rng.permutation(len(votes))[:20_000]].itertuples(index=False, name=None))
-    single = TwoCoin(classes=(0, 1)).partial_fit(votes[:0], gold)
-    times = np.empty(len(rows))
-    for i, row in enumerate(rows):
-        begun = time.process_time()
-        single.vote(*row)
-        times[i] = time.process_time() - begun
-    speed = {"labels/CPU s in batches of 1,000": rate, "us a single vote, median": 1e6 * float(np.median(times))}
-    speed["us a single vote, mean"] = 1e6 * float(times.mean())
+    speed = {"labels/CPU s in batches of 1,000": rate}
     print("\nStreaming two_coin")
     for title, value in speed.items():
         print(f"  {title:32s} {value:,.0f}")
@@ -428,7 +420,6 @@ def targets(
             10.0,
         ),
         ("streamed labels/CPU s in batches of 1,000", speed["labels/CPU s in batches of 1,000"], ">=", 300_000.0),
-        ("us a single vote (median)", speed["us a single vote, median"], "<", 100.0),
         ("always-correct spam at 30%", at(crowds, "always-correct spam, 30%", BEST), ">=", 88.0),
         ("colluders at 40%", at(crowds, "colluders, 40%", BEST), ">=", 80.0),
         ("camouflaged colluders at 20%, late gold", at(crowds, "camouflaged, 20%, late gold", BEST), ">=", 85.0),

@@ -17,12 +17,10 @@ from scipy.special import expit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.encoding import (
-    MOST_SECONDS,
     Classes,
     Codebook,
     Table,
     Votes,
-    microseconds,
     read_gold,
     read_votes,
 )
@@ -97,7 +95,6 @@ class StreamingEstimator(Estimator):
         self.classes_ = self.classes
         self.task_book_, self.worker_book_ = Codebook(), Codebook()
         self.state_ = self._new_state()
-        self._latest = 0
 
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
         """Learn from this table alone: the gold tasks' votes first, then all others at once (row order is nothing)."""
@@ -116,33 +113,6 @@ class StreamingEstimator(Estimator):
         self.state_.update(votes, *truths)
         return self
 
-    def vote(
-        self, task: Hashable, worker: Hashable, label: Hashable, weight: float = 1.0, time: Any | None = None
-    ) -> Self:
-        """`partial_fit` with one vote; the classes must be known, from the constructor or an earlier batch.
-
-        time: a number of seconds or a date; as late as the latest vote so far, and so superseding, where not given.
-        """
-        if self.classes_ is None:
-            raise DataError("the classes are not known yet: give classes=(negative, positive)", field="label")
-        if not (isinstance(weight, (int, float, np.number)) and 0 <= weight <= 1):
-            raise DataError(f"{weight} is no number from 0 to 1", row=0, field="weight")
-        negative, positive = self.classes_
-        sign = 1 if label == positive else -1 if label == negative else 0
-        if sign == 0 and not (label is None or (label == 0 and self.classes_ == (-1, 1))):
-            raise DataError(f"{label!r} is neither {negative!r} nor {positive!r}", field="label")
-        if time is None:
-            at = self._latest
-        elif isinstance(time, (int, float)) and abs(time) < MOST_SECONDS:
-            at = round(time * 1e6)
-        else:
-            at = int(microseconds(pd.Series([time]))[0])
-        self._latest = max(self._latest, at)
-        self.state_.update_one(
-            self.task_book_.encode_one(task), self.worker_book_.encode_one(worker), sign, float(weight), at
-        )
-        return self
-
     def _read(self, data: Table, true_labels: Gold | None) -> tuple[Votes, tuple[np.ndarray, np.ndarray]]:
         votes, self.classes_ = read_votes(data, self.task_book_, self.worker_book_, self.classes_)
         codes, truth = read_gold(true_labels, self.task_book_, self.classes_)
@@ -151,7 +121,6 @@ class StreamingEstimator(Estimator):
         if clash.any():
             name = self.task_book_.names[codes[codes < self.state_.n_tasks][np.argmax(clash)]]
             raise DataError(f"task {name!r} was given the other truth before; keep the right one", field="label")
-        self._latest = max(self._latest, int(votes.time.max(initial=0)))
         return votes, (codes, truth)
 
     @property
@@ -191,7 +160,6 @@ class StreamingEstimator(Estimator):
         """Read what `save` wrote. Raises `DataError` where the file holds another estimator."""
         estimator, arrays = read_estimator(cls, path)
         estimator.state_.load_arrays(arrays)
-        estimator._latest = int(arrays["vote_time"].max(initial=0))
         return estimator
 
 

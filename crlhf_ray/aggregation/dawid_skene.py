@@ -8,7 +8,6 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from scipy.special import log_softmax
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.batch_estimator import HeldVotesEstimator
@@ -106,12 +105,6 @@ class DawidSkene(HeldVotesEstimator):
         p = np.tile(self.priors_, (len(names), 1))
         p[codes >= 0] = self._posterior[codes[codes >= 0]]
         return pd.DataFrame(p, index=pd.Index(names, name="task"), columns=list(self.classes_ or ()))
-
-    def free_log_odds(self, tasks: Iterable[Hashable]) -> np.ndarray:
-        """Log-odds of the positive class of two, by the votes alone: gold tasks are not clamped."""
-        codes = self.task_book_.encode(list(tasks), grow=False)
-        log_p = log_softmax(self.log_posterior_[codes], axis=1)
-        return log_p[:, 1] - log_p[:, 0]
 
     def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
         """P(vote = truth | truth) by worker with 95% credible intervals: sensitivity (positive class) and specificity

@@ -41,14 +41,6 @@ class Codebook:
             self.names += fresh
         return codes[local]
 
-    def encode_one(self, name: Hashable) -> int:
-        """The code of one name, a new one where it is unknown."""
-        code = self._code.get(name, -1)
-        if code < 0:
-            code = self._code[name] = len(self.names)
-            self.names.append(name)
-        return code
-
     def forget_from(self, size: int) -> None:
         """Only the first ``size`` names stay known."""
         for name in self.names[size:]:

@@ -3,7 +3,7 @@
 Layout of the folder: ``snapshot-N.npz`` is the state before ``log-N``; both of the highest complete N count. A frame of
 the log is ``magic, kind, length, crc32 of the payload, crc32 of the four before, payload``; a frame that a crash cut
 short was never acknowledged, and is cut off at recovery into ``cut-N-BYTE``. Any other damage is an error, because
-acknowledged events would be lost with it. Frames of older versions, without the second checksum, are read too.
+acknowledged events would be lost with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import pyarrow as pa
 from crlhf_ray.errors import DataError, ResourceError
 
 _HEADER, _MAGIC = struct.Struct("<4sIQII"), b"CRJ2"
-_OLD_HEADER, _OLD_MAGIC = struct.Struct("<4sIQI"), b"CRLJ"
 
 
 class Journal:
@@ -190,16 +189,14 @@ def _record_at(log: BinaryIO, at: int, size: int) -> tuple[int, bytes] | None:
 
     log.seek(at)
     header = log.read(4)
-    if len(header) == 4 and header not in (_MAGIC, _OLD_MAGIC):
+    if len(header) == 4 and header != _MAGIC:
         raise damaged("no record starts at")
-    old = header == _OLD_MAGIC
-    layout = _OLD_HEADER if old else _HEADER
-    header += log.read(layout.size - len(header))
-    if len(header) < layout.size:
+    header += log.read(_HEADER.size - len(header))
+    if len(header) < _HEADER.size:
         return None
-    if not old and not _header_holds(header):
+    if not _header_holds(header):
         raise damaged("a damaged header at")
-    kind, length, crc = layout.unpack(header)[1:4]
+    kind, length, crc = _HEADER.unpack(header)[1:4]
     end = log.tell() + length
     if end > size:
         rest = log.read()
@@ -220,17 +217,12 @@ def _header_holds(header: bytes) -> bool:
 
 def _holds_a_record(content: bytes) -> bool:
     """Whether a record starts anywhere in here; a name that only looks like the start of one does not count."""
-    for magic, layout in ((_MAGIC, _HEADER), (_OLD_MAGIC, _OLD_HEADER)):
-        at = content.find(magic)
-        while at >= 0:
-            start = at + layout.size
-            if start <= len(content):
-                header = content[at:start]
-                _, _, length, crc = layout.unpack(header)[:4]
-                whole = start + length <= len(content) and zlib.crc32(content[start : start + length]) == crc
-                if whole or (magic == _MAGIC and _header_holds(header)):
-                    return True
-            at = content.find(magic, at + 1)
+    at = content.find(_MAGIC)
+    while at >= 0:
+        header = content[at : at + _HEADER.size]
+        if len(header) == _HEADER.size and _header_holds(header):
+            return True
+        at = content.find(_MAGIC, at + 1)
     return False
 
 

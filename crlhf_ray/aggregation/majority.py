@@ -29,10 +29,6 @@ class EqualRates:
         """None: nobody's rates are drawn to the crowd's."""
         return np.zeros(2)
 
-    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
-        """``(p, p)``."""
-        return self.p, self.p
-
 
 class Majority(StreamingEstimator):
     """The label most votes are for, weighted by the votes' weights; even votes are left at the prior.

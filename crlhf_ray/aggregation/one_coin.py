@@ -42,12 +42,6 @@ class OneCoinRates:
         """None: nobody's rates are drawn to the crowd's."""
         return np.zeros(2)
 
-    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
-        """`rates` of one annotator, in plain Python numbers."""
-        p = (self.a + counts[CC] + counts[WW]) / (self.a + self.b + sum(counts))
-        p = min(max(p, self.clip), 1 - self.clip)
-        return p, p
-
 
 class OneCoin(StreamingEstimator):
     """The paper's Bayesian engine (Wong and Tan, arXiv 2503.15129), streamed, honeypots first.

@@ -45,10 +45,6 @@ class Coin(Protocol):
         """``(sensitivity, specificity)`` [n] from counts [n, 4]."""
         ...
 
-    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
-        """`rates` of one annotator, in plain Python numbers."""
-        ...
-
     def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
         """What ``crowd[STRENGTHS]`` should be, [2], by these annotators' counts [n, 4]."""
         ...
@@ -209,67 +205,6 @@ class CrowdState:
         self.task_credited[touched] = posterior
         self._store(touched, task, worker, label, weight, time[keep], clock[keep])
 
-    def update_one(self, task: int, worker: int, label: int, weight: float = 1.0, time: int = 0) -> None:
-        """`update` with one vote, without sorting: for votes that come one at a time."""
-        if task >= self.n_tasks or worker >= self.n_workers:
-            self.reserve(max(self.n_workers, worker + 1), max(self.n_tasks, task + 1))
-        start, length = int(self.task_start[task]), int(self.task_length[task])
-        crew = self.vote_worker[start : start + length]
-        if label == 0 or worker in crew:
-            one = np.array([task]), np.array([worker]), np.array([label], np.int8), np.array([weight]), np.array([time])
-            return self.update(Votes(*one))
-        start = self._append(task, start, length)
-        place = start + length
-        self.worker_clock[worker] += 1
-        self.vote_worker[place], self.vote_label[place], self.vote_weight[place] = worker, label, weight
-        self.vote_time[place], self.vote_clock[place] = time, self.worker_clock[worker]
-        # A handful of votes: plain Python arithmetic is several times faster here than arrays.
-        here = slice(start, place + 1)
-        crew = self.vote_worker[here].tolist()
-        signs, weights = self.vote_label[here].tolist(), self.vote_weight[here].tolist()
-        faded = weights
-        if self.decay != 1:
-            age = self.worker_clock[crew] - self.vote_clock[here]
-            faded = (self.vote_weight[here] * self.decay**age).tolist()
-        credited, gold, crowd = float(self.task_credited[task]), int(self.task_gold[task]), self.crowd.tolist()
-        before = self.worker_counts[crew]
-        rows = before.tolist()
-        rows[-1] = [count * self.decay for count in rows[-1]]
-        log_odds = self.prior_log_odds()
-        for row, sign, held, fade in zip(rows[:-1], signs, weights, faded, strict=False):
-            if sign and credited == credited:
-                vote = sign > 0
-                row[vote] = max(row[vote] - fade * (1 - credited), 0.0)
-                row[2 + vote] = max(row[2 + vote] - fade * credited, 0.0)
-            if sign and not gold:
-                log_odds += held * self._evidence(row, sign, crowd)
-        log_odds += weight * self._evidence(rows[-1], label, crowd) if not gold else 0.0
-        if gold:
-            posterior = (gold + 1) / 2
-        elif self.learn_from == "all":
-            posterior = 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
-        else:
-            posterior = float("nan")
-        if posterior == posterior:
-            for row, sign, fade in zip(rows, signs, faded, strict=True):
-                if sign:
-                    vote = sign > 0
-                    row[vote] += fade * (1 - posterior)
-                    row[2 + vote] += fade * posterior
-        after = np.array(rows)
-        self.crowd[:4] += (after - before).sum(axis=0)
-        self.worker_counts[crew] = after
-        self.worker_labels[worker] += 1
-        self.worker_gold[worker] += gold != 0
-        if not gold and posterior == posterior:
-            if any(signs[:-1]):
-                self.crowd[NEGATIVES] -= 1 - credited
-                self.crowd[POSITIVES] -= credited
-            self.crowd[NEGATIVES] += 1 - posterior
-            self.crowd[POSITIVES] += posterior
-        self.task_credited[task] = posterior
-        self._count(1)
-
     def _share(self, posterior: np.ndarray, sign: int) -> None:
         """Add or take away these tasks' classes; nan where nothing is known of them."""
         positive = np.nansum(posterior)
@@ -289,27 +224,6 @@ class CrowdState:
             return counts
         places = (np.arange(_TEACHERS) + 0.5) * (self.n_workers / _TEACHERS)
         return counts[np.argsort(counts @ _SORTING)[places.astype(np.int64)]]
-
-    def _evidence(self, row: list[float], sign: int, crowd: list[float]) -> float:
-        sensitivity, specificity = self.coin.rate(row, crowd)
-        if sign > 0:
-            return math.log(sensitivity / (1 - specificity))
-        return math.log((1 - sensitivity) / specificity)
-
-    def _append(self, task: int, start: int, length: int) -> int:
-        """Make room for one more vote behind the task's others; returns where they start now."""
-        self._room_for_votes(length + 1)
-        start = int(self.task_start[task])
-        if start + length != self.used:
-            fresh = slice(self.used, self.used + length)
-            for name in _VOTE:
-                values = getattr(self, name)
-                values[fresh] = values[start : start + length]
-            start = self.used
-            self.used += length
-        self.task_start[task], self.task_length[task] = start, length + 1
-        self.used += 1
-        return start
 
     def sweep(self) -> None:
         """One full EM pass: judge every task anew with the present reliabilities, and credit all votes by that."""

@@ -51,15 +51,6 @@ class TwoCoinRates:
             means.append(np.minimum(np.maximum(mean, self.clip), 1 - self.clip))
         return means[0], means[1]
 
-    def rate(self, counts: list[float], crowd: list[float]) -> tuple[float, float]:
-        """`rates` of one annotator, in plain Python numbers."""
-        means = []
-        for (right, wrong), strength in zip(_COINS, crowd[STRENGTHS], strict=True):
-            prior = strength * self._mean(crowd, right, wrong)
-            mean = (counts[right] + prior) / (counts[right] + counts[wrong] + strength)
-            means.append(min(max(mean, self.clip), 1 - self.clip))
-        return means[0], means[1]
-
     def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
         """The strengths that were set, or the most probable ones, [2]."""
         if self.strength is not None:

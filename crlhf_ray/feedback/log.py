@@ -12,9 +12,7 @@ import os
 import uuid
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
@@ -164,19 +162,3 @@ class AnnotationLog:
         self._file_of.update(dict.fromkeys(table["event_id"].to_pylist(), self._files))
         self._files += 1
         return True
-
-
-def current(table: pa.Table) -> pa.Table:
-    """The judgements that stand: of each (item, line, annotator) the latest event, in the order of `table`.
-
-    Latest by created_at; of equal times, the one further down, which is the one appended later.
-    """
-    keys = ["item_id", "line", "annotator_id"]
-    order = pc.sort_indices(
-        pa.table({"time": table["created_at"], "row": np.arange(table.num_rows)}),
-        sort_keys=[("time", "ascending"), ("row", "ascending")],
-    ).to_numpy()
-    rank = np.empty(table.num_rows, dtype=np.int64)
-    rank[order] = np.arange(table.num_rows)
-    last = table.select(keys).append_column("rank", pa.array(rank)).group_by(keys).aggregate([("rank", "max")])
-    return table.take(np.sort(order[last["rank_max"].to_numpy()]))

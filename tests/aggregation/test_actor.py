@@ -155,7 +155,7 @@ def test_a_record_cut_short_by_a_crash_is_dropped_and_the_log_goes_on(tmp_path):
     digest = first.digest()
     first.close()
     with (tmp_path / "log-0").open("ab") as log:
-        log.write(b"CRLJ\x01\x00\x00\x00\xff\x00")
+        log.write(b"CRJ2\x01\x00\x00\x00\xff\x00")
     second = Aggregator(tmp_path)
     assert second.digest() == digest
     second.ingest(annotations([("a", 1, "x", 1)], start=1))

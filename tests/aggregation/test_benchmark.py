@@ -63,7 +63,7 @@ def results(rows):
 
 
 def aims(benchmark, found, sets, streams=None):
-    speed = {"labels/CPU s in batches of 1,000": 1.0, "us a single vote, median": 1.0}
+    speed = {"labels/CPU s in batches of 1,000": 1.0}
     table = benchmark.print_table(found, sets)
     binary = [name for name, (votes, _, _) in sets.items() if votes["label"].nunique() == 2]
     benchmark.targets(found, table, pd.DataFrame(), streams or {}, speed, binary)

@@ -221,23 +221,6 @@ def test_an_infinite_time_in_a_file_is_rejected_by_row(value):
     assert [(row.row, row.field) for row in report.rows] == [(2, "time")]
 
 
-@pytest.mark.parametrize("make", STREAMING)
-def test_a_single_vote_without_a_time_comes_after_all_others(make, tmp_path):
-    def stands(estimator):
-        return int(estimator.state_.votes().label[0])
-
-    first = make().partial_fit(pd.DataFrame(TWICE | {"time": [1.0, 2.5, 3.25]}))
-    first.save(tmp_path / "e.npz")
-    for estimator in (first, make.load(tmp_path / "e.npz")):
-        assert stands(estimator) == -1
-        assert stands(estimator.vote(1, "a", 1)) == 1
-        assert stands(estimator.vote(1, "a", 0, time=3.0)) == 1
-        assert stands(estimator.vote(1, "a", 0, time="1970-01-01 00:00:03.5")) == -1
-    for field, wrong in [("time", np.nan), ("time", "soon"), ("weight", np.nan), ("weight", "much"), ("weight", None)]:
-        with pytest.raises(DataError, match=f"field '{field}'"):
-            first.vote(1, "a", 1, **{field: wrong})
-
-
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize(
     "votes, gold",
@@ -379,20 +362,6 @@ def test_more_than_two_classes(make):
     assert {"recall_x", "recall_x_low", "recall_z_high"} <= set(fitted.reliability().columns)
     with pytest.raises(DataError, match="two classes"):
         TwoCoin().fit(votes)
-
-
-@pytest.mark.parametrize("decay", [1.0, 0.98])
-def test_a_single_vote_is_a_batch_of_one(decay, votes):
-    batch, single = TwoCoin(decay=decay, classes=(0, 1)), TwoCoin(decay=decay, classes=(0, 1))
-    mixed = votes.sample(frac=1, random_state=0).astype({"label": object})
-    mixed.loc[mixed.index[::9], "label"] = None
-    for row in mixed.itertuples(index=False):
-        batch.partial_fit(pd.DataFrame([row], columns=mixed.columns))
-        single.vote(*row)
-    for late in (batch, single):
-        late.partial_fit(mixed[:0], GOLD)
-    assert np.allclose(batch.probas_, single.probas_, atol=1e-12)
-    assert np.allclose(batch.reliability(), single.reliability(), atol=1e-12)
 
 
 @settings(max_examples=25)

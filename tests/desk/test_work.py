@@ -151,6 +151,15 @@ def test_nobody_holds_two_programs_also_when_one_left_alone_is_taken_up_late(ser
         assert len(session.scalars(mine).all()) == 1
 
 
+def test_the_database_itself_refuses_a_second_program_in_one_hand(server):
+    server.publish([work(1), work(2)])
+    ann = server.person("ann")
+    judge(ann)
+    ann.next()
+    with pytest.raises(sa.exc.IntegrityError), server.desk.database.write() as session:
+        session.execute(sa.update(Lease).values(state="open"))
+
+
 def test_a_mark_sent_twice_is_stored_once_and_a_correction_stands(server):
     server.publish([work(1)])
     person = server.person("ann")

@@ -8,7 +8,7 @@ import pytest
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.log import AnnotationLog, current
+from crlhf_ray.feedback.log import AnnotationLog
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -104,25 +104,6 @@ def test_several_processes_append_to_one_log_without_loss_or_repetition(tmp_path
         assert writer.exitcode == 0
     ids = AnnotationLog(tmp_path).read()["event_id"].to_pylist()
     assert sorted(ids) == sorted([f"{n}-{i}" for n in ("a", "b", "c", "shared") for i in range(15)])
-
-
-def test_the_latest_event_of_a_line_and_annotator_stands():
-    rows = table(
-        event("e1", label=1, after=10),
-        event("e2", label=-1, after=20),
-        event("e3", label=1, after=5),
-        event("e4", annotator="a2", label=-1),
-        event("e5", line=1, label=0),
-    )
-    assert current(rows)["event_id"].to_pylist() == ["e2", "e4", "e5"]
-
-
-def test_of_equal_times_the_later_append_stands():
-    assert current(table(event("e1", label=1), event("e2", label=-1)))["event_id"].to_pylist() == ["e2"]
-
-
-def test_current_of_nothing_is_nothing():
-    assert current(ANNOTATION_SCHEMA.empty_table()).num_rows == 0
 
 
 def test_a_log_that_was_cut_goes_on_from_there(tmp_path):

@@ -108,13 +108,13 @@ class Database:
         self.engine.dispose()
 
 
-def migrate(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the schema up to date, or to a revision."""
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema up to date."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        command.upgrade(config, "head")
 
 
 def _left_idle(_: Any, record: Any) -> None:

@@ -1,4 +1,4 @@
-"""The first tables."""
+"""The tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("problem_id", sa.String(length=200), nullable=False),
         sa.Column("prompt", sa.Text(), nullable=False),
         sa.Column("lines", sa.JSON(), nullable=False),
+        sa.Column("content", sa.String(length=64), nullable=False, server_default=""),
         sa.Column("judged", sa.JSON(), nullable=False),
         sa.Column("gold", sa.JSON(), nullable=True),
         sa.Column("honeypot", sa.Boolean(), nullable=False),
@@ -61,6 +62,7 @@ def upgrade() -> None:
         "program_waiting", "program", ["honeypot", "state", "rank"], unique=False,
         sqlite_where=waiting, postgresql_where=waiting,
     )  # fmt: skip
+    op.create_index("program_content", "program", ["content"], unique=False)
     op.create_index("program_round", "program", ["round", "rate"], unique=False)
     op.create_table(
         "reliability",
@@ -98,6 +100,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("item_id", "account_id"),
     )
     op.create_index("lease_expiry", "lease", ["state", "expires_at"], unique=False)
+    in_hand = sa.text("state = 'open'")
+    op.create_index(
+        "lease_in_hand", "lease", ["account_id"], unique=True, sqlite_where=in_hand, postgresql_where=in_hand
+    )
     op.create_index("lease_of_account", "lease", ["account_id", "state"], unique=False)
     op.create_table(
         "comment",
@@ -159,27 +165,3 @@ def upgrade() -> None:
     op.create_index(op.f("ix_submission_item_id"), "submission", ["item_id"], unique=False)
     op.create_index("submission_of_account", "submission", ["account_id", "created_at"], unique=False)
     op.create_index("submission_time", "submission", ["created_at", "labels"], unique=False)
-
-
-def downgrade() -> None:
-    op.drop_index("submission_time", table_name="submission")
-    op.drop_index("submission_of_account", table_name="submission")
-    op.drop_index(op.f("ix_submission_item_id"), table_name="submission")
-    op.drop_table("submission")
-    op.drop_index(op.f("ix_mark_lease_id"), table_name="mark")
-    op.drop_table("mark")
-    op.drop_index(op.f("ix_comment_lease_id"), table_name="comment")
-    op.drop_table("comment")
-    op.drop_index("lease_of_account", table_name="lease")
-    op.drop_index("lease_expiry", table_name="lease")
-    op.drop_table("lease")
-    op.drop_table("setting")
-    op.drop_index(op.f("ix_reliability_annotator_id"), table_name="reliability")
-    op.drop_table("reliability")
-    op.drop_index("program_round", table_name="program")
-    op.drop_index("program_waiting", table_name="program")
-    op.drop_index("program_queue", table_name="program")
-    op.drop_index("program_deadline", table_name="program")
-    op.drop_table("program")
-    op.drop_table("audit")
-    op.drop_table("account")
