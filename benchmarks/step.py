@@ -77,6 +77,7 @@ def run_ours(options: argparse.Namespace, out: Path) -> None:
     from crlhf_ray.pipeline.trainer import Run
     from crlhf_ray.policy.prompts import render
     from crlhf_ray.report.console import Display
+    from crlhf_ray.report.metrics import MetricsLog
 
     problems = out / "problems.jsonl"
     starter = (resources.files("crlhf_ray.problems") / "starter.jsonl").read_text()
@@ -105,7 +106,7 @@ def run_ours(options: argparse.Namespace, out: Path) -> None:
         }
     )
     rounds, prompts = [], []
-    with Display() as display, Run(config, resume=False, display=display) as run:
+    with Display() as display, Run(config, resume=False, display=display, metrics=MetricsLog) as run:
         for _ in range(options.rounds + 1):
             prompts += [
                 {"problem_id": problem.problem_id, "prompt": render(problem, "bare", run.tokenizer)}

@@ -21,13 +21,14 @@ from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
+from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.reward.credit import token_rewards
 from crlhf_ray.rollout.sample import Sample
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Train by Algorithm 1, with held-out skill measured before it and after; returns the report's path."""
-    with Display() as display, Run(config, resume=resume, display=display) as run:
+    with Display() as display, Run(config, resume=resume, display=display, metrics=MetricsLog) as run:
         while True:
             if run.evaluation_due():
                 evaluate(run)

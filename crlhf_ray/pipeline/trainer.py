@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,11 +30,10 @@ from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.checkpoint import LATEST, latest_tag
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.pipeline.problems import questions
+from crlhf_ray.pipeline.watching import Display, Metrics
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.report.console import Display
-from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.sandbox.pool import SandboxPool
@@ -46,12 +45,16 @@ AGGREGATION_FILE = "aggregation.npz"
 
 
 class Run:
-    """Starts everything that a run needs, restores its state, and ends everything on the way out."""
+    """Starts everything that a run needs, restores its state, and ends everything on the way out.
 
-    def __init__(self, config: Config, *, resume: bool, display: Display):
+    metrics: opens what keeps the metrics of a folder from a round on.
+    """
+
+    def __init__(self, config: Config, *, resume: bool, display: Display, metrics: Callable[[Path, int], Metrics]):
         self.config = config
         self.dir = config.run.dir.absolute()
         self.display = display
+        self._open_metrics = metrics
         self.round = 0
         self.problems: dict[str, Problem] = {}
         self.heldout: list[Problem] = []
@@ -128,7 +131,7 @@ class Run:
             self.fleet.start()
             self.learner.ready()
             self._restore()
-        self.metrics = MetricsLog(self.dir, resume_at=self.round)
+        self.metrics = self._open_metrics(self.dir, self.round)
         self._exit.callback(self.metrics.close)
 
     def _restore(self) -> None:

@@ -12,6 +12,7 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.command import evaluate_policy
 from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
+from crlhf_ray.report.metrics import MetricsLog
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def trained(tmp_path: Path) -> Path:
 
 def resume(run_dir: Path, *changes: str) -> Run:
     same = [f"run.dir={run_dir}", "model.name=tiny", "model.lora.r=4", "learner.lr=1e-3"]
-    return Run(load_config(changes=[*same, *changes]), resume=True, display=Display())
+    return Run(load_config(changes=[*same, *changes]), resume=True, display=Display(), metrics=MetricsLog)
 
 
 def test_a_resumed_run_may_be_longer_elsewhere_and_measured_otherwise(trained: Path):
