@@ -57,8 +57,9 @@ check: env-dev  ## Format, lint, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+# Two files at a time: most tests wait (for an engine's start, a browser, a child process) more than they compute.
 test: check  ## Everything: format, lint, types, unit, real engines
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist loadfile
 
 clean:  ## Remove the environment and the runs
 	rm -rf $(VENV) runs

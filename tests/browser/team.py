@@ -44,7 +44,7 @@ class Team(Server):
             busy = list(people)
             while busy:
                 name = self.draw.choices(busy, [0.4 if name in ("Emil", "Femi") else 1 for name in busy])[0]
-                if not self.sandbox(people[name], name):
+                if not self.judge(people[name], name):
                     busy.remove(name)
                 self.now += self.draw.uniform(4, 14)
                 self.settled()  # so that what is known, and when, depends on nothing but the draws

@@ -46,7 +46,7 @@ def test_no_request_that_the_document_allows_or_forbids_is_a_server_error(applic
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             strategy = operation.as_strategy(generation_mode=mode)
             with suppress(Unsatisfiable):  # nothing can be wrong with a request that has no parameter
-                settings(max_examples=20, database=None, suppress_health_check=list(HealthCheck))(
+                settings(max_examples=8, database=None, suppress_health_check=list(HealthCheck))(
                     given(case=strategy)(check)
                 )()
 

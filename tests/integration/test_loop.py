@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ def start(run_dir: Path, *changes: str, resume: bool = False) -> subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | {"COLUMNS": "300"},  # a long path is not folded
         start_new_session=True,
     )
 
