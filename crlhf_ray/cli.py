@@ -134,12 +134,17 @@ def serve(
 
     Example: crlhf serve --set dir=annotation --set database=postgresql+psycopg://me@host/reviews
     """
+    from functools import partial
+
+    from crlhf_ray.aggregation.actor import Aggregator
+    from crlhf_ray.config import ServerConfig
     from crlhf_ray.feedback.desk.serve import serve as run_server
-    from crlhf_ray.feedback.desk.settings import WebSettings
     from crlhf_ray.settings import read_settings
 
+    settings = read_settings(ServerConfig, config, changes or [])
+    engine = partial(Aggregator, settings=settings.aggregation)
     with suppress(KeyboardInterrupt):  # how one stops a server
-        run_server(read_settings(WebSettings, config, changes or []), host, port, console, on_ray=on_ray)
+        run_server(settings, engine, host, port, console, on_ray=on_ray)
 
 
 @app.command()

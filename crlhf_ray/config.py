@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.source import FeedbackSettings
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
@@ -67,6 +68,13 @@ class EvaluationSettings(Settings):
     """Sampling temperature of evaluations; the paper's."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many problems. None: all."""
+
+
+class ServerConfig(WebSettings):
+    """All settings of `crlhf serve`."""
+
+    aggregation: AggregationSettings = AggregationSettings()
+    """How the server learns whom to trust. A run that uses the server must have the same."""
 
 
 class RaySettings(Settings):

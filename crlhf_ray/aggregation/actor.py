@@ -9,9 +9,12 @@ annotator later also corrects what is said about earlier lines.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +39,7 @@ from crlhf_ray.aggregation.monitors import (
     spammers,
 )
 from crlhf_ray.aggregation.one_coin import OneCoinRates
+from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.aggregation.state import NO_VOTES, Coin, CrowdState
 from crlhf_ray.aggregation.two_coin import TwoCoinRates
@@ -71,7 +75,8 @@ class Aggregator:
         self._events = EventIds()
         self._since_snapshot = 0
         self._batches = self._duplicates = 0
-        self._last_look: tuple[np.ndarray, np.ndarray] | None = None
+        #: One list for all copies: rates and their standard deviations when alerts were last asked for.
+        self._last_look: list[tuple[np.ndarray, np.ndarray]] = []
         self._journal = Journal(directory)
         self._check_settings(Path(directory) / "settings.json")
         self._restore()
@@ -189,16 +194,36 @@ class Aggregator:
             total = shapes.sum(axis=2)
             sd = np.sqrt(shapes.prod(axis=2) / (total**2 * (total + 1)))
             found += frozen_reliabilities(rates, start, state.worker_labels[everyone])
-            if self._last_look is not None:
-                before, sd_before = self._last_look
+            for before, sd_before in self._last_look:
                 known = slice(len(before))
                 found += annotator_collapse(names[known], before, rates[known], sd_before)
-            self._last_look = rates, sd
+            self._last_look[:] = [(rates, sd)]
             found += honeypot_exposure(names, *_right_on_and_off_gold(state, votes))
             found += spammers(names, rates, sd)
             if len(names) <= MOST_FOR_PAIRS:
                 found += _collusion(names, state, votes)
         return found + label_shortage(cast[state.task_gold[lines] == 0], wanted=labels_wanted)
+
+    def agreement(self, sure: float) -> tuple[float | None, int]:
+        """``(Krippendorff's alpha of all votes, lines without gold whose posterior is above sure or below 1 - sure)``.
+
+        alpha is None where no line has two votes.
+        """
+        state, votes = self.state, self.state.votes()
+        up = np.bincount(votes.task[votes.label > 0], minlength=state.n_tasks)
+        down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
+        p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
+        return krippendorff_alpha(np.stack([up, down], axis=1)), int(((p > sure) | (p < 1 - sure)).sum())
+
+    def frozen(self) -> Aggregator:
+        """A copy to ask at leisure while this one goes on learning. Names are shared: they only grow."""
+        other = copy.copy(self)
+        other.state = copy.deepcopy(self.state)
+        return other
+
+    def described(self) -> dict[str, Any]:
+        """The settings that answers depend on, by name."""
+        return self.settings.meaning()
 
     def stats(self) -> dict[str, int]:
         """Counts: events, duplicates refused, annotators, items, lines, labels, gold lines, batches."""
@@ -292,7 +317,7 @@ class Aggregator:
             self._since_snapshot += table.num_rows
 
     def _check_settings(self, path: Path) -> None:
-        mine = self.settings.model_dump_json(exclude={"snapshot_events"}, indent=2)
+        mine = json.dumps(self.described(), indent=2)
         if not path.exists():
             path.write_text(mine)
         elif path.read_text() != mine:

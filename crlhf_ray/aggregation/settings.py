@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,3 +33,7 @@ class AggregationSettings(Settings):
 
     snapshot_events: int = Field(default=500_000, ge=1)
     """Events after which the state is written whole, so that recovery replays at most so many (1 to 2 s)."""
+
+    def meaning(self) -> dict[str, Any]:
+        """All that answers depend on, by name, as JSON can hold it."""
+        return self.model_dump(mode="json", exclude={"snapshot_events"})

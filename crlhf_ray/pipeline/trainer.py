@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -112,8 +113,11 @@ class Run:
                 ),
                 config.run.seed,
             )
-            kind = SimulatedFeedback if config.feedback.source == "in_process" else WebFeedback
-            self.feedback: Feedback = kind(
+            kind: Callable[..., Feedback] = SimulatedFeedback
+            if config.feedback.source != "in_process":
+                engine = partial(Aggregator, settings=config.aggregation)
+                kind = partial(WebFeedback, engine=engine, aggregation=config.aggregation.meaning())
+            self.feedback = kind(
                 config.feedback,
                 honeypots,
                 self.aggregator,

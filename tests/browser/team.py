@@ -29,7 +29,7 @@ class Team(Server):
     def __init__(self, directory):
         queue = QueueSettings(qualification=2, labels_least=3, labels_most=5, honeypots_least=0.3)
         aggregation = AggregationSettings(prior=0.75)
-        super().__init__(WebSettings(dir=directory, queue=queue, aggregation=aggregation, logins_a_minute=1000))
+        super().__init__(WebSettings(dir=directory, queue=queue, logins_a_minute=1000), aggregation)
         self.draw, self.wrong, self.made = random.Random(5), {}, 0
         known = [self.program(0.8) for _ in range(HONEYPOTS)]
         gold = {

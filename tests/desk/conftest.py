@@ -2,11 +2,13 @@
 
 import os
 import re
+from functools import partial
 
 import httpx
 import pytest
 
 from benchmarks.postgres import new_database, own_server, tools
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.feedback.desk.client import AnnotationClient
 from crlhf_ray.feedback.desk.desk import Desk
@@ -53,9 +55,9 @@ def database(request):
 class Server(BackgroundServer):
     """A running server. clock moves only when told to."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, aggregation=None):
         self.now = 1_800_000_000.0
-        super().__init__(Desk(settings, clock=lambda: self.now))
+        super().__init__(Desk(settings, partial(Aggregator, settings=aggregation), clock=lambda: self.now))
         self.lead = AnnotationClient.from_file(self.url, self.token_file)
 
     def person(self, name, role="annotator"):
@@ -88,11 +90,11 @@ class Server(BackgroundServer):
 
 @pytest.fixture
 def serve(tmp_path):
-    """``serve(**settings)`` starts a server."""
+    """``serve(aggregation, **settings)`` starts a server."""
     running = []
 
-    def start(**settings):
-        running.append(Server(WebSettings(dir=tmp_path / f"desk{len(running)}", **settings)))
+    def start(aggregation=None, **settings):
+        running.append(Server(WebSettings(dir=tmp_path / f"desk{len(running)}", **settings), aggregation))
         return running[-1]
 
     yield start

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.feedback.desk import known_crowd as crowd
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.queue import QueueSettings
@@ -32,8 +33,8 @@ def judged(serve, count, **settings):
 
 def learnt(settings):
     """What a server with these settings knows once it has started."""
-    desk = Desk(settings)
-    digest = desk.crowd.aggregator.digest()
+    desk = Desk(settings, Aggregator)
+    digest = desk.crowd.engine.digest()
     desk.close()
     return digest
 

@@ -12,6 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.feedback.desk.app import create_app
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.queue import QueueSettings
@@ -26,9 +27,9 @@ ENDLESS = "/api/v1/events"  # a stream of events
 def application(tmp_path, database):
     limits = {"requests_a_minute": 10**6, "logins_a_minute": 10**6}
     queue = QueueSettings(qualification=1)
-    desk = Desk(WebSettings(dir=tmp_path / "desk", database=database, queue=queue, **limits))
+    desk = Desk(WebSettings(dir=tmp_path / "desk", database=database, queue=queue, **limits), Aggregator)
     desk.publish([work(n) for n in range(5)], {}, 0, None, "test")
-    yield create_app(desk.settings, desk), service_token(desk).read_text().strip()
+    yield create_app(desk), service_token(desk).read_text().strip()
     desk.close()
 
 

@@ -32,7 +32,7 @@ def server(serve):
 
 
 def routes(server):
-    return [route for route in create_app(server.desk.settings, server.desk).routes if isinstance(route, APIRoute)]
+    return [route for route in create_app(server.desk).routes if isinstance(route, APIRoute)]
 
 
 def needed(route):

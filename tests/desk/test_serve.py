@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from benchmarks.postgres import free_port
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.feedback.desk.client import AnnotationClient
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.settings import WebSettings
@@ -72,7 +73,7 @@ def test_nobody_else_on_the_machine_can_read_what_the_server_keeps(tmp_path, the
     folder = tmp_path / "desk"
     if there_before:
         folder.mkdir(mode=0o755)
-    Desk(WebSettings(dir=folder)).close()
+    Desk(WebSettings(dir=folder), Aggregator).close()
     assert stat.filemode(folder.stat().st_mode) == "drwx------"
 
 

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.postgres import free_port
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.feedback.desk.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.queue import QueueSettings
@@ -365,10 +366,10 @@ def test_what_was_learnt_survives_a_restart(serve, database):
     while judge(person):
         pass
     server.settled()
-    before = server.desk.crowd.aggregator.digest()
+    before = server.desk.crowd.engine.digest()
     server.close()
-    fresh = type(server.desk)(server.desk.settings)
-    assert fresh.crowd.aggregator.digest() == before
+    fresh = Desk(server.desk.settings, Aggregator)
+    assert fresh.crowd.engine.digest() == before
     fresh.close()
 
 
@@ -388,7 +389,7 @@ def test_the_whole_is_exported_in_the_long_form(server):
 
 def test_a_client_with_patience_waits_for_a_server_that_is_being_restarted(tmp_path):
     port = free_port()
-    desk = Desk(WebSettings(dir=tmp_path))
+    desk = Desk(WebSettings(dir=tmp_path), Aggregator)
     started = []
     threading.Timer(0.8, lambda: started.append(BackgroundServer(desk, port))).start()
     with AnnotationClient.from_file(f"http://127.0.0.1:{port}", service_token(desk), retries=5) as client:

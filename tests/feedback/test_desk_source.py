@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray
 
-from crlhf_ray.aggregation.actor import Aggregator
+from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
 from crlhf_ray.aggregation.journal import go_back
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.feedback.desk.queue import QueueSettings
@@ -52,7 +52,8 @@ def start(tmp_path, aggregator):
     def begin(source="web", crowd=None, aggregator=aggregator, **web):
         settings = FeedbackSettings(source=source, crowd=crowd or CrowdSettings(), web=WebFeedbackSettings(**web))
         pool = HoneypotPool([Honeypot(item(f"i-honey{n}"), (1, 1 if n % 2 else -1, 1)) for n in range(12)])
-        made.append(WebFeedback(settings, pool, aggregator, tmp_path / "log", seed=1, rounds=3, wait_seconds=120))
+        more = {"engine": Aggregator, "aggregation": AggregationSettings().meaning(), "seed": 1}
+        made.append(WebFeedback(settings, pool, aggregator, tmp_path / "log", rounds=3, wait_seconds=120, **more))
         return made[-1]
 
     yield begin

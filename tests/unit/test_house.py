@@ -64,3 +64,13 @@ def test_a_room_imports_only_rooms_above_it():
 
 def test_every_module_has_its_place():
     assert {room_of(file) for file in files()} <= {*ROOMS, *GROUND, *FRONT}
+
+
+def test_the_desk_is_handed_its_engine_and_imports_none():
+    """Of aggregation it knows what a mark and an alert are, and no more."""
+    names = set()
+    for file in (PACKAGE / "feedback/desk").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("crlhf_ray.aggregation"):
+                names.add(node.module)
+    assert names <= {"crlhf_ray.aggregation.marks", "crlhf_ray.aggregation.monitors"}

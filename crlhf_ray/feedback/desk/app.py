@@ -20,7 +20,6 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk import api, lead, pages
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.security import LoggedOut
-from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.desk.store.work import Conflict, Unjudged
 
 HEADERS = {
@@ -52,12 +51,8 @@ class SafeHeaders:
         await self.app(scope, receive, with_headers)
 
 
-def create_app(settings: WebSettings, desk: Desk | None = None) -> FastAPI:
-    """The annotation server as an ASGI application. desk: for tests; made and closed with the app otherwise.
-
-    Raises ConfigError where the settings cannot work.
-    """
-    desk = desk or Desk(settings)
+def create_app(desk: Desk) -> FastAPI:
+    """The annotation server as an ASGI application. The desk is closed with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +64,7 @@ def create_app(settings: WebSettings, desk: Desk | None = None) -> FastAPI:
         description="Line-by-line judgements of programs. Send Authorization: Bearer TOKEN.",
     )  # fmt: skip
     app.state.desk = desk
-    app.state.logged_out = LoggedOut(desk.database, settings.session_seconds)
+    app.state.logged_out = LoggedOut(desk.database, desk.settings.session_seconds)
     #: Set when the server stops: what streams without an end ends by it.
     app.state.ending = asyncio.Event()
     app.add_middleware(SafeHeaders)

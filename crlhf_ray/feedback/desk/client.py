@@ -111,6 +111,11 @@ class AnnotationClient:
         rows = [row | {"created_at": datetime.fromtimestamp(row["created_at"], UTC)} for row in answer["annotations"]]
         return pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), answer["cursor"]
 
+    def aggregation(self) -> dict[str, Any]:
+        """The settings by which marks become a consensus at the server."""
+        found: dict[str, Any] = self._call("GET", "/aggregation")
+        return found
+
     def invite(self, role: str = "annotator") -> str:
         """The secret of an invite link for one account."""
         path: str = self._call("POST", "/invites", {"role": role})["path"]

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk import queue
+from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.known_crowd import KnownCrowd
 from crlhf_ray.feedback.desk.security import (
     Limiter,
@@ -41,9 +42,12 @@ EXPIRE_SECONDS = 1.0
 
 
 class Desk:
-    """Everything behind the routes. clock: seconds since 1970. Raises ConfigError where the settings cannot work."""
+    """Everything behind the routes. engine: makes the one that knows the crowd. clock: seconds since 1970.
 
-    def __init__(self, settings: WebSettings, clock: Callable[[], float] = time.time):
+    Raises ConfigError where the settings cannot work.
+    """
+
+    def __init__(self, settings: WebSettings, engine: MakeEngine, clock: Callable[[], float] = time.time):
         self.settings, self.clock = settings, clock
         private_folder(settings.dir)
         self.database = Database(settings.database or f"sqlite:///{settings.dir.absolute() / 'store.db'}")
@@ -52,7 +56,7 @@ class Desk:
         self._random = random.SystemRandom()
         self._expired_at = float("-inf")
         self._marking, self._submitting = Together(self._store_marks), Together(self._submit)
-        self.crowd = KnownCrowd(self.database, settings, self.webhooks, clock)
+        self.crowd = KnownCrowd(self.database, settings, engine, self.webhooks, clock)
         self.crowd.start(self._expire)
 
     def close(self) -> None:

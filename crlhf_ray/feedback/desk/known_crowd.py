@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import secrets
@@ -18,13 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
-from scipy.special import expit
 from sqlalchemy.orm import Session
 
-from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage, label_shortage
-from crlhf_ray.aggregation.quality import krippendorff_alpha
+from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.desk.store import programs, work
 from crlhf_ray.feedback.desk.store.database import Database
@@ -48,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CrowdView:
-    """The crowd as a whole. rates: as `Aggregator.reliability`, a dict each; alpha: Krippendorff's; at: when, took: s.
+    """The crowd as a whole. rates: as `Engine.reliability`, a dict each; alpha: Krippendorff's; at: when, took: s.
 
     reliable_lines: lines of work (not of honeypots) whose posterior is sure; hours: of annotation, in all.
     """
@@ -68,15 +65,20 @@ class KnownCrowd:
     What it knows lies in the folder ``crowd``; of a database that it was not learnt from, it is learnt anew.
     """
 
-    def __init__(self, database: Database, settings: WebSettings, webhooks: Webhooks, clock: Callable[[], float]):
+    def __init__(
+        self,
+        database: Database,
+        settings: WebSettings,
+        engine: MakeEngine,
+        webhooks: Webhooks,
+        clock: Callable[[], float],
+    ):
         self._database, self._settings, self._webhooks, self._clock = database, settings, webhooks, clock
         self._folder = settings.dir / "crowd"
         self._database_id = _database_id(database)
         self._cursor = self._resume()
-        self.aggregator = Aggregator(str(self._folder), settings.aggregation)
+        self.engine = engine(self._folder)
         self._learning = threading.Lock()
-        #: Shares names with the aggregator; its state is a copy, and it remembers what alerts compare with.
-        self._watched = copy.copy(self.aggregator)
         self.widths: dict[str, float] = {}
         self._remembered: dict[str, int] = {}
         self._view = CrowdView()
@@ -99,7 +101,7 @@ class KnownCrowd:
             self._learner.join()
         self._background.shutdown()
         with self._learning:
-            self.aggregator.close()
+            self.engine.close()
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class KnownCrowd:
     def add_gold(self, rows: Sequence[dict[str, Any]]) -> None:
         """Take in known truth, rows of GOLD_SCHEMA."""
         with self._learning:
-            self.aggregator.add_gold(pa.Table.from_pylist(list(rows), schema=GOLD_SCHEMA))
+            self.engine.add_gold(pa.Table.from_pylist(list(rows), schema=GOLD_SCHEMA))
 
     def learn(self) -> None:
         """Take what was submitted into the crowd's state, and settle the programs concerned."""
@@ -167,7 +169,7 @@ class KnownCrowd:
         with self._database.read() as session:
             rows, after = work.events(session, cursor, most)
         if rows:
-            self.aggregator.ingest(_annotations(rows))
+            self.engine.ingest(_annotations(rows))
         return rows, after
 
     def _settle(self, items: Sequence[str], people: Collection[str]) -> None:
@@ -179,7 +181,7 @@ class KnownCrowd:
         self._send_done(done, known)
 
     def _remember(self, session: Session, people: Collection[str], now: float) -> None:
-        for rates in self.aggregator.reliability().to_pylist():
+        for rates in self.engine.reliability().to_pylist():
             name = rates.pop("annotator_id")
             self.widths[name] = max(
                 rates["sensitivity_high"] - rates["sensitivity_low"],
@@ -230,7 +232,7 @@ class KnownCrowd:
 
     def _posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
         found: dict[str, dict[int, float]] = {}
-        for row in self.aggregator.consensus(item_ids).to_pylist():
+        for row in self.engine.consensus(item_ids).to_pylist():
             found.setdefault(row["item_id"], {})[row["line"]] = row["p_correct"]
         return found
 
@@ -250,20 +252,14 @@ class KnownCrowd:
             milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
             short = self._too_few_labels(session) + self._too_few_honeypots(session)
         with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
-            self._watched.state = copy.deepcopy(self.aggregator.state)
-        state = self._watched.state
-        votes = state.votes()
-        up = np.bincount(votes.task[votes.label > 0], minlength=state.n_tasks)
-        down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
-        p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
-        rates = self._watched.reliability().to_pylist()
-        alerts = [asdict(alert) for alert in [*self._watched.alerts(labels_wanted=0), *short]]
-        sure = self._settings.sure
+            crowd = self.engine.frozen()
+        alpha, reliable_lines = crowd.agreement(self._settings.sure)
+        alerts = [asdict(alert) for alert in [*crowd.alerts(labels_wanted=0), *short]]
         view = CrowdView(
-            rates=rates,
+            rates=crowd.reliability().to_pylist(),
             alerts=alerts,
-            alpha=krippendorff_alpha(np.stack([up, down], axis=1)),
-            reliable_lines=int(((p > sure) | (p < 1 - sure)).sum()),
+            alpha=alpha,
+            reliable_lines=reliable_lines,
             hours=milliseconds / 3.6e6,
             at=self._clock(),
             took=time.perf_counter() - begun,

@@ -273,6 +273,12 @@ def numbers(account: Lead, desk: TheDesk) -> dict[str, Any]:
     return stats.stats(desk)
 
 
+@router.get("/aggregation")
+def aggregation(account: Lead, desk: TheDesk) -> dict[str, Any]:
+    """The settings by which marks become a consensus here; a training run must have the same."""
+    return desk.crowd.engine.described()
+
+
 @router.get("/alerts")
 def alerts(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
     """What is wrong with the crowd as it stands, and what to do."""

@@ -19,6 +19,7 @@ from rich.console import Console
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.app import create_app
 from crlhf_ray.feedback.desk.desk import Desk
+from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.security import create_account
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.desk.store.models import Account
@@ -28,20 +29,22 @@ STOP_SECONDS = 5
 TOKEN_FILE = "token"  # noqa: S105  a file name
 
 
-def serve(settings: WebSettings, host: str, port: int, console: Console, *, on_ray: bool = False) -> None:
+def serve(
+    settings: WebSettings, engine: MakeEngine, host: str, port: int, console: Console, *, on_ray: bool = False
+) -> None:
     """Serve until interrupted. As long as there is no admin, the start prints a link that makes one.
 
     on_ray: on Ray Serve, on the cluster of RAY_ADDRESS or a local one; `settings.dir` must be a folder that its nodes
     see. Raises ConfigError where the settings cannot work.
     """
-    desk = Desk(settings)
+    desk = Desk(settings, engine)
     _welcome(desk, f"http://{host}:{port}", console)
     if not on_ray:
-        app = create_app(settings, desk)
+        app = create_app(desk)
         _Uvicorn(app, host=host, port=port, log_level="warning", access_log=False).run()
         return
     desk.close()
-    application = deployment(settings)
+    application = deployment(settings, engine)
     from ray import serve as ray_serve
 
     from crlhf_ray.cluster import connect
@@ -90,7 +93,7 @@ class BackgroundServer:
         listener.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         # Without a log configuration: uvicorn's would close the log files of everything else in this process.
-        self._server = _Uvicorn(create_app(desk.settings, desk), log_level="error", log_config=None, lifespan="on")
+        self._server = _Uvicorn(create_app(desk), log_level="error", log_config=None, lifespan="on")
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -123,8 +126,8 @@ def service_token(desk: Desk) -> Path:
     return file
 
 
-def deployment(settings: WebSettings) -> Any:
-    """The same application on Ray Serve: ``serve.run(deployment(settings))``.
+def deployment(settings: WebSettings, engine: MakeEngine) -> Any:
+    """The same application on Ray Serve: ``serve.run(deployment(settings, engine))``.
 
     One replica, which alone learns from what comes in; Ray starts it anew where it dies, and it goes on from its
     folder and database. Raises ConfigError where ray[serve] is not installed.
@@ -133,12 +136,12 @@ def deployment(settings: WebSettings) -> Any:
         from ray import serve as ray_serve
     except ImportError as error:
         raise ConfigError("Ray Serve is missing: pip install 'ray[serve]'") from error
-    values = settings.model_copy(update={"dir": settings.dir.absolute()}).model_dump_json()
+    settings = settings.model_copy(update={"dir": settings.dir.absolute()})
 
     def build() -> FastAPI:
-        desk = Desk(WebSettings.model_validate_json(values))
+        desk = Desk(settings, engine)
         service_token(desk)
-        return create_app(desk.settings, desk)
+        return create_app(desk)
 
     class Annotation:
         pass

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.settings import Settings
 
@@ -20,7 +19,6 @@ class WebSettings(Settings):
     database: str | None = None
     """SQLAlchemy URL, such as postgresql+psycopg://user@host/name. None: SQLite in the folder."""
     queue: QueueSettings = QueueSettings()
-    aggregation: AggregationSettings = AggregationSettings()
     secure_cookies: bool = False
     """Send cookies over HTTPS only. Set it wherever the server is reached over HTTPS."""
     session_seconds: int = Field(default=12 * 3600, gt=0)

@@ -21,8 +21,10 @@ import pyarrow.compute as pc
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
 from crlhf_ray.aggregation.monitors import Alert
+from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.client import AnnotationClient, Assignment
 from crlhf_ray.feedback.desk.desk import Desk
+from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.serve import BackgroundServer
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
@@ -41,7 +43,10 @@ class WebFeedback(Feedback):
     """Whoever works at the server.
 
     With the source ``simulated`` the server is the run's own, in a thread of this process, and its folder lies beside
-    the log. Raises ConfigError where there is no token, ServerError where the server does not answer.
+    the log. engine: what that server knows its crowd by. aggregation: the run's settings of it, which the server at
+    work must share: by them it decides when a program is done.
+    Raises ConfigError where there is no token or the server aggregates by other settings, and ServerError where it
+    does not answer.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class WebFeedback(Feedback):
         aggregator: Any,
         directory: Path,
         *,
+        engine: MakeEngine,
+        aggregation: Mapping[str, Any],
         seed: int,
         rounds: int,
         wait_seconds: float,
@@ -63,10 +70,11 @@ class WebFeedback(Feedback):
         url, token_file = settings.web.url, settings.web.token_file
         if settings.source == "simulated":
             self._server = BackgroundServer(
-                Desk(WebSettings(dir=directory.parent / "annotation", queue=settings.web.queue))
+                Desk(WebSettings(dir=directory.parent / "annotation", queue=settings.web.queue), engine)
             )
             url, token_file = self._server.url, self._server.token_file
         self.client = AnnotationClient.from_file(url, token_file, retries=RETRIES)
+        check_same(aggregation, self.client.aggregation(), url)
         self._crowd: SimulatedPeople | None = None
         if self._server is not None or settings.web.simulated_crowd:
             self._crowd = SimulatedPeople(self.client, Crowd(settings.crowd, seed), seed)
@@ -149,6 +157,20 @@ class WebFeedback(Feedback):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._cursor, self._handed_in = state["cursor"], state["handed_in"]
+
+
+def check_same(run: Mapping[str, Any], server: Mapping[str, Any], url: str) -> None:
+    """Raise ConfigError where a run and its annotation server aggregate by different settings."""
+    differing = [
+        f"aggregation.{name} is {run.get(name)!r} in the run and {server.get(name)!r} at the server"
+        for name in {**run, **server}
+        if run.get(name) != server.get(name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{'; '.join(differing)} ({url}). The server decides by them when a program is done: give the same to "
+            "`crlhf serve` and to `crlhf train`, by --set or in their YAML files"
+        )
 
 
 class SimulatedPeople:

@@ -1,0 +1,55 @@
+"""What the desk asks of the engine that knows its crowd. Whoever starts the server hands one in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from crlhf_ray.aggregation.monitors import Alert
+
+
+class Engine(Protocol):
+    """The consensus of a crowd. All that it holds can be learnt again from the database."""
+
+    def described(self) -> dict[str, Any]:
+        """The settings that its answers depend on, by name: a run that uses the server must have the same."""
+        ...
+
+    def ingest(self, table: pa.Table) -> int:
+        """Take in marks (ANNOTATION_SCHEMA); those known by their event id change nothing."""
+        ...
+
+    def add_gold(self, table: pa.Table) -> int:
+        """Take in known truth (GOLD_SCHEMA)."""
+        ...
+
+    def consensus(self, item_ids: Sequence[str]) -> pa.Table:
+        """CONSENSUS_SCHEMA of every line of these items that was reviewed or has known truth."""
+        ...
+
+    def reliability(self) -> pa.Table:
+        """One row an annotator: annotator_id, sensitivity, specificity, each with _low and _high, and labels."""
+        ...
+
+    def alerts(self, labels_wanted: int = 3) -> list[Alert]:
+        """What is wrong with the crowd as it stands."""
+        ...
+
+    def agreement(self, sure: float) -> tuple[float | None, int]:
+        """``(Krippendorff's alpha of all marks, lines without known truth whose posterior is sure either way)``."""
+        ...
+
+    def frozen(self) -> Engine:
+        """A copy to ask at leisure while this one goes on learning."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        ...
+
+
+#: Makes the engine whose state lies in a folder.
+MakeEngine = Callable[[Path], Engine]
