@@ -13,11 +13,14 @@ import copy
 import importlib
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import traceback
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from crlhf_ray.problems.problem import Problem
@@ -25,6 +28,22 @@ if TYPE_CHECKING:
 
 class Untestable(Exception):
     """The tests cannot be run, whatever the program does: says nothing about it."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a problem gives its program and asks of it.
+
+    classes: of the prompt, by name: program and tests both have them, and their objects travel by what they hold.
+    asked: names of the classes that a right program defines; tests may use their operators.
+    suppresses: whether a right program has context managers that end exceptions.
+    seeded: whether the tests seed random numbers.
+    """
+
+    classes: Mapping[str, type] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
+    suppresses: bool = False
+    seeded: bool = False
 
 
 class Channel(Protocol):
@@ -35,7 +54,7 @@ class Channel(Protocol):
 
     test: int | None
 
-    def load(self, source: str, names: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+    def load(self, source: str, names: tuple[str, ...] = (), given: Given | None = None) -> tuple[Any, dict[str, Any]]:
         """Run the source in a fresh process; answers the program and what it bound to the names."""
 
     def script(self, source: str, stdin: str) -> Any:
@@ -94,7 +113,8 @@ class AssertChecker(Checker):
         libraries = known_libraries(wanted - {problem.entry_point}, problem.packages)
         namespace.update(libraries)
         wanted -= libraries.keys()
-        _, bound = check.load(visible(problem, source), (problem.entry_point, *sorted(wanted)))
+        given = given_by(problem, namespace, "\n".join((self.setup, *self.tests)))
+        _, bound = check.load(visible(problem, source), (problem.entry_point, *sorted(wanted)), given)
         require(problem, bound, check)
         namespace.update(bound)
         exec(trusted_code(self.setup, "<setup>"), namespace)
@@ -133,9 +153,11 @@ class CallChecker(Checker):
     def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.cases:
             raise Untestable("there are none")
-        program, bound = check.load(visible(problem, source), (problem.entry_point,))
+        given = given_by(problem, trusted_names(problem))
+        program, bound = check.load(visible(problem, source), (problem.entry_point,), given)
         require(problem, bound, check)
-        answers = program.calls(bound[problem.entry_point], [case.arguments for case in self.cases])
+        after = any(case.arguments_after is not None for case in self.cases)
+        answers = program.calls(bound[problem.entry_point], [case.arguments for case in self.cases], after=after)
         for check.test, case in enumerate(self.cases):
             answer, after = next(answers)
             tolerance = self.tolerance if case.tolerance is None else case.tolerance
@@ -164,7 +186,8 @@ class ReferenceChecker(Checker):
 
     def verify(self, problem: Problem, source: str, check: Channel) -> None:
         self.base.verify(problem, source, check)
-        program, bound = check.load(visible(problem, source), (problem.entry_point,))
+        given = given_by(problem, trusted_names(problem))
+        program, bound = check.load(visible(problem, source), (problem.entry_point,), given)
         require(problem, bound, check)
         answers = program.calls(bound[problem.entry_point], self.inputs)
         first = len(self.base.tests)
@@ -300,11 +323,80 @@ def _tree(source: str) -> ast.Module | None:
 
 def trusted_names(problem: Problem) -> dict[str, Any]:
     """A fresh namespace with what the prompt itself defines: helpers in it must be the prompt's, not the program's."""
-    namespace: dict[str, Any] = {"__name__": "tests"}
-    if _tree(problem.prompt) is not None:
-        exec(trusted_code(problem.prompt, "<prompt>"), namespace)
-        namespace.pop(problem.entry_point, None)
-    return namespace
+    module = types.ModuleType("solution")
+    tree = _tree(problem.prompt)
+    if tree is not None:
+        sys.modules["solution"] = module  # where a dataclass looks for what its annotations mean
+        exec(trusted_code(problem.prompt, "<prompt>"), module.__dict__)
+        module.__dict__.pop(problem.entry_point, None)
+        if tree.body and isinstance(tree.body[-1], ast.ClassDef):  # the completion goes on with it
+            module.__dict__.pop(tree.body[-1].name, None)
+    return module.__dict__
+
+
+def given_by(problem: Problem, names: Mapping[str, Any], tests: str = "") -> Given:
+    """names: of the prompt, as `trusted_names` has them. tests: their text."""
+    classes = {
+        name: value
+        for name, value in names.items()
+        if isinstance(value, type) and value.__module__ == "solution" and value.__qualname__ == name and travels(value)
+    }
+    programs = tuple(problem.program(reference) for reference in problem.references)
+    asked = frozenset[str]().union(*(class_names(program) for program in (problem.prompt, *programs))) - classes.keys()
+    return Given(
+        classes,
+        asked,
+        suppresses=any("__exit__" in program or "contextmanager" in program for program in programs),
+        seeded="seed(" in tests,
+    )
+
+
+def travels(kind: type) -> bool:
+    """Whether objects of a class that program and tests both have can be sent by what they hold."""
+    named = issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return named or issubclass(kind, Enum | BaseException) or kind.__new__ in (object.__new__, Generic.__new__)
+
+
+@lru_cache(maxsize=4096)
+def class_names(source: str) -> frozenset[str]:
+    """Names of the classes at the top of a program."""
+    tree = _tree(source)
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.ClassDef)) if tree else frozenset()
+
+
+def fault(problem: Problem, error: BaseException) -> str | None:
+    """Where in the tests the mistake is that this error comes from; None where the program's answers explain it."""
+    place, trusted = problem.problem_id, False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        trusted = frame.f_code.co_filename.startswith(("<test ", "<setup>", "<prompt>", "<reference>", "<oracle>"))
+        if trusted:
+            place = f"{frame.f_code.co_filename[1:-1]}, line {line}"
+    if isinstance(error, ImportError | Untestable) or not isinstance(error, Exception):
+        return place
+    if isinstance(error, UnboundLocalError):
+        return place if trusted else None
+    if isinstance(error, NameError) and trusted:
+        programs = [problem.program(reference) for reference in problem.references]
+        return None if any(error.name in defined_names(program) for program in programs) else place
+    if isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType) and trusted:
+        return place
+    return None
+
+
+@lru_cache(maxsize=4096)
+def defined_names(source: str) -> frozenset[str]:
+    """Names that a program has at its top, or anywhere within."""
+    tree = _tree(source)
+    found: set[str] = set()
+    for node in ast.walk(tree) if tree else ():
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                found.add(name)
+            case ast.alias(name=name, asname=short):
+                found.add(short or name.split(".")[0])
+    return frozenset(found)
 
 
 def visible(problem: Problem, source: str) -> str:
@@ -325,7 +417,7 @@ def known_libraries(names: frozenset[str], packages: Sequence[str]) -> dict[str,
     return {name: importlib.import_module(module) for name, module in found.items()}
 
 
-SHORT_NAMES = {"np": "numpy", "cp": "cvxpy"}
+SHORT_NAMES = {"np": "numpy", "pd": "pandas", "cp": "cvxpy"}
 
 
 @lru_cache(maxsize=4096)

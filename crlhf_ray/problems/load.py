@@ -6,7 +6,6 @@ The schema of a JSONL row is `Row`; docs/problems.md explains it field by field.
 from __future__ import annotations
 
 import ast
-import builtins
 import gzip
 import json
 from collections.abc import Iterable
@@ -27,7 +26,16 @@ from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.jsonl import json_rows
-from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ReferenceChecker, ScriptChecker
+from crlhf_ray.problems.checkers import (
+    AssertChecker,
+    CallChecker,
+    Case,
+    Checker,
+    ReferenceChecker,
+    ScriptChecker,
+    class_names,
+)
+from crlhf_ray.problems.fit import nobodys_names, not_possible, subclass_with_methods
 from crlhf_ray.problems.problem import BODY_STOPS, Problem
 
 #: A whole program ends where the model turns to prose, to its own tests or to a new task. Functions, classes, imports
@@ -108,14 +116,6 @@ class Row(BaseModel):
             raise PydanticCustomError("kind", f"a problem of kind {kind!r} has at least 1 of {wanted}, and no other")
         return found
 
-    @field_validator("tests")
-    @classmethod
-    def _hand_over_plain_values(cls, tests: list[str], info: ValidationInfo) -> list[str]:
-        for test in tests:
-            if (name := handed_function(test, info.data.get("entry_point", ""))) is not None:
-                raise PydanticCustomError("tests", f"a program can be handed plain values only, and not {name}")
-        return tests
-
     @field_validator("cases")
     @classmethod
     def _are_texts_for_scripts(cls, cases: list[CaseRow], info: ValidationInfo) -> list[CaseRow]:
@@ -126,6 +126,15 @@ class Row(BaseModel):
                     "cases", "a script's case has its input as the only argument and its output as expected, two texts"
                 )
         return cases
+
+    @field_validator("tests", "setup")
+    @classmethod
+    def _can_be_carried_out(cls, tests: list[str] | str, info: ValidationInfo) -> list[str] | str:
+        known = class_names(info.data.get("prompt", "")) | {info.data.get("entry_point", "")}
+        for test in [tests] if isinstance(tests, str) else tests:
+            if (reason := not_possible(test) or subclass_with_methods(test, frozenset(known))) is not None:
+                raise PydanticCustomError("tests", "a test cannot be carried out: {reason}", {"reason": reason})
+        return tests
 
     def problem(self) -> Problem:
         fields = self.model_dump(
@@ -158,23 +167,6 @@ class Row(BaseModel):
             ),
             self.tolerance,
         )
-
-
-def handed_function(test: str, entry_point: str) -> str | None:
-    """A function that the test hands to the program, which has no way to call it."""
-    tree = ast.parse(test)
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == entry_point:
-            for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
-                if isinstance(argument, ast.Lambda):
-                    return "a lambda"
-                if isinstance(argument, ast.Name) and (argument.id in own or argument.id in BUILTIN_FUNCTIONS):
-                    return f"the function {argument.id}"
-    return None
-
-
-BUILTIN_FUNCTIONS = frozenset(name for name, value in vars(builtins).items() if type(value) is type(len))
 
 
 class MbppRow(BaseModel):
@@ -297,6 +289,15 @@ def _read_jsonl(path: Path) -> list[Problem]:
                 file=str(path),
                 row=number,
                 field="problem_id",
+            )
+        if strange := nobodys_names(
+            "\n".join([row.setup, *row.tests]), row.prompt, row.entry_point, row.references, row.packages
+        ):
+            raise DataError(
+                f"the name {strange[0]!r} is defined by neither the tests, the prompt nor a reference",
+                file=str(path),
+                row=number,
+                field="tests",
             )
         rows_by_id[row.problem_id] = number
         problems.append(row.problem())

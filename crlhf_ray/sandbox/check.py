@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from crlhf_ray.problems.checkers import Given, fault
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.jail import Ending, Jail, SlotLost
 from crlhf_ray.sandbox.limits import Limits
-from crlhf_ray.sandbox.program import Ended, Program, RemoteError, Stopped, Untestable
+from crlhf_ray.sandbox.program import Ended, Program, Stopped, is_of_the_program
 from crlhf_ray.sandbox.verdict import Status, Verdict
 
 OUT_OF_MEMORY = 137  # as guest/worker.py ends a script
@@ -48,10 +49,12 @@ class Check:
         """The program gave a wrong answer to the current test."""
         raise Stopped("wrong", detail)
 
-    def load(self, source: str, names: tuple[str, ...] = ()) -> tuple[Program, dict[str, Any]]:
+    def load(
+        self, source: str, names: tuple[str, ...] = (), given: Given | None = None
+    ) -> tuple[Program, dict[str, Any]]:
         """Run the source in a fresh process; answers the program and what it bound to the names."""
         self._spawn()
-        self._program = Program(self._channel, self._jail.arrays)
+        self._program = Program(self._channel, self._jail.libraries, given)
         return self._program, self._program.load(source, names)
 
     def script(self, source: str, stdin: str) -> Script:
@@ -129,13 +132,13 @@ class Check:
             return self._how_it_ended()
         except Stopped as stopped:
             return stopped.status, stopped.detail
-        except RemoteError as error:
-            return "error", told(error).removeprefix("Remote")
-        except (ImportError, Untestable) as error:
-            return "infra_error", f"the tests of {problem.problem_id} cannot run here: {told(error)}"
         except (SlotLost, MemoryError):
             raise
-        except Exception as error:
+        except BaseException as error:
+            if is_of_the_program(error):
+                return "error", told(error)
+            if (place := fault(problem, error)) is not None:
+                return "infra_error", f"the tests of {problem.problem_id} cannot run here: {place}: {told(error)}"
             return "wrong", told(error)
         return "passed", ""
 

@@ -33,7 +33,7 @@ INSTALL = (
     "install it with `make sandbox` (Debian, Ubuntu: `apt-get install bubblewrap`; Fedora: `dnf install bubblewrap`)"
 )
 #: Packages that are imported before the first program, because importing them takes longer than most programs.
-IMPORTED_WARM = ("numpy", "cvxpy")
+IMPORTED_WARM = ("numpy", "pandas", "cvxpy")
 WEAK = "or set `isolation: weak`, which runs programs with resource limits only and marks every verdict so"
 
 
@@ -138,6 +138,7 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # its own would reserve a GiB of the address space that is limited
     "MALLOC_ARENA_MAX": "1",  # each thread's own would reserve 64 MiB of the address space that is limited
 }
 
@@ -179,7 +180,8 @@ class Jail:
 
     def __init__(self, packages: tuple[str, ...] = (), *, weak: bool = False, cgroups: tuple[Path, ...] = ()):
         self.isolation = "weak" if weak else "jailed"
-        self.arrays = any(path.name == "numpy" for path in package_paths(packages))
+        found = {path.name for path in package_paths(packages)}
+        self.libraries = tuple(name for name in ("numpy", "pandas") if name in found)
         # Standard input, output and error of the current program: new files for each, so that nothing can be left in
         # their contents, flags or attributes for the next one.
         self._files: list[int] = []

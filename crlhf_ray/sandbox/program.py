@@ -8,13 +8,26 @@ import builtins
 import datetime  # noqa: F401
 import decimal  # noqa: F401
 import fractions  # noqa: F401
-from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import functools
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
-from crlhf_ray.problems.checkers import Untestable
+from crlhf_ray.problems.checkers import Given, Untestable
 from crlhf_ray.sandbox.guest import wire
+from crlhf_ray.sandbox.remote import (
+    ANSWER,
+    MADE,
+    RemoteClass,
+    RemoteObject,
+    is_of_the_program,
+    mark,
+    remote_class,
+    remote_of,
+)
 from crlhf_ray.sandbox.verdict import Status
 
 MAX_ITEMS = 1_000_000
@@ -34,263 +47,379 @@ class Ended(Stopped):
     """The program's process is gone; how it ended decides the status."""
 
 
-class RemoteError(Exception):
-    """Raised by the program. Also an instance of the nearest built-in type, for tests that expect one."""
-
-
-@lru_cache
-def _remote_kind(name: str) -> type[RemoteError]:
-    return type(f"Remote{name}", (RemoteError, getattr(builtins, name)), {})
-
-
-class RemoteObject:
-    """An object of the program. It equals only itself, and says nothing about itself but its truth value."""
-
-    def __init__(self, program: Program, number: int, truth: bool):
-        object.__setattr__(self, "_remote", (program, number, truth))
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        program, number, _ = self._remote
-        return program.call(number, arguments, named)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        program, number, _ = self._remote
-        return program.decode(program.ask("get", number, name))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        program, number, _ = self._remote
-        program.ask("set", number, name, program.encode(value))
-
-    def __bool__(self) -> bool:
-        return bool(self._remote[2])
-
-    def __str__(self) -> str:
-        program, number, _ = self._remote
-        return str(program.ask("text", number, "str"))
-
-    def __repr__(self) -> str:
-        program, number, _ = self._remote
-        return str(program.ask("text", number, "repr"))
-
-
-class RemoteIterator(RemoteObject):
-    """An iterator of the program, read in pieces, at most MAX_ITEMS in all."""
-
-    def __init__(self, program: Program, number: int, truth: bool):
-        super().__init__(program, number, truth)
-        object.__setattr__(self, "_items", deque())
-        object.__setattr__(self, "_taken", 0)
-        object.__setattr__(self, "_ended", False)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        if not self._items and not self._ended:
-            program, number, _ = self._remote
-            items = program.decode(program.ask("next", number))
-            if type(items) is not list:
-                program.stop("error", "protocol: items that are no list")
-            object.__setattr__(self, "_ended", len(items) < wire.ITERATOR_CHUNK)
-            object.__setattr__(self, "_taken", self._taken + len(items))
-            if self._taken > MAX_ITEMS:
-                program.stop("error", f"an iterator of more than {MAX_ITEMS} items")
-            self._items.extend(items)
-        if not self._items:
-            raise StopIteration
-        return self._items.popleft()
-
-
-def mirror(old: Any, new: Any) -> Any:
-    """Make ``old`` equal to ``new`` in place where both are the same kind of container; answers what stands for it."""
-    if type(old) is not type(new):
-        return new
-    if type(old) in (int, float, bool, str, type(None)):
-        return old if old == new else new
-    if type(old) is list:
-        old[:] = [mirror(old[i], item) if i < len(old) else item for i, item in enumerate(new)]
-    elif type(old) is tuple and len(old) == len(new):
-        parts = tuple(map(mirror, old, new))
-        return old if all(part is was for part, was in zip(parts, old, strict=True)) else parts
-    elif isinstance(old, dict):
-        merged = {key: mirror(old[key], value) if key in old else value for key, value in new.items()}
-        old.clear()
-        dict.update(old, merged)
-    elif isinstance(old, set):
-        old.intersection_update(new)
-        old.update(new)
-    elif isinstance(old, deque):
-        old.clear()
-        old.extend(new)
-    elif isinstance(old, bytearray):
-        old[:] = new
-    elif type(old).__name__ == "ndarray" and old.shape == new.shape and old.dtype.kind == new.dtype.kind:
-        old[...] = new
-    else:
-        return new
-    return old
-
-
 class Program:
     """One program at the other end of a channel. Whatever it sends can only be a value, never a verdict.
 
-    arrays: whether it may answer numpy arrays, which compare by rules of their own.
+    given: what the tests give the program and ask of it. libraries: whose objects it may answer, such as numpy.
 
     Methods raise Stopped when the program broke the protocol or the deadline, and what the program's own code raised
-    as the nearest built-in exception.
+    as its own class where tests know that, and else as the nearest built-in exception.
     """
 
-    def __init__(self, channel: wire.Channel, arrays: bool = False):
-        self._channel, self._arrays = channel, arrays
-        self._sent = 0
-        self._objects: dict[int, RemoteObject] = {}
+    def __init__(
+        self,
+        channel: wire.Channel,
+        libraries: Sequence[str] = (),
+        given: Given | None = None,
+    ):
+        self._channel, self._libraries = channel, libraries
+        given = given or Given()
+        self.asked, self.suppresses, self._seeded = given.asked, given.suppresses, given.seeded
+        self._sent = self._received = 0
+        self._numbers: dict[int, RemoteClass] = {}
+        self.asked_classes: set[RemoteClass] = set()
+        self._objects: WeakValueDictionary[int, Any] = WeakValueDictionary()
+        self._released: set[int] = set()
+        self._handed: list[Callable[..., Any]] = []
+        self._handed_numbers: dict[int, int] = {}
+        self._streams = (sys.stdout, sys.stderr)
+        self._classes = given.classes
+        self.heap = self._apart()
         self.stopped: Stopped | None = None
+
+    # ---- messages
 
     def stop(self, status: Status, detail: str) -> NoReturn:
         """End the check with this status, whatever the caller does with the exception."""
         self.stopped = self.stopped or Stopped(status, detail)
         raise self.stopped
 
-    def ask(self, operation: str, *arguments: Any, given: Sequence[Any] = ()) -> Any:
-        """Send one request and answer its result, still encoded. What it changed of ``given`` is changed here too."""
+    def ask(self, operation: str, *operands: Any, packed: Any = None) -> Any:
+        """Send one request and answer its result. What it changed of objects that both sides have is changed here."""
         if self.stopped is not None:
             raise self.stopped
+        forgotten = self._forget()
+        content = self._packed(operands) if packed is None else packed
         self._sent += 1
+        number = self._sent
+        released, self._released = sorted(self._released), set()
+        replaced = [now is not then for now, then in zip((sys.stdout, sys.stderr), self._streams, strict=True)]
+        state = random.getstate() if self._seeded else None
+        self._send([number, operation, content, forgotten, released, replaced, state])
+        while True:
+            match self._receive():
+                case [int(answered), "ok", result, list(written), after] if answered == number:
+                    self._after(written, after)
+                    return result if packed is not None else self._unpacked(result)
+                case [int(answered), "raised", content, [str(builtin), str(name), str(text)], _, _] if (
+                    answered == number
+                ):
+                    self._raise(self._unpacked(content), builtin, name, text)
+                case ["back", int(handed), content] if 0 <= handed < len(self._handed):
+                    self._call_back(handed, content)
+                case answer:
+                    self.stop("error", f"protocol: an answer of the wrong form: {str(answer)[:80]}")
+
+    def _packed(self, value: Any) -> Any:
         try:
-            self._channel.send([self._sent, operation, *arguments])
+            return self.heap.pack(value)
+        except (wire.Unsendable, RecursionError) as error:
+            raise self._too_much(error) from None
+
+    def _too_much(self, error: Exception) -> BaseException:
+        """Whose fault it is that something cannot be sent: what the program never answered is the tests'."""
+        if self._received < wire.MAX_MESSAGE // 4:
+            return Untestable(f"an argument cannot be sent to the program: {error}")
+        self.stopped = Stopped("error", f"its answers cannot be sent back: {error}")
+        return self.stopped
+
+    def _unpacked(self, content: Any) -> Any:
+        try:
+            return self.heap.unpack(content)
+        except (wire.ProtocolError, RecursionError) as error:
+            self.stop("error", f"protocol: {error}")
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._channel.send(message)
+        except TimeoutError:
+            self.stop("timeout", "no answer within the wall-clock limit")
+        except (wire.Unsendable, RecursionError) as error:
+            raise self._too_much(error) from None
+        except OSError:
+            self._end()
+
+    def _receive(self) -> Any:
+        try:
             answer = self._channel.receive()
         except TimeoutError:
             self.stop("timeout", "no answer within the wall-clock limit")
         except wire.ProtocolError as error:
             self.stop("error", f"protocol: {error}")
-        except ValueError as error:
-            self.stop("error", f"cannot be sent: {error}")
         except (EOFError, OSError):
-            self.stopped = Ended("killed", "the program ended its process")
-            raise self.stopped from None
-        return self._result(answer, given)
+            self._end()
+        self._received += self._channel.size
+        return answer
 
-    def _result(self, answer: Any, given: Sequence[Any]) -> Any:
-        match answer:
-            case [int(number), "ok", result] if number == self._sent:
-                return result
-            case [int(number), "ok", result, after] if number == self._sent:
-                self._mirror(given, after)
-                return result
-            case [int(number), "raised", str(builtin), str(name), str(text)] if number == self._sent:
-                self.raise_(builtin, name, text)
-            case [int(number), "raised", str(builtin), str(name), str(text), after] if number == self._sent:
-                self._mirror(given, after)
-                self.raise_(builtin, name, text)
-        self.stop("error", f"protocol: an answer of the wrong form: {str(answer)[:80]}")
+    def _end(self) -> NoReturn:
+        self.stopped = Ended("killed", "the program ended its process")
+        raise self.stopped from None
 
-    def raise_(self, builtin: str, name: str, text: str) -> NoReturn:
+    def _after(self, written: list[Any], state: Any) -> None:
+        """What the program printed and drew, where tests have to do with that."""
+        for stream, text, ours in zip((sys.stdout, sys.stderr), written, self._streams, strict=False):
+            if type(text) is str and stream is not ours:
+                stream.write(text)
+        if self._seeded and type(state) is list and len(state) == 3 and type(state[1]) is list:
+            try:
+                random.setstate((state[0], tuple(state[1]), state[2]))
+            except (TypeError, ValueError) as error:
+                self.stop("error", f"protocol: {error}")
+
+    def _forget(self) -> list[int]:
+        """Objects that no test can look at any more, or that are too many to follow: no longer one on both sides."""
+        objects = self.heap.objects
+        alone = []
+        for number in list(objects):
+            if sys.getrefcount(objects[number]) == 2:  # the heap's own and the argument
+                alone.append(number)
+        alone += list(objects)[: max(0, len(objects) - len(alone) - wire.MAX_SHARED)]
+        self.heap.forget(alone)
+        return alone
+
+    def _call_back(self, handed: int, content: Any) -> None:
+        """Call a function that a test handed over, as the program asks, and tell the program what came of it."""
+        match self._unpacked(content):
+            case (tuple(arguments), tuple(named)) if all(type(pair) is tuple and len(pair) == 2 for pair in named):
+                pass
+            case _:
+                self.stop("error", "protocol: a call of the wrong form")
+        try:
+            answer = ["ok", self._packed(self._handed[handed](*arguments, **dict(named)))]
+        except StopIteration:
+            answer = ["end", self._packed(None)]
+        except Exception as error:
+            mark(error)
+            plain = wire.ERRORS.get(type(error).__name__) is type(error) or type(error) in self._classes.values()
+            answer = ["raised", self._packed(error if plain else Exception(f"{type(error).__name__}: {error}"))]
+        self._send(["back", *answer, self._forget()])
+
+    def _raise(self, error: Any, builtin: str, name: str, text: str) -> NoReturn:
         """Raise here what was raised there."""
         if builtin in ("MemoryError",):
             self.stop("out_of_memory", text or builtin)
         kind = getattr(builtins, builtin, None)
         if not (isinstance(kind, type) and issubclass(kind, Exception)):  # SystemExit and the like end the program
             self.stop("error", f"{name[:100]}: {text[:300]}".rstrip(": "))
-        if issubclass(kind, StopIteration | StopAsyncIteration):
-            kind = RuntimeError  # in a test's `all(map(f, ...))` it would end the loop as if all had been right
-        try:
-            error = _remote_kind(kind.__name__)(f"{name}: {text}" if name != builtin else text)
-        except TypeError:
-            error = RemoteError(f"{name}: {text}")
-        raise error
+        if isinstance(error, tuple) and len(error) == 3 and isinstance(error[0], RemoteClass | type):
+            error = self._own_error(*error)
+        if not isinstance(error, Exception) or isinstance(error, StopIteration | StopAsyncIteration):
+            # In a test's `all(map(f, ...))` the end of an iteration would end the loop as if all had been right.
+            kind = RuntimeError if issubclass(kind, StopIteration | StopAsyncIteration) else kind
+            error = wire.make_error(kind, [f"{name}: {text}" if name != kind.__name__ else text], {})
+        raise mark(error)
+
+    def _own_error(self, kind: Any, error: Any, arguments: Any) -> Any:
+        """An exception of the program's own class, or of one in the standard library."""
+        if not (isinstance(kind, RemoteClass) and issubclass(kind, Exception) and type(arguments) is tuple):
+            return None
+        home: str = type.__getattribute__(kind, "home")
+        known = getattr(sys.modules.get(home), kind.__name__, None)
+        if home.split(".")[0] in sys.stdlib_module_names and isinstance(known, type) and issubclass(known, Exception):
+            return wire.make_error(known, list(arguments), {})
+        if isinstance(error, kind):
+            error.args = arguments
+            return error
+        return None
+
+    # ---- what tests do with a program
 
     def load(self, source: str, names: Sequence[str]) -> dict[str, Any]:
         """Run the source text; answers what it bound to the names."""
-        bound = self.ask("load", source, list(names))
-        if type(bound) is not dict or not set(bound) <= set(names):
+        bound = self.ask("load", source, tuple(names), tuple(self._classes))
+        if type(bound) is not tuple or not all(type(pair) is tuple and len(pair) == 2 for pair in bound):
+            self.stop("error", "protocol: names of the wrong form")
+        if not {name for name, _ in bound} <= set(names):
             self.stop("error", "protocol: names that nobody asked for")
-        return {name: self.decode(value) for name, value in bound.items()}
+        self.asked_classes = {value for name, value in bound if isinstance(value, RemoteClass) and name in self.asked}
+        return dict(bound)
 
-    def call(self, number: int, arguments: Sequence[Any], named: dict[str, Any] | None = None) -> Any:
-        """Call one of the program's objects, and change the arguments here as the call changed them there."""
-        named = named or {}
-        keywords = [[name, self.encode(value)] for name, value in named.items()]
-        given = [*arguments, *named.values()]
-        return self.decode(self.ask("call", number, [self.encode(item) for item in arguments], keywords, given=given))
+    def call(self, function: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Call one of the program's objects."""
+        return self.ask("call", function, tuple(arguments), tuple(named.items()))
 
-    def calls(self, function: Any, batch: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, list[Any]]]:
-        """Result and arguments afterwards of many calls, a message for many small ones. Raises as `call` does."""
-        if not (isinstance(function, RemoteObject) and function._remote[0] is self):
-            self.stop("wrong", "what should be a function is none")
-        number, start = function._remote[1], 0
+    def construct(self, kind: RemoteClass, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Call one of the program's classes: what a test makes itself of a class that the problem asks for is MADE."""
+        made = self.call(kind, arguments, named)
+        if isinstance(made, RemoteObject) and isinstance(made, kind) and self.is_asked(made):
+            object.__setattr__(made, "_level", MADE)
+        return made
+
+    def is_asked(self, value: Any) -> bool:
+        """Whether it is an object of a class that the problem asks for."""
+        return isinstance(value, RemoteObject) and any(kind in self.asked_classes for kind in type(value).__mro__)
+
+    def calls(
+        self, function: Any, batch: Sequence[Sequence[Any]], *, after: bool = False
+    ) -> Iterator[tuple[Any, list[Any] | None]]:
+        """Result, and where asked for the arguments ``after`` it, of many calls, a message for many small ones.
+
+        Raises as `call` does.
+        """
+        number, start = self._function(function), 0
         while start < len(batch):
             chunk: list[Any] = []
             size = 0
             while start + len(chunk) < len(batch) and len(chunk) < CHUNK_CALLS and size < CHUNK_BYTES:
-                chunk.append([self.encode(value) for value in batch[start + len(chunk)]])
+                chunk.append(self._packed_apart(tuple(batch[start + len(chunk)])))
                 size += len(repr(chunk[-1]))
-            answers = self.ask("calls", number, chunk)
+            answers = self.ask("calls", packed=[number, chunk, after])
             if type(answers) is not list or not 1 <= len(answers) <= len(chunk):
                 self.stop("error", "protocol: calls that were not asked for")
-            for answer, given in zip(answers, chunk, strict=False):
+            for answer in answers:
                 match answer:
-                    case ["ok", result, None]:
-                        yield self.decode(result), self.decode(given)
-                    case ["ok", result, list(after)]:
-                        yield self.decode(result), self.decode(after)
-                    case ["raised", str(builtin), str(name), str(text), *_]:
-                        self.raise_(builtin, name, text)
+                    case ["raised", content, [str(builtin), str(name), str(text)]]:
+                        self._raise(self._unpacked(content), builtin, name, text)
+                match self._unpacked_apart(answer):
+                    case (result, None) if not after:
+                        yield result, None
+                    case (result, tuple(given)) if after:
+                        yield result, list(given)
                     case _:
                         self.stop("error", "protocol: an answer of the wrong form")
             start += len(answers)
 
-    def optimisation(self, function: Any, arguments: Sequence[Any]) -> Any:
-        """The optimisation problem that the function returns, as plain data (see sandbox/cvx.py)."""
-        if not (isinstance(function, RemoteObject) and function._remote[0] is self):
-            self.stop("wrong", "what should be a function is none")
-        return self.decode(self.ask("optimisation", function._remote[1], [self.encode(item) for item in arguments]))
+    def _apart(self) -> wire.Heap:
+        return wire.Heap(0, self._outside, self._inside, self._classes, self._libraries, _wide_array)
 
-    def _mirror(self, given: Sequence[Any], after: Any) -> None:
-        if after is None:
-            return
-        changed = self.decode(after)
-        if type(changed) is not list or len(changed) != len(given):
-            self.stop("error", "protocol: arguments that were not given")
-        for old, new in zip(given, changed, strict=True):
-            mirror(old, new)
-
-    def encode(self, value: Any) -> Any:
-        return wire.encode(value, self._handle)
-
-    def _handle(self, value: Any) -> dict[str, Any]:
-        if isinstance(value, RemoteObject) and value._remote[0] is self:
-            return {"t": wire.HANDLE, "v": [value._remote[1], True]}
-        raise Untestable(f"a {type(value).__name__} cannot be handed to the program, only plain values can")
-
-    def decode(self, data: Any) -> Any:
+    def _packed_apart(self, value: Any) -> Any:
         try:
-            return wire.decode(data, self._object, array=self._array)
+            return self._apart().pack(value)
+        except (wire.Unsendable, RecursionError) as error:
+            raise self._too_much(error) from None
+
+    def _unpacked_apart(self, content: Any) -> Any:
+        try:
+            return self._apart().unpack(content)
         except (wire.ProtocolError, RecursionError) as error:
             self.stop("error", f"protocol: {error}")
 
-    def _array(self, content: Any) -> Any:
-        """An array of the widest numbers of its kind, and a single number as Python's own.
+    def optimisation(self, function: Any, arguments: Sequence[Any]) -> Any:
+        """The optimisation problem that the function returns, as plain data (see guest/cvx.py)."""
+        self._function(function)
+        return self.ask("optimisation", function, tuple(arguments))
 
-        Narrow ones draw what they are compared with down to their own width, where 100000 is infinite.
-        """
-        if not self._arrays:
-            raise wire.ProtocolError("an array, and the problem allows no numpy")
-        array = wire.array(content)
-        array = array.astype(
-            {"f": "float64", "c": "complex128", "i": "int64", "u": "uint64"}.get(array.dtype.kind, "bool")
-        )
-        return array if array.ndim else array.item()
+    def _function(self, function: Any) -> int:
+        if isinstance(function, RemoteObject | RemoteClass) and remote_of(function)[0] is self:
+            return int(remote_of(function)[1])
+        self.stop("wrong", "what should be a function is none")
 
-    def _object(self, tag: str, content: Any) -> RemoteObject:
+    def items(self, iterator: Any) -> tuple[tuple[Any, ...], Any]:
+        """The next items of an iterator, and ``(value,)``, an exception or None for how it ended."""
+        return self._pieces(self.ask("next", iterator))
+
+    def _pieces(self, answer: Any) -> tuple[tuple[Any, ...], Any]:
+        match answer:
+            case (tuple(items), None | (_,) | Exception() as end):
+                return items, end
+        self.stop("error", "protocol: items of the wrong form")
+
+    def send(self, generator: Any, value: Any) -> Any:
+        return self.one(self.ask("send", generator, value), StopIteration)
+
+    def run(self, name: str, target: Any, *arguments: Any) -> Any:
+        """Await something to its end, in the program's own event loop."""
+        return self.one(self.ask("await", name, target, arguments), StopAsyncIteration)
+
+    def one(self, answer: Any, end: type[Exception]) -> Any:
+        items, ended = self._pieces(answer)
+        if len(items) == 1:
+            return items[0]
+        raise end(*(ended if isinstance(ended, tuple) else ()))
+
+    # ---- objects
+
+    def release(self, number: int) -> None:
+        self._released.add(number)
+
+    def _outside(self, value: Any) -> dict[str, Any] | None:
+        """What stands for an object of ours that is no value. Raises Untestable for what cannot be handed over."""
+        if isinstance(value, RemoteObject | RemoteClass):
+            program, number = remote_of(value)
+            if program is self:
+                return {"t": "class" if isinstance(value, RemoteClass) else "object", "v": [number]}
+        if isinstance(value, int | float | str | tuple | frozenset | list | dict | set):
+            return None
+        module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+        if isinstance(module, str) and self._is_library(module) and _found(module, name) is value:
+            return {"t": "named", "v": [module, name]}
+        if isinstance(value, Iterator):
+            return {"t": "iterator", "v": self._hand(value.__next__, value)}
+        if isinstance(value, types.FunctionType | types.MethodType | functools.partial) or (
+            isinstance(value, types.BuiltinMethodType | types.MethodWrapperType)
+            and type(value.__self__) in (list, dict, set, str, tuple)
+        ):
+            return {"t": "function", "v": self._hand(value, value)}
+        raise Untestable(f"an object of the test's own class {type(value).__name__} cannot be handed to the program")
+
+    def _is_library(self, module: str) -> bool:
+        return module.split(".")[0] in {*sys.stdlib_module_names, *self._libraries}
+
+    def _hand(self, function: Callable[..., Any], value: Any) -> int:
+        if id(value) not in self._handed_numbers:
+            self._handed_numbers[id(value)] = len(self._handed)
+            self._handed.append(function)  # which keeps the value, and with it its identity
+        return self._handed_numbers[id(value)]
+
+    def _inside(self, tag: str, content: Any) -> Any:
+        match tag, content:
+            case "class", _:
+                return self._class(content)
+            case "object", [int(number), kind] if number >= 0:
+                return self._object(number, kind)
+            case "theirs", int(number) if 0 <= number < len(self._handed):
+                function = self._handed[number]
+                bound = getattr(function, "__self__", None)
+                return bound if isinstance(bound, Iterator) else function
+        raise wire.ProtocolError(f"unknown type tag {tag[:40]!r}")
+
+    def _class(self, content: Any) -> RemoteClass:
         match content:
-            case [int(number), bool(truth)] if number >= 0:
-                kind = RemoteIterator if tag == wire.ITERATOR else RemoteObject
-                known = self._objects.get(number)
-                if type(known) is not kind:
-                    if len(self._objects) >= MAX_OBJECTS:
-                        raise wire.ProtocolError(f"more than {MAX_OBJECTS} objects")
-                    known = self._objects[number] = kind(self, number, truth)
-                return known
-        raise wire.ProtocolError("a malformed handle")
+            case [int(number)] if number in self._numbers:
+                return self._numbers[number]
+            case [int(number), str(name), str(home), list(specials), list(bases)] if number not in self._numbers:
+                if len(self._numbers) >= MAX_OBJECTS:
+                    raise wire.ProtocolError(f"more than {MAX_OBJECTS} objects")
+                above = [self.heap.decode(base) for base in bases]
+                made = remote_class(self, number, name, home, frozenset(map(str, specials)), above)
+                return self._numbers.setdefault(number, made)
+        raise wire.ProtocolError("a malformed class")
+
+    def _object(self, number: int, kind: Any) -> Any:
+        kind = self.heap.decode(kind)
+        if not isinstance(kind, RemoteClass):
+            raise wire.ProtocolError("a malformed handle")
+        self._released.discard(number)
+        known = self._objects.get(number)
+        if known is None:
+            if len(self._objects) >= MAX_OBJECTS:
+                raise wire.ProtocolError(f"more than {MAX_OBJECTS} objects")
+            known = self._objects[number] = kind.known(number)
+        # An answer is an answer, though the test may have made it itself.
+        object.__setattr__(known, "_level", min(known._level, ANSWER))
+        return known
+
+    def adopt(self, value: Any, number: int) -> None:
+        self._objects[number] = value
+
+
+def _found(module: str, name: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _wide_array(parts: Sequence[Any]) -> Any:
+    """An array of the widest numbers of their kind.
+
+    Narrow ones draw what they are compared with down to their own width, where 100000 is infinite.
+    """
+    made = wire.array(parts)
+    if not made.ndim:
+        raise ValueError("an array without dimensions")
+    wide = {"f": "float64", "c": "complex128", "i": "int64", "u": "uint64", "b": "bool"}.get(made.dtype.kind)
+    return made.astype(wide) if wide else made
+
+
+__all__ = ["Ended", "Program", "RemoteObject", "Stopped", "is_of_the_program"]

@@ -31,7 +31,8 @@ GRACE_SECONDS = 1.0  # beyond a program's limits, for saying that it reached the
 LOOK_SECONDS = 0.25  # between two looks at a verifier that has not answered
 KNOWN_PROBLEMS = 512
 SLOT_MEMORY_MB = 512  # beyond the programs' limit, for the zygote and shared pages
-ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+FRUGAL = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+FRUGAL["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # its own would reserve a GiB of the address space that is limited
 
 
 class _Lost(Exception):
@@ -68,7 +69,7 @@ class _SlotProcess:
             [*command, *map(str, self.groups)],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
-            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path, **({"TMPDIR": self.folder} if self.folder else {})},
+            env={**os.environ, **FRUGAL, "PYTHONPATH": path, **({"TMPDIR": self.folder} if self.folder else {})},
         )
         theirs.close()
         self.connection = Connection(ours.detach())

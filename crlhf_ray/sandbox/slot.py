@@ -42,9 +42,9 @@ class Slot:
         if packages not in self.jails:
             weak = self.settings.isolation == "weak"
             self.jails[packages] = Jail(packages, weak=weak, cgroups=self.cgroups)
-            if self.jails[packages].arrays:
+            for name in self.jails[packages].libraries:
                 # Here and now: under the limits of a check it might not get the memory, and would stay half imported.
-                importlib.import_module("numpy")
+                importlib.import_module(name)
         return self.jails[packages]
 
     def check(self, problem: Problem, completion: str) -> Verdict:

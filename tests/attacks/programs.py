@@ -359,9 +359,9 @@ def largest_gap(xs):
     ),
     "deeply nested answer": (
         "def largest_gap(xs):\n    a = []\n    for _ in range(100000): a = [a]\n    return a\n",
-        {"error"},
+        {"error", "wrong"},
     ),
-    "cyclic answer": ("def largest_gap(xs):\n    a = []\n    a.append(a)\n    return a\n", {"error"}),
+    "cyclic answer": ("def largest_gap(xs):\n    a = []\n    a.append(a)\n    return a\n", {"error", "wrong"}),
     "colliding keys": (
         "def largest_gap(xs): return {i * (2 ** 61 - 1): 0 for i in range(20000)}\n",
         {"timeout", "error", "wrong"},
@@ -405,7 +405,7 @@ def largest_gap(xs):
     ),
     "truth value that never ends": (
         "class E:\n    def __bool__(self):\n        while True: pass\ndef largest_gap(xs): return E()\n",
-        {"timeout"},
+        {"timeout", "wrong"},  # nobody asks
     ),
     "full sockets in many processes": (
         """
@@ -598,7 +598,7 @@ for root, folders, files in os.walk(os.path.dirname(os.__file__)):
     "finds secrets in the environment": """
 import os
 done += [name for name in os.environ if name not in
-    {'HOME', 'LANG', 'PYTHONHASHSEED', 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'MALLOC_ARENA_MAX', 'PYTHONPATH', 'PWD', 'LC_CTYPE'}]
+    {'HOME', 'LANG', 'PYTHONHASHSEED', 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'MALLOC_ARENA_MAX', 'ARROW_DEFAULT_MEMORY_POOL', 'PYTHONPATH', 'PWD', 'LC_CTYPE'}]
 """,
     "finds home folders, passwords and sockets": """
 import os

@@ -231,6 +231,126 @@ def test_the_same_harm_is_seen_without_the_jail():
     assert [(verdict.status, verdict.isolation) for verdict in verdicts] == [("wrong", "weak")] * 3
 
 
+YES = """
+def yes(self, *others): return True
+def zero(self, *others): return 0.0
+def same(self, *others): return self
+OPERATORS = ('add', 'sub', 'mul', 'truediv', 'radd', 'rsub', 'rmul', 'iadd', 'isub', 'neg', 'round')
+NUMBERS = ('abs', 'float', 'int', 'index', 'pos')
+COMPARED = ('eq', 'ne', 'lt', 'le', 'gt', 'ge', 'contains', 'bool', 'exit')
+LIES = {**{f'__{n}__': same for n in OPERATORS}, **{f'__{n}__': yes for n in COMPARED}}
+LIES |= {f'__{n}__': zero for n in NUMBERS} | {'__hash__': lambda self: 7, '__enter__': same}
+"""
+#: Programs that answer every question of a test with yes, for problems that ask for a class.
+LIARS = {
+    "answers itself": "def mean(self): return self\nMean.mean = mean\n",
+    "answers another of its class": "def mean(self): return Mean([0])\nMean.mean = mean\n",
+    "answers arithmetic with numbers": (
+        "Mean.mean = lambda self: self\nMean.__sub__ = Mean.__rsub__ = Mean.__add__ = lambda self, other: 0.0\n"
+    ),
+    "answers a class": "Mean.mean = lambda self: Mean\n",
+    "changes its class to that of the numbers": "Mean.mean = lambda self: self\nMean.__class__ = float\n",
+    "answers what a test made before": "first = []\nMean.mean = lambda self: first[0]\n",
+    "ends every exception": "Mean.mean = lambda self: None\n",
+}
+ASKED = (
+    "assert Mean([1, 4]).mean() == 2.5",
+    "assert abs(Mean([1, 4]).mean() - 2.5) < 1e-6",
+    "assert -1e-6 < Mean([1, 4]).mean() - 2.5 < 1e-6",
+    "m = Mean([1, 4])\nassert round(m.mean() - 2.5, 3) == 0",
+    "m = Mean([1, 4])\nassert not (m.mean() - 2.5)",
+    "m = Mean([1, 4])\nassert m.mean() in (2.5, 2.50001)",
+    "import math\nassert math.isclose(Mean([1, 4]).mean(), 2.5)",
+    "assert {2.5: True}[Mean([1, 4]).mean()]",
+    "assert int(Mean([1, 4]).mean() * 2) == 5",
+    "with Mean([1, 4]) as m:\n    assert m.mean() == 2.5",
+    "with Mean([1, 4]) as m:\n    assert m.mean()[0] == 2.5",
+)
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_a_class_that_answers_yes_to_everything_does_not_pass(sandbox, name):
+    reference = "\n    def __init__(self, xs): self.xs = xs\n    def mean(self): return sum(self.xs) / len(self.xs)\n"
+    suppressing = reference + "    def __enter__(self): return self\n    def __exit__(self, *e): return True\n"
+    program = "\n    def __init__(self, xs): self.xs = xs; first and None or first.append(self)\nfirst = []\n" + YES
+    program += "for name, method in LIES.items(): setattr(Mean, name, method)\n" + LIARS[name]
+    problems = [
+        Problem("asked", 'class Mean:\n    """The mean."""', "Mean", AssertChecker((test,)), (suppressing,))
+        for test in ASKED
+    ]
+    verdicts = sandbox.check([(problem, program) for problem in problems])
+    assert [
+        test for test, verdict in zip(ASKED, verdicts, strict=True) if verdict.status not in ("wrong", "error")
+    ] == []
+    assert all(v.passed for v in sandbox.check([(problem, suppressing) for problem in problems[:-1]]))
+
+
+PROMPTED = '''from dataclasses import dataclass
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+    def is_right(self):
+        return (self.x, self.y) == (3, 4)
+
+
+def f(n):
+    """Right for three."""'''
+FORGED_POINTS = {
+    "equal to everything": (
+        "class Point(Point):\n    def __eq__(self, other): return True\ndef f(n): return Point(0, 0)"
+    ),
+    "with a method of its own": "def f(n):\n    p = Point(0, 0)\n    p.is_right = lambda: True\n    return p",
+    "with fields that equal everything": (
+        "class Yes:\n    def __eq__(self, other): return True\n    def __hash__(self): return 0\n"
+        "def f(n): return Point(Yes(), Yes())"
+    ),
+    "of another class of that name": "class Point:\n    def __eq__(self, o): return True\ndef f(n): return Point()",
+    "changed class": "Point.is_right = Point.__eq__ = lambda *a: True\ndef f(n): return Point(0, 0)",
+}
+
+
+@pytest.mark.parametrize("name", FORGED_POINTS)
+def test_an_object_of_the_prompts_class_is_only_what_it_holds(sandbox, name):
+    tests = ("assert f(3) == Point(3, 4)", "assert f(3).is_right()", "assert f(3) in [Point(3, 4)]")
+    jobs = [
+        (Problem("forged", PROMPTED, "f", AssertChecker((test,)), ()), f"\n    pass\n\n{FORGED_POINTS[name]}\n")
+        for test in tests
+    ]
+    assert all(verdict.status in ("wrong", "error") for verdict in sandbox.check(jobs))
+
+
+CALLED_BACK = {
+    "looks for the tests behind a function": (
+        "def f(g):\n    for name in ('__globals__', '__code__', '__closure__', '__self__', '__func__'):\n"
+        "        try: getattr(g, name)\n        except AttributeError: continue\n"
+        "        if 'expected' in str(getattr(g, name)): return 'secret'\n    return 0"
+    ),
+    "calls functions that nobody handed over": (
+        "import gc\ndef f(g):\n    w = [x for x in gc.get_objects() if type(x).__name__ == 'Worker'][0]\n"
+        "    for n in range(1, 50):\n        w.channel.send(['back', n, [{'t': 'tuple', 'v': []}, []]])\n    return 0"
+    ),
+    "names a function of the verifier": (
+        "import gc\ndef f(g):\n    w = [x for x in gc.get_objects() if type(x).__name__ == 'Worker'][0]\n"
+        "    w.keep = w.heap.outside = lambda value: {'t': 'named', 'v': ['os', 'getcwd']}\n    return object()"
+    ),
+    "never ends calling back": "def f(g):\n    while True: g(1)",
+    "calls back from within": "def f(g):\n    def h(*a): return g(h)\n    return g(h)",
+    "changes what was handed over": "def f(g):\n    g.__class__.__call__ = lambda *a: 'secret'\n    return 0",
+}
+
+
+@pytest.mark.parametrize("name", CALLED_BACK)
+def test_a_function_handed_over_can_be_called_and_nothing_else(sandbox, name):
+    test = "expected = 'sec' + 'ret'\ndef g(x=0): return x(1) if callable(x) else x\nassert f(g) == expected"
+    problem = Problem("handed", PROMPT, "f", AssertChecker((test,)), ())
+    for verdict in sandbox.check([(problem, f"\n{CALLED_BACK[name]}\n")] * 2):
+        assert verdict.status in ("wrong", "error", "timeout"), verdict
+
+
 CONSTANTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (

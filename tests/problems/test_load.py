@@ -224,9 +224,16 @@ def test_a_row_may_hold_runs_of_a_script(tmp_path: Path):
 @pytest.mark.parametrize(
     "row, field",
     [
-        ({**GOOD, "tests": ["assert add(lambda: 1, 2) == 3"]}, r"tests': .*not a lambda"),
-        ({**GOOD, "tests": ["assert add(1, b=len) == 3"]}, r"tests': .*not the function len"),
-        ({**GOOD, "tests": ["def g(): pass\nassert add(1, g) == 3"]}, r"tests': .*not the function g"),
+        (
+            {**GOOD, "tests": ["from unittest.mock import patch\nassert add(1, 2) == 3"]},
+            r"tests': .*replaces something",
+        ),
+        ({**GOOD, "tests": ["import time\ntime.time = lambda: 3\nassert add(1, 2)"]}, r"tests': .*replaces .*line 2"),
+        ({**GOOD, "tests": ["assert add(open('x').read(), 2) == 3"]}, r"tests': .*files"),
+        ({**GOOD, "tests": ["import unittest\nunittest.main()"]}, r"tests': .*unittest.main.*line 2"),
+        ({**GOOD, "setup": "import tempfile"}, r"setup': .*files"),
+        ({**GOOD, "tests": ["class T(add):\n    def push(self): pass\nassert T()"]}, r"tests': .*overrides push"),
+        ({**GOOD, "tests": ["expected = 3\nassert add(1, 2) == expceted"]}, r"tests': the name 'expceted'"),
         ({**GOOD, "tests": ["assert add(1, 2) == " + "-" * 7000 + "1"]}, r"tests.0': not Python"),
         ({**GOOD, "kind": "calls"}, r"tests': a problem of kind 'calls' has at least 1 of cases"),
         (CASES, r"cases': a problem of kind 'calls' has at least 1 of cases"),

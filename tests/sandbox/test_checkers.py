@@ -119,8 +119,10 @@ def test_a_test_that_cannot_run_here_is_not_the_programs_fault(sandbox):
 
 
 def test_a_test_that_hands_over_what_cannot_travel_is_not_the_programs_fault(sandbox):
-    (verdict,) = sandbox.check([(asserted("assert f(lambda: 3) == 3"), "\ndef f(g): return g()\n")])
-    assert (verdict.status, "a function cannot be handed to the program" in verdict.detail) == ("infra_error", True)
+    test = "class Own: pass\n\nassert f(Own()) == 3"
+    (verdict,) = sandbox.check([(asserted(test), "\ndef f(g): return g()\n")])
+    assert (verdict.status, "test 0, line 3: " in verdict.detail) == ("infra_error", True)
+    assert "the test's own class Own cannot be handed to the program" in verdict.detail
 
 
 @pytest.mark.parametrize(

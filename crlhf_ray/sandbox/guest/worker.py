@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import copy
 import ctypes
-import itertools
+import importlib
+import io
+import math
+import operator
 import os
+import random
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,133 +22,316 @@ from typing import Any
 import wire
 
 MAX_HANDLES = 10_000
+EXACT_ITEMS = 64  # of an iterator, fetched one by one; afterwards several at once, for so many seconds at most
+AHEAD_ITEMS, AHEAD_SECONDS = 256, 0.01
 
-_MUTABLE = frozenset({"dict", "set", "deque", "bytearray", "Counter", "OrderedDict", "defaultdict", "ndarray"})
+_BY_NAME = {name: getattr(operator, name) for name in (*wire.COMPARISONS, *wire.ARITHMETIC) if hasattr(operator, name)}
+_BY_NAME |= {"and": operator.and_, "or": operator.or_}
+_BY_NAME |= {f"i{name}": getattr(operator, f"i{name}") for name in wire.ARITHMETIC}
+_BY_NAME |= {
+    name: getattr(operator, name) for name in ("neg", "pos", "invert", "getitem", "setitem", "delitem", "index")
+}
+_BY_NAME |= {
+    name: getattr(builtins, name) for name in ("abs", "int", "float", "complex", "round", "len", "iter", "bool")
+}
+_BY_NAME |= {name: getattr(builtins, name) for name in ("reversed", "hash", "bytes", "format", "str", "repr", "divmod")}
+_BY_NAME |= {"trunc": math.trunc, "floor": math.floor, "ceil": math.ceil, "contains": operator.contains}
+_BY_NAME |= {"copy": copy.copy, "deepcopy": copy.deepcopy}
+_SPECIAL = {"getitem", "setitem", "delitem", "len", "iter", "next", "reversed", "contains", "enter", "exit", "bool"}
+_SPECIAL |= {"call", "hash", "format", "bytes", "instancecheck", "send"}
+_NAMES = (*wire.COMPARISONS, *wire.ARITHMETIC, *wire.UNARY, *wire.AWAITED, *sorted(_SPECIAL))
+_PLAIN_BASES = (int, float, str, tuple, frozenset, list, dict, set)
 
 
-def describe(error: BaseException) -> list[Any]:
-    """The built-in type nearest to the error's own, whether handlers may catch it, and its text."""
+def specials(kind: type) -> list[str]:
+    """Which special methods objects of this class have, beyond those that every object has."""
+    found = []
+    for name in _NAMES:
+        method = "send" if name == "send" else f"__{name}__"
+        own = getattr(kind, method, None)
+        if own is not None and own is not getattr(object, method, None):
+            found.append(name)
+        if f"__i{name}__" in dir(kind) and name in wire.ARITHMETIC:
+            found.append(f"i{name}")
+        if name in wire.ARITHMETIC and hasattr(kind, f"__r{name}__"):
+            found.append(f"r{name}")
+    return found
+
+
+def describe(error: BaseException) -> list[str]:
+    """The built-in type nearest to the error's own, its own, and its text."""
     builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
     try:
         text = str(error)[:300]
     except BaseException:
         text = ""
-    return ["raised", builtin.__name__, type(error).__name__[:100], text]
+    return [builtin.__name__, type(error).__name__[:100], text]
 
 
-def changeable(item: Any) -> bool:
-    """Whether a call may change this argument, itself or what it holds."""
-    if type(item) is not dict:
-        return type(item) is list
-    return item["t"] in _MUTABLE or (item["t"] == "tuple" and any(map(changeable, item["v"])))
+class Theirs:
+    """A function of the tests, called back."""
+
+    def __init__(self, worker: Worker, number: int):
+        self._number, self._call = number, lambda *arguments, **named: worker.back(number, arguments, named)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._call(*arguments, **named)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+
+class TheirIterator(Theirs):
+    def __iter__(self) -> TheirIterator:
+        return self
+
+    def __next__(self) -> Any:
+        return self._call()
 
 
 class Worker:
-    """One program in its own module, reached by messages ``[operation, ...]``."""
+    """One program in its own module, reached by messages ``[number, operation, ...]``."""
 
     def __init__(self, channel: wire.Channel):
         self.channel = channel
-        self.handles: list[Any] = []
+        self.handles: dict[int, Any] = {}
         self.numbers: dict[int, int] = {}
+        self.described: set[int] = set()
+        self.count = 0
+        self.asked: frozenset[str] = frozenset()  # names that the tests use, and whose classes never travel as content
+        self.module = types.ModuleType("solution")
+        self.theirs: dict[int, Theirs] = {}
+        self.lock = threading.RLock()
+        self.heap = wire.Heap(1, self.keep, self.find, {})
+        self.ahead: dict[int, int] = {}
+        self.loop: Any = None
         self.operations: dict[str, Callable[..., list[Any]]] = {
-            "load": self.load,
-            "call": self.call,
-            "calls": self.calls,
-            "next": self.next,
-            "get": self.get,
-            "set": self.set,
-            "text": self.text,
-            "optimisation": self.optimisation,
-        }
+            name: getattr(self, name)
+            for name in ("load", "call", "calls", "next", "send", "get", "set", "optimisation")
+        } | {"await": self.run, "exit": self.exit, "operate": self.operate, "enter": self.enter}
 
     def serve(self) -> None:
         """Answer until the verifier goes away. Runs until the process is killed."""
         while True:
-            number, operation, *arguments = self.channel.receive()
-            try:
-                answer = self.operations[operation](*arguments)
-            except BaseException as error:
-                answer = describe(error)
-            try:
-                self.channel.send([number, *answer])
-            except (ValueError, MemoryError) as error:  # longer than a message may be
-                self.channel.send([number, *describe(error)])
+            self.answer(self.channel.receive())
 
-    def load(self, source: str, names: list[str]) -> list[Any]:
-        """Run the program; answer what it bound to the wanted names."""
-        module = types.ModuleType("solution")
-        sys.modules["solution"] = module
-        exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
-        return ["ok", {name: self.encode(module.__dict__[name]) for name in names if name in module.__dict__}]
+    def answer(self, message: list[Any]) -> None:
+        number, operation, content, forgotten, released, streams, state = message
+        try:
+            self.heap.forget(forgotten)
+            for handle in released:
+                self.numbers.pop(id(self.handles.pop(handle, None)), None)
+            if state is not None:
+                random.setstate(tuple(tuple(part) if type(part) is list else part for part in state))
+            with captured(streams) as written:
+                answer = self.operations[operation](*(self.heap.unpack(content) if operation != "calls" else content))
+            answer += [[stream.getvalue() if stream else None for stream in written], state and random.getstate()]
+        except BaseException as error:
+            answer = self.raised(error)
+        try:
+            self.channel.send([number, *answer])
+        except (ValueError, MemoryError) as error:  # longer than a message may be
+            self.channel.send([number, *self.raised(error)])
 
-    def encode(self, value: Any) -> Any:
-        return wire.encode(value, self.keep)
+    def raised(self, error: BaseException) -> list[Any]:
+        """An exception as an answer. Its own class and arguments, where they can be sent."""
+        mine = describe(error)
+        try:
+            known = self.heap.classes.get(type(error).__qualname__) is type(error)
+            plain = known or wire.ERRORS.get(type(error).__name__) is type(error)
+            content = self.heap.pack(error if plain else (type(error), error, error.args))
+        except BaseException:
+            content = self.heap.pack(None)
+        return ["raised", content, mine, None, None]
 
-    def keep(self, value: Any) -> dict[str, Any]:
-        """A handle for an object that cannot be sent, with its truth value; the same object keeps its number."""
+    def ok(self, value: Any) -> list[Any]:
+        return ["ok", self.heap.pack(value)]
+
+    # ---- objects
+
+    def keep(self, value: Any) -> dict[str, Any] | None:
+        """A handle for an object that cannot be sent; the same object keeps its number. None where its content can."""
+        kind = type(value)
+        if isinstance(value, type):
+            return self.of_class(value)
+        if isinstance(value, Theirs):
+            return {"t": "theirs", "v": value._number}
+        if isinstance(value, _PLAIN_BASES) and not self.is_asked(kind):
+            return None
+        number = self.number(value)
+        return {"t": "object", "v": [number, self.of_class(kind)]}
+
+    def is_asked(self, kind: type) -> bool:
+        return any(base.__module__ == "solution" and base.__qualname__ in self.asked for base in kind.__mro__)
+
+    def number(self, value: Any) -> int:
         number = self.numbers.get(id(value))
         if number is None:
             if len(self.handles) >= MAX_HANDLES:
                 raise MemoryError(f"more than {MAX_HANDLES} objects handed out")
-            number = len(self.handles)
-            self.handles.append(value)
+            number, self.count = self.count, self.count + 1
+            self.handles[number] = value
             self.numbers[id(value)] = number
-        tag = wire.ITERATOR if isinstance(value, Iterator) else wire.HANDLE
-        return {"t": tag, "v": [number, bool(value)]}
+        return number
 
-    def decode(self, data: Any) -> Any:
-        return wire.decode(data, lambda tag, content: self.handles[content[0]])
+    def of_class(self, kind: type) -> dict[str, Any]:
+        """A class: the first time with its name, its special methods and the classes that it is made from."""
+        number = self.number(kind)
+        if number in self.described:
+            return {"t": "class", "v": [number]}
+        self.described.add(number)
+        bases: list[Any] = []
+        for base in kind.__mro__[1:]:
+            if base.__module__ in ("solution", "__main__"):
+                bases.append(self.of_class(base))
+            elif wire.ERRORS.get(base.__name__) is base:
+                bases.append({"t": "type", "v": base.__name__})
+                break
+        return {"t": "class", "v": [number, kind.__name__, kind.__module__, specials(kind), bases]}
 
-    def call(self, number: int, arguments: list[Any], named: list[list[Any]]) -> list[Any]:
-        """Call an object; answer what came of it and, where they changed, all arguments as they are afterwards."""
-        given = [*arguments, *(item for _, item in named)]
-        values = [self.decode(item) for item in given]
-        keywords = {name: value for (name, _), value in zip(named, values[len(arguments) :], strict=True)}
-        try:
-            answer = ["ok", self.encode(self.handles[number](*values[: len(arguments)], **keywords))]
-        except Exception as error:
-            answer = describe(error)
-        if not any(map(changeable, given)):
-            return [*answer, None]
-        after = [self.encode(value) for value in values]
-        return [*answer, None if after == given else after]
+    def find(self, tag: str, content: Any) -> Any:
+        """What the verifier means by a tag of its own."""
+        if tag in ("object", "class"):
+            return self.handles[content[0]]
+        if tag in ("function", "iterator"):
+            if content not in self.theirs:
+                self.theirs[content] = (Theirs if tag == "function" else TheirIterator)(self, content)
+            return self.theirs[content]
+        if tag == "named":
+            found = importlib.import_module(content[0])
+            for name in content[1].split("."):
+                found = getattr(found, name)
+            return found
+        raise wire.ProtocolError(f"unknown tag {tag!r}")
 
-    def calls(self, number: int, batch: list[list[Any]]) -> list[Any]:
+    def back(self, number: int, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Call a function of the tests, and serve what it asks meanwhile."""
+        with self.lock:
+            self.channel.send(["back", number, self.heap.pack((arguments, tuple(named.items())))])
+            while True:
+                message = self.channel.receive()
+                if message[0] != "back":
+                    self.answer(message)
+                    continue
+                _, status, content, forgotten = message
+                self.heap.forget(forgotten)
+                value = self.heap.unpack(content)
+                if status == "ok":
+                    return value
+                if status == "end":
+                    raise StopIteration
+                raise value
+
+    # ---- operations
+
+    def load(self, source: str, names: list[str], classes: list[str]) -> list[Any]:
+        """Run the program; answer what it bound to the wanted names."""
+        sys.modules["solution"] = self.module
+        self.asked = frozenset(names)
+        exec(compile(source, "<program>", "exec", dont_inherit=True), self.module.__dict__)
+        bound = self.module.__dict__
+        self.heap.classes = {name: bound[name] for name in classes if isinstance(bound.get(name), type)}
+        return self.ok(tuple((name, bound[name]) for name in names if name in bound))
+
+    def call(self, function: Any, arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> list[Any]:
+        return self.ok(function(*arguments, **dict(named)))
+
+    def calls(self, function: int, batch: list[Any], after: bool) -> list[Any]:
         """Several calls in one message: up to one that raises, or as many as answers fit into a message."""
-        answers: list[list[Any]] = []
+        answers: list[Any] = []
         room = wire.MAX_MESSAGE // 4
-        for arguments in batch:
+        for content in batch:
+            heap = wire.Heap(1, self.keep, self.find, self.heap.classes)
             try:
-                answers.append(self.call(number, arguments, []))
-                if answers[-1][0] == "raised":
-                    break
-                room -= len(wire.to_json(answers[-1]))
+                arguments = heap.unpack(content)
+                answer = self.handles[function](*arguments)
+                whole = wire.Heap(1, self.keep, self.find, self.heap.classes).pack(
+                    (answer, arguments if after else None)
+                )
+                answers.append(whole)
+                room -= len(wire.to_json(whole))
             except BaseException as error:
-                answers.append(describe(error))
+                answers.append(["raised", *self.raised(error)[1:3]])
                 break
             if room < 0:
                 break
         return ["ok", answers]
 
-    def next(self, number: int) -> list[Any]:
-        """The next items of an iterator; fewer than ITERATOR_CHUNK where it ended."""
-        return ["ok", [self.encode(item) for item in itertools.islice(self.handles[number], wire.ITERATOR_CHUNK)]]
+    def operate(self, name: str, operands: list[Any]) -> list[Any]:
+        return self.ok(_BY_NAME[name](*operands))
 
-    def get(self, number: int, name: str) -> list[Any]:
-        return ["ok", self.encode(getattr(self.handles[number], name))]
+    def enter(self, manager: Any) -> list[Any]:
+        return self.ok(type(manager).__enter__(manager))
 
-    def set(self, number: int, name: str, value: Any) -> list[Any]:
-        setattr(self.handles[number], name, self.decode(value))
-        return ["ok", None]
+    def exit(self, manager: Any, error: Any) -> list[Any]:
+        return self.ok(bool(type(manager).__exit__(manager, error and type(error), error, None)))
 
-    def optimisation(self, number: int, arguments: list[Any]) -> list[Any]:
+    def next(self, iterator: Any) -> list[Any]:
+        """The next items of an iterator: ``(items, how it ended or None)``."""
+        taken = self.ahead.get(id(iterator), 0)
+        items: list[Any] = []
+        until = time.monotonic() + AHEAD_SECONDS
+        wanted = 1 if taken < EXACT_ITEMS else AHEAD_ITEMS
+        try:
+            while len(items) < wanted and (not items or time.monotonic() < until):
+                items.append(next(iterator))
+        except StopIteration as ended:
+            return self.ok((tuple(items), (ended.value,)))
+        except Exception as error:
+            if not items:
+                raise
+            return self.ok((tuple(items), error))
+        self.ahead[id(iterator)] = taken + len(items)
+        return self.ok((tuple(items), None))
+
+    def send(self, generator: Any, value: Any) -> list[Any]:
+        try:
+            return self.ok(((generator.send(value),), None))
+        except StopIteration as ended:
+            return self.ok(((), (ended.value,)))
+
+    def run(self, name: str, target: Any, arguments: list[Any]) -> list[Any]:
+        """Await something to its end, in the program's own event loop."""
+        import asyncio
+
+        async def wait() -> Any:
+            return await (target if name == "await" else getattr(target, f"__{name}__")(*arguments))
+
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        try:
+            return self.ok(((self.loop.run_until_complete(wait()),), None))
+        except StopAsyncIteration:
+            return self.ok(((), (None,)))
+
+    def get(self, target: Any, name: str) -> list[Any]:
+        return self.ok(getattr(target, name))
+
+    def set(self, target: Any, name: str, value: Any) -> list[Any]:
+        setattr(target, name, value)
+        return self.ok(None)
+
+    def optimisation(self, function: Any, arguments: list[Any]) -> list[Any]:
         """Call a function that returns a cvxpy problem; answer that problem as plain data."""
         import cvx
 
-        return ["ok", self.encode(cvx.export(self.handles[number](*[self.decode(item) for item in arguments])))]
+        return self.ok(cvx.export(function(*arguments)))
 
-    def text(self, number: int, form: str) -> list[Any]:
-        return ["ok", (repr if form == "repr" else str)(self.handles[number])[:100_000]]
+
+@contextlib.contextmanager
+def captured(streams: list[bool]) -> Iterator[list[io.StringIO | None]]:
+    """Keep what is written to standard output and error, where the tests have put something else in their place."""
+    kept = [io.StringIO() if wanted else None for wanted in streams]
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = kept[0] or sys.stdout, kept[1] or sys.stderr
+    try:
+        yield kept
+    finally:
+        if kept[0]:
+            sys.stdout = before[0]
+        if kept[1]:
+            sys.stderr = before[1]
 
 
 def run_script(source: str) -> None:
