@@ -97,7 +97,7 @@ def run_ours(options: argparse.Namespace, out: Path) -> None:
             "model": {"name": options.model, "lora": None if options.full else LORA},
             "rollout": {"max_tokens": TOKENS},
             "learner": {
-                "algorithm": "group",
+                "algorithm": "rloo",
                 "epochs": 1,
                 "minibatch_samples": PROBLEMS * SAMPLES,
                 "lr": LR,

@@ -14,10 +14,11 @@ from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.source import FeedbackSettings
+from crlhf_ray.learner.advantage import ALGORITHMS
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.policy.prompts import Template
-from crlhf_ray.reward.credit import RewardSettings
+from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
 from crlhf_ray.settings import Settings, flat, read_settings, validated
@@ -108,6 +109,11 @@ class Config(Settings):
             raise ValueError(
                 f"rollout.temperature={self.rollout.temperature:g}: training needs the log-probs of what was sampled, "
                 f"and greedy sampling has none; use {LEAST_TEMPERATURE:g} or more (evaluation.temperature may be 0)"
+            )
+        if ALGORITHMS[self.learner.algorithm].needs_groups and self.run.samples_per_problem < 2:
+            raise ValueError(
+                f"run.samples_per_problem={self.run.samples_per_problem} leaves learner.algorithm="
+                f"{self.learner.algorithm} nothing to compare a program with; use 2 or more, or algorithm gae"
             )
         people = len(self.feedback.crowd.annotators)
         if self.feedback.labels_per_item is not None and self.feedback.labels_per_item > people:

@@ -22,7 +22,7 @@ from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
 from crlhf_ray.report.metrics import MetricsLog
-from crlhf_ray.reward.credit import token_rewards
+from crlhf_ray.reward.credit import Score, score_round
 from crlhf_ray.rollout.sample import Sample
 
 
@@ -54,14 +54,17 @@ def play_round(run: Run) -> None:
         annotations = run.feedback.collect(items, truth, run.round, run.display.advance)
     with run.phase("aggregate"):
         consensus = run.consensus(items)
-        worth = consensus if config.reward.source == "crowd" else run.tests_as_consensus(items, verdicts)
-        rewards = [
-            token_rewards(sample, worth[item.item_id], **config.reward.model_dump(exclude={"source"}))
-            for sample, item in zip(samples, items, strict=True)
-        ]
-        scores = np.array([reward.sum() for reward in rewards])
+        worth = score_round(
+            samples,
+            [consensus[item.item_id] for item in items],
+            config.reward,
+            prior=config.aggregation.prior,
+            passed=[verdict.passed for verdict in verdicts],
+            seed=config.run.seed,
+        )
+        scores = np.array([score.value for score in worth])
     with run.phase("learn"):
-        learnt = run.learner.update(experiences(samples, rewards, config.rollout.temperature))
+        learnt = run.learner.update(experiences(samples, worth, config.rollout.temperature))
     with run.phase("sync"):
         run.fleet.sync(run.learner, run.round + 1)
     row = {
@@ -80,8 +83,8 @@ def play_round(run: Run) -> None:
     run.finish_round(row, samples, items, consensus, truth, verdicts, scores)
 
 
-def experiences(samples: Sequence[Sample], rewards: Sequence[np.ndarray], temperature: float) -> list[Experience]:
-    """What the learner learns from; a sample that stopped before its first token teaches nothing.
+def experiences(samples: Sequence[Sample], scores: Sequence[Score], temperature: float) -> list[Experience]:
+    """What the learner learns from; a sample that stopped before its first token, or is masked, teaches nothing.
 
     temperature: what the samples were drawn at, because their log-probs are those of that distribution.
     """
@@ -92,11 +95,13 @@ def experiences(samples: Sequence[Sample], rewards: Sequence[np.ndarray], temper
             prompt_token_ids=sample.prompt_token_ids,
             token_ids=sample.token_ids,
             logprobs=sample.logprobs,
-            token_rewards=reward,
+            token_rewards=score.rewards,
             temperature=temperature,
+            praise=score.praise,
+            blame=score.blame,
         )
-        for sample, reward in zip(samples, rewards, strict=True)
-        if sample.token_ids
+        for sample, score in zip(samples, scores, strict=True)
+        if sample.token_ids and not score.masked
     ]
 
 

@@ -7,7 +7,7 @@ set.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,6 +21,13 @@ class Settings(BaseModel):
     """Immutable, typed, and strict: an unknown key is an error. Field docstrings give the unit and the reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def refuse_unused(settings: Settings, names: Iterable[str], why: str) -> None:
+    """For validators: raises ValueError where one of these is not at its default although nothing reads it."""
+    for name in names:
+        if (value := getattr(settings, name)) != type(settings).model_fields[name].default:
+            raise ValueError(f"{name}={value} has no effect with {why}: leave it out")
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)

@@ -61,6 +61,23 @@ def score_stagnation(scores: np.ndarray, *, least: float = 0.01) -> list[Alert]:
     ]
 
 
+def skipped_update(signal: float, floor: float) -> list[Alert]:
+    """The learner took no step, because the scores of a batch differ by less than its floor; both in units of reward.
+
+    signal: standard deviation of the scores, within problems where these are what the learner compares.
+    """
+    if signal >= floor:
+        return []
+    return [
+        Alert(
+            "skipped update",
+            f"the scores that are compared have a standard deviation of {signal:.4f}, below the floor of {floor:g}",
+            "nothing was learnt in this round: choose problems that some samples pass and some fail, sample more "
+            "programs a problem, or lower learner.signal_floor",
+        )
+    ]
+
+
 def annotator_collapse(
     names: Sequence[str], before: np.ndarray, now: np.ndarray, sd: np.ndarray, *, least: float = 0.2
 ) -> list[Alert]:

@@ -21,6 +21,7 @@ class Experience:
     prompt_token_ids, token_ids: the prompt (at least one token) and T >= 1 generated tokens.
     logprobs: [T] nats; of the behaviour policy, which is PPO's old policy. At temperature 1 unless said otherwise.
     token_rewards: [T]; without the KL penalty, which the learner adds.
+    praise, blame: [T] factors of a token's advantage where that is above and where it is below zero; 1 if not given.
     group: samples with the same group answer the same problem.
     temperature: what the sample was drawn at; the learner's log-probs are taken at the same one.
     """
@@ -32,19 +33,29 @@ class Experience:
     logprobs: np.ndarray
     token_rewards: np.ndarray
     temperature: float = 1.0
+    praise: np.ndarray | None = None
+    blame: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         length = len(self.token_ids)
         if not length or not len(self.prompt_token_ids):
             raise ValueError(f"sample {self.sample_id}: prompt and answer need at least one token each")
-        for name in ("logprobs", "token_rewards"):
-            values = np.asarray(getattr(self, name))
+        for name in ("logprobs", "token_rewards", "praise", "blame"):
+            if (values := getattr(self, name)) is None:
+                continue
+            values = np.asarray(values)
             if values.shape != (length,):
                 raise ValueError(f"sample {self.sample_id}: {name} has shape {values.shape}, expected ({length},)")
             if not np.isfinite(values).all():
                 raise ValueError(f"sample {self.sample_id}: {name} holds values that are not finite")
         if not self.temperature > 0:
             raise ValueError(f"sample {self.sample_id}: temperature {self.temperature}; log-probs need one above 0")
+
+    @property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """praise and blame, [T] each."""
+        ones = np.ones(len(self.token_ids))
+        return (ones if self.praise is None else self.praise), (ones if self.blame is None else self.blame)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,9 @@ class LearnerGroup:
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
         """One PPO update: ``epochs`` passes over the batch in minibatches. Blocks until all ranks are done.
 
+        A batch whose scores hardly differ (``signal`` below ``signal_floor``) is skipped: no step is taken, ``skipped``
+        is 1, and what only steps can show is absent.
+
         Returns, among others: loss, policy_loss, value_loss (means over the tokens of all steps taken); kl (nats a
         token against the reference) and kl_per_sample; kl_coef; approx_kl (of the policy against the one that
         sampled); clip_fraction; entropy; explained_variance; logprob_gap_mean and logprob_gap_max (|learner -
@@ -126,8 +129,9 @@ class LearnerGroup:
         """
         if not batch:
             raise EngineError(
-                "nothing to learn from: every program of the round ended before its first token; start from a model "
-                "that answers such prompts, or use another problems.template"
+                "nothing to learn from: every program of the round ended before its first token, or was cut at "
+                "rollout.max_tokens and masked (reward.overlong); start from a model that answers such prompts, use "
+                "another problems.template, or raise rollout.max_tokens"
             )
         return self._all("update", list(batch))[0]
 

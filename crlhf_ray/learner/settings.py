@@ -6,7 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.settings import Settings
+from crlhf_ray.learner.advantage import ALGORITHMS
+from crlhf_ray.learner.schedule import Schedule
+from crlhf_ray.settings import Settings, refuse_unused
+
+#: What only a value function, and only an adaptive KL coefficient, reads.
+_OF_VALUES = ("gamma", "gae_lambda", "value_clip", "value_coef", "value_trunk", "value_lr")
+_OF_ADAPTIVE = ("target", "horizon")
 
 
 class KLSettings(Settings):
@@ -21,19 +27,31 @@ class KLSettings(Settings):
     horizon: float = Field(default=10_000.0, gt=0)
     """Samples over which the adaptive controller corrects its error; smaller is faster. 10000 [paper]."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> KLSettings:
+        if self.controller == "fixed":
+            refuse_unused(self, _OF_ADAPTIVE, "controller=fixed")
+        return self
+
 
 class LearnerSettings(Settings):
     """PPO (Schulman et al. 2017, arXiv 1707.06347) and the DeepSpeed ranks that run it."""
 
-    algorithm: Literal["gae", "group"] = "gae"
-    """Advantages. gae: a value function and GAE [paper]. group: return minus the mean return of the other samples of
-    the same problem (leave-one-out, Kool et al. 2019; RLOO, arXiv 2402.14740), no value function; an extension."""
+    algorithm: Literal["gae", "rloo", "grpo", "reinforce_pp"] = "gae"
+    """Advantages. gae: a value function and GAE [paper]. The others have none [extensions]. rloo: return minus the mean
+    return of the other samples of the same problem (arXiv 2402.14740). grpo: minus the group's mean, over its standard
+    deviation (arXiv 2402.03300). reinforce_pp: minus the batch's mean (arXiv 2501.03262)."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token. 1 [paper]: a program's last line counts as much as its first."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """GAE's trade of bias (0) for variance (1). 0.95 [paper]."""
     whiten: bool = True
-    """Shift and scale a batch's advantages to mean 0 and standard deviation 1 (Ziegler et al. 2019) [paper]."""
+    """Scale a batch's advantages to standard deviation 1, and shift them to mean 0 where their baseline is not a
+    group's mean already (Ziegler et al. 2019) [paper]."""
+    signal_floor: float = Field(default=0.02, ge=0)
+    """In units of reward. An update whose scores differ by less (standard deviation; within problems for rloo and grpo)
+    is skipped, and whitening divides by no less: noise is not blown up to a full step. 0.02: two points of
+    probability that a program is right."""
     clip: float = Field(default=0.2, gt=0)
     """PPO's bound on the probability ratio: [1 - clip, 1 + clip]. 0.2 [paper]."""
     value_clip: float = Field(default=0.2, gt=0)
@@ -58,6 +76,12 @@ class LearnerSettings(Settings):
     """AdamW step size, for LoRA. [paper]'s library default is 1.41e-5, for batches of 256; full fine-tuning: 1e-5."""
     value_lr: float = Field(default=1e-3, gt=0)
     """AdamW step size of the value head, which starts from nothing."""
+    lr_warmup: int = Field(default=0, ge=0)
+    """Updates over which the step sizes rise to their full height. 0: full from the first."""
+    lr_schedule: Schedule = "constant"
+    """What comes after: constant, or falling to 0 in a line or a half cosine at update `lr_updates`."""
+    lr_updates: int | None = Field(default=None, ge=1)
+    """linear, cosine: the update at which the step sizes are 0; usually run.rounds."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's. 0: the KL penalty is the regulariser."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -87,6 +111,14 @@ class LearnerSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> LearnerSettings:
-        if self.algorithm == "group" and self.value_trunk == "shared":
-            raise ValueError("algorithm 'group' has no value function: leave value_trunk at 'separate'")
+        if not ALGORITHMS[self.algorithm].needs_values:
+            refuse_unused(self, _OF_VALUES, f"algorithm={self.algorithm}, which has no value function")
+        if self.algorithm == "reinforce_pp" and not self.whiten:
+            raise ValueError("algorithm=reinforce_pp has no baseline but the batch's mean: leave whiten on")
+        if self.lr_schedule == "constant":
+            refuse_unused(self, ("lr_updates",), "lr_schedule=constant")
+        elif self.lr_updates is None or self.lr_updates <= self.lr_warmup:
+            raise ValueError(
+                f"lr_schedule={self.lr_schedule} needs lr_updates above lr_warmup={self.lr_warmup}, such as run.rounds"
+            )
         return self

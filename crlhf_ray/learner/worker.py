@@ -19,7 +19,15 @@ import torch
 import torch.distributed as dist
 
 from crlhf_ray.errors import EngineError
-from crlhf_ray.learner.advantage import explained_variance, gae, leave_one_out, penalised, whiten
+from crlhf_ray.learner.advantage import (
+    ALGORITHMS,
+    Rewarded,
+    credited,
+    explained_variance,
+    normalised,
+    penalised,
+    signal,
+)
 from crlhf_ray.learner.batching import Experience, Packed, plan
 from crlhf_ray.learner.checkpoint import temporary_tag
 from crlhf_ray.learner.forward import ActorCritic, Frozen
@@ -27,6 +35,7 @@ from crlhf_ray.learner.forward_check import check_exact, plain_logprobs, probe
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
+from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.output import print_to
 from crlhf_ray.policy.model import ModelSettings, load_model
@@ -46,6 +55,7 @@ class LearnerWorker:
         if log_file is not None:
             print_to(log_file)
         self.settings, self.model_settings, self.rank = settings, model, rank
+        self.algorithm = ALGORITHMS[settings.algorithm]
         self.kl = KLController(settings.kl)
         self.step = 0
         self.senders = Senders()
@@ -76,7 +86,7 @@ class LearnerWorker:
         expected = plain_logprobs(policy)
         reference = None if adapted else deepcopy(policy).requires_grad_(False)
         module = ActorCritic(policy, reference, self.settings.value_trunk)
-        if self.settings.algorithm == "group":
+        if not self.algorithm.needs_values:
             module.value_head.requires_grad_(False)
         if cuda:
             module.to("cuda")
@@ -84,13 +94,13 @@ class LearnerWorker:
             use_onednn(module)
         heads = {id(parameter) for parameter in module.value_head.parameters()}
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        groups = [
+        parameter_groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if id(p) not in heads], "lr": self.settings.lr},
             {"params": [p for p in trained if id(p) in heads], "lr": self.settings.value_lr},
         ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], weight_decay=self.settings.weight_decay
-        )
+        groups = [group for group in parameter_groups if group["params"]]
+        self._full_lr = [float(group["lr"]) for group in groups]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
         if self._clips_here:
             optimizer.register_step_pre_hook(self._clip)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
@@ -112,6 +122,8 @@ class LearnerWorker:
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
         """One PPO update from a batch: see `LearnerGroup.update`."""
         settings, clock = self.settings, _Clock()
+        groups = [experience.group for experience in batch] if self.algorithm.needs_groups else None
+        difference = signal([float(np.sum(experience.token_rewards)) for experience in batch], groups)
         rows = [
             minibatch[self.rank]
             for minibatch in plan(
@@ -125,25 +137,70 @@ class LearnerWorker:
         with clock("reference"):
             frozen, reference, values = self._score_frozen(batch, rows)
         old = [np.asarray(experience.logprobs, dtype=np.float64) for experience in batch]
-        rewards = penalised(
-            [np.asarray(experience.token_rewards, dtype=np.float64) for experience in batch],
-            old,
-            reference,
-            self.kl.coef,
-        )
-        returns = [reward * 0 for reward in rewards]
-        if settings.algorithm == "gae":
-            pairs = [
-                gae(reward, value, gamma=settings.gamma, lambda_=settings.gae_lambda)
-                for reward, value in zip(rewards, values, strict=True)
-            ]
-            advantages, returns = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        kl_sums = np.array([(own - ref).sum() for own, ref in zip(old, reference, strict=True)])
+        tokens = sum(len(own) for own in old)
+        metrics = {
+            "signal": difference,
+            "skipped": float(difference < settings.signal_floor),
+            "kl": float(kl_sums.sum() / tokens),
+            "kl_per_sample": float(kl_sums.mean()),
+            "kl_coef": self.kl.coef,
+            "tokens": float(tokens),
+        }
+        if metrics["skipped"]:
+            gaps = np.abs(np.concatenate(self.logprobs(batch)) - np.concatenate(old))
+            metrics |= {"logprob_gap_mean": float(gaps.mean()), "logprob_gap_max": float(gaps.max())}
         else:
-            advantages = leave_one_out(rewards, [experience.group for experience in batch])
-        if settings.whiten:
-            advantages = whiten(advantages)
-        columns = list(zip(old, advantages, returns, values, strict=True))
+            advantages, returns = self._advantages(batch, old, reference, values)
+            metrics |= self._steps(rows, frozen, list(zip(old, advantages, returns, values, strict=True)), clock)
+            if self.algorithm.needs_values:
+                metrics["explained_variance"] = explained_variance(values, returns)
+                metrics["value_mean"] = float(np.concatenate(values).mean())
+        self.kl.update(float(kl_sums.mean()), len(batch))
+        self.step += 1
+        metrics["step"] = float(self.step)
+        return metrics | {f"seconds_{name}": seconds for name, seconds in clock.seconds.items()}
 
+    def _advantages(
+        self,
+        batch: Sequence[Experience],
+        old: Sequence[np.ndarray],
+        reference: Sequence[np.ndarray],
+        values: Sequence[np.ndarray],
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Advantages with their credit, and the value function's targets; [T] a sample."""
+        settings = self.settings
+        rewards = [np.asarray(experience.token_rewards, dtype=np.float64) for experience in batch]
+        advantages = self.algorithm.estimate(
+            Rewarded(
+                penalised(rewards, old, reference, self.kl.coef),
+                values,
+                [experience.group for experience in batch],
+                settings.gamma,
+                settings.gae_lambda,
+                settings.signal_floor,
+            )
+        )
+        returns = [advantage + value for advantage, value in zip(advantages, values, strict=True)]
+        if settings.whiten:
+            advantages = normalised(advantages, centre=not self.algorithm.needs_groups, floor=settings.signal_floor)
+        weights = [one.weights for one in batch]
+        return credited(advantages, [one[0] for one in weights], [one[1] for one in weights]), returns
+
+    def _steps(
+        self,
+        rows: Sequence[Sequence[Packed]],
+        frozen: Sequence[Sequence[Frozen]],
+        columns: Sequence[tuple[np.ndarray, ...]],
+        clock: _Clock,
+    ) -> dict[str, float]:
+        """The optimizer steps of one update, and what they showed."""
+        settings = self.settings
+        factor = lr_factor(
+            self.step, warmup=settings.lr_warmup, schedule=settings.lr_schedule, updates=settings.lr_updates
+        )
+        for group, full in zip(self.engine.optimizer.param_groups, self._full_lr, strict=True):
+            group["lr"] = full * factor
         sums: Counter[str] = Counter()
         first: Counter[str] = Counter()
         gap_max, norms, stopped = 0.0, [], False
@@ -163,21 +220,13 @@ class LearnerWorker:
                     break
             if stopped:
                 break
-        coefficient = self.kl.coef
-        kl_sums = np.array([(own - ref).sum() for own, ref in zip(old, reference, strict=True)])
-        self.kl.update(float(kl_sums.mean()), len(batch))
-        self.step += 1
-        tokens = sum(len(own) for own in old)
         seen = max(sums["tokens"], 1)
-        metrics = {
-            "loss": (sums["policy"] + settings.value_coef * sums["value"] - settings.entropy_coef * sums["entropy"])
-            / seen,
+        loss = sums["policy"] + settings.value_coef * sums["value"] - settings.entropy_coef * sums["entropy"]
+        return {
+            "loss": loss / seen,
             "policy_loss": sums["policy"] / seen,
             "value_loss": sums["value"] / seen,
             "entropy": first["entropy"] / first["tokens"],
-            "kl": float(kl_sums.sum() / tokens),
-            "kl_per_sample": float(kl_sums.mean()),
-            "kl_coef": coefficient,
             "approx_kl": sums["divergence"] / seen,
             "clip_fraction": sums["clipped"] / seen,
             "logprob_gap_mean": first["gap"] / first["tokens"],
@@ -185,14 +234,8 @@ class LearnerWorker:
             "grad_norm": float(np.mean(norms)) if norms else 0.0,
             "optimizer_steps": float(len(norms)),
             "stopped_early": float(stopped),
-            "tokens": float(tokens),
-            "step": float(self.step),
-            **{f"seconds_{name}": seconds for name, seconds in clock.seconds.items()},
+            "lr_factor": factor,
         }
-        if settings.algorithm == "gae":
-            metrics["explained_variance"] = explained_variance(values, returns)
-            metrics["value_mean"] = float(np.concatenate(values).mean())
-        return metrics
 
     def _minibatch(
         self, rows: Sequence[Packed], frozen: Sequence[Frozen], columns: Sequence[tuple[np.ndarray, ...]]
@@ -213,7 +256,7 @@ class LearnerWorker:
             squared = value_loss(scored.values, values, returns, settings.value_clip)
             entropy = scored.entropies.sum()
             loss = surrogate - settings.entropy_coef * entropy
-            if settings.algorithm == "gae":
+            if self.algorithm.needs_values:
                 loss = loss + settings.value_coef * squared
             self.engine.backward(loss * (settings.ranks / tokens))  # DeepSpeed averages gradients over the ranks
             with torch.no_grad():

@@ -20,7 +20,7 @@ from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.journal import go_back
 from crlhf_ray.aggregation.marks import Item
-from crlhf_ray.aggregation.monitors import Alert, score_stagnation, unjudged
+from crlhf_ray.aggregation.monitors import Alert, score_stagnation, skipped_update, unjudged
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
 from crlhf_ray.errors import ConfigError
@@ -243,13 +243,6 @@ class Run:
                 found[item.item_id].setdefault(line, self.config.aggregation.prior)
         return found
 
-    def tests_as_consensus(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, dict[int, float]]:
-        """What the tests alone say: every line of a program that passes is right, of any other wrong."""
-        return {
-            item.item_id: dict.fromkeys(item.judged, float(verdict.passed))
-            for item, verdict in zip(items, verdicts, strict=True)
-        }
-
     def evaluation_due(self) -> bool:
         """Before the first round, after the last, and every so many rounds; never twice for the same weights."""
         every, last = self.config.evaluation.every, self.config.run.rounds
@@ -268,6 +261,7 @@ class Run:
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
         found = [*self._crowd_alerts(), *self.feedback.alerts(), *score_stagnation(scores), *unjudged(row["unjudged"])]
+        found += skipped_update(row["learner"]["signal"], self.config.learner.signal_floor)
         alerts = [asdict(alert) for alert in found]
         self.metrics.append_samples(
             [

@@ -1,96 +1,175 @@
-"""Credit: the correction rate of a program, placed on its tokens.
+"""Credit: a program's score, and which of its tokens get it.
 
-What the correction rate invites, because it is a mean over the lines that are there:
-
-- *stopping early*: the first lines of a right solution, without the rest, are all right;
-- *padding*: right but idle lines (``pass``, ``x = x``) lift the mean of a wrong program;
-- *one line*: a program of one line wins or loses everything, so its reward has the largest variance.
-
-Comments and blank lines earn nothing, a program without code earns 0, and the sum of the credit is a mean, so length
-by itself pays nothing. Against padding, `RewardSettings.weakest` mixes in the program's weakest line, which padding
-cannot lift; it is ours, not the paper's, and off by default. Against stopping early it helps where annotators mark the
-line after which something is missing, as the simulated ones do.
+The learner gets rewards by token, which sum to the score, and two weights a token, for an advantage above zero and for
+one below it. `sequence` and `to_go` differ in the rewards, `blame` and `first_fault` in the weights, so that each has
+its effect with a value function and with group baselines alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
+from scipy.special import expit, softmax
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.reward.correction import Form, line_scores
+from crlhf_ray.reward.forms import evidence_of, learnt_log_odds, program_score
+from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.settings import Settings
 
-Credit = Literal["sequence", "line"]
-
-
-class RewardSettings(Settings):
-    """What a judged program is worth, and which tokens get it."""
-
-    source: Literal["crowd", "tests"] = "crowd"
-    """`crowd`: the consensus of the annotators (the method). `tests`: 1 for each line of a program that passes its
-    tests and else 0, to compare with; the crowd is still asked, and its reliabilities still learnt."""
-    form: Form = "soft"
-    """Eq. 9: `soft` averages the lines' posteriors, `hard` their rounded ones. Soft has fewer ties, so groups of
-    programs whose rewards are all equal, from which nothing can be learnt, are rarer."""
-    credit: Credit = "line"
-    """`sequence`: the whole score on the last token (the paper). `line`: each line's share on that line's last token,
-    so that the learner need not find out which line was wrong. Both sum to the same score."""
-    weakest: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share, 0 to 1, of the score that is the lowest line score instead of the mean one [ours]. 0 is the paper's
-    Eq. 9. Raise it if programs grow idle lines: a program is only as right as its weakest line."""
+#: Posterior below which a line counts as wrong (first_fault).
+_WRONG = 0.5
 
 
-def token_rewards(
-    sample: Sample,
-    p_by_line: Mapping[int, float],
-    form: Form = "soft",
-    credit: Credit = "line",
-    weakest: float = 0.0,
-) -> np.ndarray:
-    """Rewards for the tokens of one sample.
+@dataclass(frozen=True)
+class Score:
+    """What a program is worth, and to which tokens it goes.
 
-    p_by_line: posterior P(line is correct) by line number, for exactly the lines of the sample that carry code.
-    weakest: see `RewardSettings.weakest`; that part of the score goes to the weakest line (the first of equals) under
-        `line` credit.
-    Returns float32, shape (T,). It sums to ``(1 - weakest) * correction_rate + weakest * lowest line score``, so to the
-    correction rate where `weakest` is 0. A line that owns no token (a token that spans the newline ended it) hands its
-    share to the token just before it. A sample without code gets zeros.
+    value: 0 to 1. rewards: [T], which sum to it. praise, blame: [T], 0 to 1; factors of a token's advantage where that
+    is above and where it is below zero. masked: the program is to be left out of the update.
+    """
+
+    value: float
+    rewards: np.ndarray
+    praise: np.ndarray
+    blame: np.ndarray
+    masked: bool = False
+
+
+def score_round(
+    samples: Sequence[Sample],
+    p_by_line: Sequence[Mapping[int, float]],
+    settings: RewardSettings,
+    *,
+    prior: float,
+    passed: Sequence[bool | None],
+    seed: int,
+) -> list[Score]:
+    """Scores of a round's programs.
+
+    p_by_line: for each sample P(line is correct) by line number, for exactly its lines that carry code. prior: the
+    P(line is correct) that these were found with. passed: what the tests say; None where there are none. seed: chooses
+    which programs are verified.
     Raises DataError where lines and posteriors do not match, or a posterior is no probability.
     """
-    code = [line for line in sample.lines if line.carries_code]
-    rewards = np.zeros(len(sample.token_ids), dtype=np.float64)
-    _check_lines(sample, {line.number for line in code}, p_by_line)
-    if not code:
-        return rewards.astype(np.float32)
-    try:
-        scores = line_scores([p_by_line[line.number] for line in code], form)
-    except ValueError as error:
-        raise DataError(f"sample {sample.sample_id}: {error}", field="p_correct") from error
-    shares = (1.0 - weakest) * scores / len(code)
-    shares[int(scores.argmin())] += weakest * scores.min()
-    if credit == "sequence":
-        rewards[-1] = shares.sum()
-    elif credit == "line":
-        ends = np.array([line.token_end for line in code])
-        np.add.at(rewards, np.maximum(ends - 1, 0), shares)
-    else:
-        raise ValueError(f"credit {credit!r} is unknown: use 'sequence' or 'line'")
-    return rewards.astype(np.float32)
+    if settings.source == "tests":
+        return [
+            _scored(sample, settings, float(bool(ok)), np.zeros(0), prior)
+            for sample, ok in zip(samples, passed, strict=True)
+        ]
+    evidence = [_evidence(sample, lines, prior) for sample, lines in zip(samples, p_by_line, strict=True)]
+    known = [i for i, one in enumerate(evidence) if len(one)]
+    learnt: Mapping[str, float] = {}
+    if settings.form == "right" and settings.prior_right == "learnt" and known:
+        learnt = learnt_log_odds(
+            [evidence[i] for i in known], [samples[i].problem_id for i in known], settings.fault_growth
+        )
+    scores = []
+    for sample, one, ok in zip(samples, evidence, passed, strict=True):
+        own = settings
+        if sample.problem_id in learnt:
+            own = settings.model_copy(update={"prior_right": float(expit(learnt[sample.problem_id]))})
+        verified = ok if ok is not None and _drawn(seed, sample.sample_id) < settings.verified else None
+        scores.append(score_program(sample, one, own, prior=prior, verified=verified))
+    return scores
 
 
-def _check_lines(sample: Sample, code: set[int], p_by_line: Mapping[int, float]) -> None:
+def score_program(
+    sample: Sample, evidence: np.ndarray, settings: RewardSettings, *, prior: float, verified: bool | None = None
+) -> Score:
+    """The score of one program from the evidence, [m] nats, of its lines that carry code.
+
+    prior: P(a line is correct), for the forms that work on posteriors. verified: what the tests say, where that is to
+    be the score; lines then get the blame by the crowd, and `to_go` counts the program as a whole.
+    """
+    if verified is not None:
+        return _scored(sample, settings, float(verified), evidence, prior)
+    if not len(evidence):
+        return _scored(sample, settings, 0.0, evidence, prior)
+    rewards = None
+    value = program_score(evidence, prior, settings)
+    if settings.credit == "to_go":
+        to_go = [program_score(evidence[j:], prior, settings) for j in range(len(evidence))]
+        rewards = np.zeros(len(sample.token_ids))
+        # what follows the last line of code, such as the token that ends the program, earns as that line does
+        at = [*(end - 1 for _, end in _spans(sample)[:-1]), len(rewards) - 1]
+        np.add.at(rewards, np.maximum(at, 0), -np.diff(to_go, append=0.0))
+    return _scored(sample, settings, value, evidence, prior, rewards)
+
+
+def _scored(
+    sample: Sample,
+    settings: RewardSettings,
+    value: float,
+    evidence: np.ndarray,
+    prior: float,
+    rewards: np.ndarray | None = None,
+) -> Score:
+    tokens = len(sample.token_ids)
+    overlong = sample.finish_reason == "length" and settings.overlong != "score"
+    if overlong:
+        value, rewards = 0.0, None
+    if rewards is None:
+        rewards = np.zeros(tokens)
+        rewards[-1:] = value
+    praise, blame = np.ones(tokens), np.ones(tokens)
+    if len(evidence) and settings.credit == "blame":
+        fault = softmax(-evidence)  # P(the fault is on this line), given that there is one
+        blame = _by_token(sample, fault / fault.max())
+    elif len(evidence) and settings.credit == "first_fault":
+        praise, blame = _first_fault(sample, expit(evidence + np.log(prior / (1 - prior))))
+    return Score(value, rewards, praise, blame, overlong and settings.overlong == "mask")
+
+
+def _first_fault(sample: Sample, p_correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Praise ends where the first wrong line begins. Where none is below one half, the least sure one is charged."""
+    wrong = np.flatnonzero(p_correct < _WRONG)
+    first = int(wrong[0]) if len(wrong) else int(p_correct.argmin())
+    praise = np.ones(len(sample.token_ids))
+    if len(wrong):
+        praise[_spans(sample)[first][0] :] = 0.0
+    return praise, _by_token(sample, np.arange(len(p_correct)) == first)
+
+
+def _spans(sample: Sample) -> list[tuple[int, int]]:
+    """Tokens ``[start, end)`` of each line that carries code. A line that owns none (the token before it spans the
+    newline) has that token."""
+    found = []
+    for line in sample.lines:
+        if line.carries_code:
+            end = max(line.token_end, 1)
+            found.append((min(line.token_start, end - 1), end))
+    return found
+
+
+def _by_token(sample: Sample, weights: np.ndarray) -> np.ndarray:
+    """The weights of the lines that carry code on their tokens; the greater one where a token has two, 0 elsewhere."""
+    out = np.zeros(len(sample.token_ids))
+    for (start, end), weight in zip(_spans(sample), weights, strict=True):
+        out[start:end] = np.maximum(out[start:end], weight)
+    return out
+
+
+def _evidence(sample: Sample, p_by_line: Mapping[int, float], prior: float) -> np.ndarray:
+    code = [line.number for line in sample.lines if line.carries_code]
     given = set(p_by_line)
-    if given == code:
-        return
-    missing, extra = sorted(code - given), sorted(given - code)
+    missing, extra = sorted(set(code) - given), sorted(given - set(code))
     parts = []
     if missing:
         parts.append(f"no posterior for lines {missing}, which carry code")
     if extra:
         parts.append(f"posteriors for lines {extra}, which do not exist or carry no code")
-    raise DataError(f"sample {sample.sample_id}: {' and '.join(parts)}", field="line")
+    if parts:
+        raise DataError(f"sample {sample.sample_id}: {' and '.join(parts)}", field="line")
+    try:
+        return evidence_of([p_by_line[number] for number in code], prior)
+    except ValueError as error:
+        raise DataError(f"sample {sample.sample_id}: {error}", field="p_correct") from error
+
+
+def _drawn(seed: int, sample_id: str) -> float:
+    """Uniform on [0, 1), a function of seed and sample alone."""
+    digest = hashlib.blake2b(f"{seed}\0verified\0{sample_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64

@@ -1,5 +1,7 @@
 """Real DeepSpeed ranks as Ray actors, on the tiny model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ray
@@ -123,7 +125,7 @@ def test_an_update_ends_early_when_the_policy_has_moved_too_far(start):
 
 
 def test_full_fine_tuning_measures_kl_against_the_model_it_began_with(start):
-    group = start(ONE.model_copy(update={"algorithm": "group", "lr": 1e-3}), ModelSettings(name="tiny"))
+    group = start(ONE.model_copy(update={"algorithm": "rloo", "lr": 1e-3}), ModelSettings(name="tiny"))
     before = group.logprobs(batch())
     assert curve(group, 1)[0]["kl"] == pytest.approx(0, abs=1e-5)
     metrics = curve(group, 1)[0]  # the old policy is now the moved one
@@ -145,3 +147,19 @@ def test_a_checkpoint_of_another_shape_is_refused(alone, start, tmp_path):
     other = start(ONE.model_copy(update={"zero_stage": 2}))
     with pytest.raises(EngineError, match=r"written with learner.zero_stage=0, this run has 2"):
         other.load(tmp_path)
+
+
+def test_an_update_whose_scores_hardly_differ_takes_no_step_and_says_so(alone):
+    group = alone[0]
+    before = group.logprobs(batch())
+    flat = [replace(sample, token_rewards=sample.token_rewards * 1e-4) for sample in sampled_by(before, batch())]
+    metrics = group.update(flat)
+    assert (metrics["skipped"], metrics["signal"] < 1e-3, "optimizer_steps" in metrics) == (1, True, False)
+    assert metrics["logprob_gap_max"] < 1e-5
+    for one, other in zip(before, group.logprobs(batch()), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_warm_up_lowers_the_first_steps(start):
+    group = start(ONE.model_copy(update={"lr_warmup": 4}))
+    assert [metrics["lr_factor"] for metrics in curve(group, 2)] == [0.25, 0.5]

@@ -195,7 +195,7 @@ def largest_gap(samples, logprobs):
 def test_what_deepspeed_has_learnt_is_what_vllm_samples_after_a_sync(smollm2, cluster):
     fleet, _ = smollm2
     learner = LearnerGroup(
-        LearnerSettings(algorithm="group", epochs=1, lr=1e-3, stop_kl=None),
+        LearnerSettings(algorithm="rloo", epochs=1, lr=1e-3, stop_kl=None),
         ModelSettings(name="smollm2-135m", lora=LoraSettings(r=8)),
         log_dir=cluster,
     )

@@ -95,7 +95,21 @@ def test_a_value_out_of_its_bounds_is_named_with_the_bound(change: str, right: s
     [
         (["feedback.labels_per_item=11"], r"^feedback\.labels_per_item=11 is above the 10 annotators.*use 1 to 10"),
         (["rollout.max_tokens=64", "rollout.context=64"], r"^rollout\.max_tokens=64 leaves no room for a prompt"),
-        (["learner.algorithm=group", "learner.value_trunk=shared"], r"^learner: algorithm 'group' has no value"),
+        (["learner.algorithm=rloo", "learner.value_trunk=shared"], r"^learner: value_trunk=shared has no effect"),
+        (["learner.algorithm=rloo", "learner.gamma=0.9"], r"^learner: gamma=0\.9 has no effect with algorithm=rloo"),
+        (["learner.algorithm=reinforce_pp", "learner.whiten=false"], r"^learner: algorithm=reinforce_pp .*whiten on"),
+        (
+            ["learner.algorithm=grpo", "run.samples_per_problem=1"],
+            r"^run\.samples_per_problem=1 leaves .*algorithm=grpo",
+        ),
+        (["learner.lr_schedule=cosine"], r"^learner: lr_schedule=cosine needs lr_updates above lr_warmup=0"),
+        (["learner.lr_updates=9"], r"^learner: lr_updates=9 has no effect with lr_schedule=constant"),
+        (["learner.kl.controller=fixed", "learner.kl.target=1"], r"^learner\.kl: target=1.* has no effect"),
+        (["reward.form=mean", "reward.prior_right=0.5"], r"^reward: prior_right=0\.5 has no effect with form=mean"),
+        (["reward.softmin_temperature=1"], r"^reward: softmin_temperature=1.* has no effect with form=right"),
+        (["reward.source=tests", "reward.credit=blame"], r"^reward: credit=blame has no effect with source=tests"),
+        (["reward.source=tests", "reward.verified=0.1"], r"^reward: verified=0\.1 has no effect with source=tests"),
+        (["reward.prior_right=1"], r"^reward: prior_right=1 is not above 0 and below 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(changes: list[str], message: str):

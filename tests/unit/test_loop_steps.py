@@ -11,6 +11,7 @@ from crlhf_ray.config import load_config
 from crlhf_ray.loop import evaluate, experiences
 from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.problems.load import load_problems
+from crlhf_ray.reward.credit import Score
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.sandbox.verdict import Verdict
 
@@ -19,15 +20,23 @@ def sample(number: int, tokens: int) -> Sample:
     return Sample(f"r0-p-{number}", "p", (5, 6), (7,) * tokens, np.zeros(tokens), "", (), 0, "eos", "a")
 
 
+def score(tokens: int, masked: bool = False) -> Score:
+    return Score(0.0, np.zeros(tokens), np.ones(tokens), np.ones(tokens), masked)
+
+
 def test_the_learner_is_told_at_what_temperature_its_samples_were_drawn():
-    (experience,) = experiences([sample(0, 2)], [np.zeros(2)], 0.7)
+    (experience,) = experiences([sample(0, 2)], [score(2)], 0.7)
     assert experience.temperature == 0.7
 
 
 def test_a_sample_that_stopped_before_its_first_token_teaches_nothing():
-    assert [e.sample_id for e in experiences([sample(0, 0), sample(1, 2)], [np.zeros(0), np.zeros(2)], 1.0)] == [
-        "r0-p-1"
-    ]
+    learnt = experiences([sample(0, 0), sample(1, 2)], [score(0), score(2)], 1.0)
+    assert [experience.sample_id for experience in learnt] == ["r0-p-1"]
+
+
+def test_a_masked_sample_teaches_nothing():
+    learnt = experiences([sample(0, 2), sample(1, 2)], [score(2, masked=True), score(2)], 1.0)
+    assert [experience.sample_id for experience in learnt] == ["r0-p-1"]
 
 
 class LosingRun(Run):
