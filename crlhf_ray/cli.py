@@ -228,6 +228,42 @@ def report(run_dir: Annotated[Path, typer.Argument(help="The run.dir of a traini
 
 
 @app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="The run.dir of a training run.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for the result. Default: model/ in the run's folder.")] = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter/--merged", help="The LoRA adapter alone, or a whole model (the default).")
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Type of the weights. Default: as trained.")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="latest, best (kept by run.keep_best), or a folder's name such as step-00000004.")
+    ] = "latest",
+    shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository of the hub as well.")
+    ] = None,
+) -> None:
+    """Write the trained policy as a Hugging Face model with tokenizer and card; checked by loading it again.
+
+    Example: crlhf export runs/quickstart --dtype bfloat16 --to my-model
+    """
+    from crlhf_ray.export import export_model
+
+    export_model(
+        run_dir,
+        to=to,
+        form="adapter" if adapter else "merged",
+        dtype=dtype,
+        checkpoint=checkpoint,
+        shard_size=shard_size,
+        repository=push,
+        console=console,
+    )
+
+
+@app.command()
 def doctor() -> None:
     """Check versions, cores, memory, the sandbox and the models, and print the command that mends what is missing."""
     from crlhf_ray.doctor import examine

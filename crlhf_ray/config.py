@@ -16,6 +16,7 @@ from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.source import FeedbackSettings
 from crlhf_ray.learner.advantage import ALGORITHMS
 from crlhf_ray.learner.settings import LearnerSettings
+from crlhf_ray.policy.export import Form
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.policy.prompts import Template
 from crlhf_ray.reward.settings import RewardSettings
@@ -45,6 +46,11 @@ class RunSettings(Settings):
     """Rounds between checkpoints. An interrupted run goes on from the last one."""
     checkpoints_kept: int = Field(2, ge=1)
     """Older ones are deleted; the last is always kept."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best held-out score too, whatever its age; `crlhf export --checkpoint best` takes
+    it. Scores are known where evaluation.every says."""
+    export: Form | None = "merged"
+    """What the run leaves in model/ at its end: the whole model (merged), the LoRA adapter (adapter), or nothing."""
 
 
 class ProblemSettings(Settings):
@@ -121,6 +127,8 @@ class Config(Settings):
                 f"feedback.labels_per_item={self.feedback.labels_per_item} is above the {people} annotators of "
                 f"feedback.crowd.annotators; use 1 to {people}, or null for all"
             )
+        if self.run.export == "adapter" and self.model.lora is None:
+            raise ValueError("run.export=adapter, but model.lora is not set: use merged, or null for no export")
         if self.rollout.max_tokens >= self.rollout.context:
             raise ValueError(
                 f"rollout.max_tokens={self.rollout.max_tokens} leaves no room for a prompt within "
@@ -135,6 +143,8 @@ FREE_ON_RESUME = (
     "run.dir",
     "run.rounds",
     "run.checkpoint*",
+    "run.keep_best",
+    "run.export",
     "ray.*",
     "sandbox_pool.*",
     "sandbox.slots",

@@ -16,6 +16,7 @@ import numpy as np
 from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
 from crlhf_ray.config import Config
 from crlhf_ray.evaluation.results import skill
+from crlhf_ray.export import export_model
 from crlhf_ray.learner.group import Experience
 from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
@@ -37,6 +38,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             play_round(run)
         report = write_report(run.dir)
         display.final_table(summary(run.dir, report))
+    if config.run.export is not None:  # when the engines have given their memory back
+        export_model(run.dir, form=config.run.export, console=display.console)
     return report
 
 
@@ -123,3 +126,4 @@ def evaluate(run: Run) -> None:
             **skill(outcomes),
         }
     )
+    run.keep_best()

@@ -10,6 +10,7 @@ from pathlib import Path
 from crlhf_ray.errors import DataError, EngineError
 
 LATEST = "latest"
+BEST = "best"
 SHAPE = "shape.json"
 
 
@@ -27,23 +28,36 @@ def publish(directory: Path, step: int, shape: dict[str, int]) -> Path:
     if final.exists():
         shutil.rmtree(final)
     os.replace(directory / temporary_tag(step), final)
-    pointer = directory / f"{LATEST}.new"
+    point(directory, LATEST, final.name)
+    return final
+
+
+def point(directory: Path, name: str, tag: str) -> None:
+    """Let ``name`` (LATEST or BEST) name the checkpoint ``tag``, atomically."""
+    pointer = directory / f"{name}.new"
     with pointer.open("w") as file:
-        file.write(final.name)
+        file.write(tag)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(pointer, directory / LATEST)
-    return final
+    os.replace(pointer, directory / name)
 
 
 def latest_tag(directory: Path) -> str:
     """The tag that ``latest`` names. Raises DataError when there is no whole checkpoint."""
-    pointer = directory / LATEST
+    return named_tag(directory, LATEST)
+
+
+def named_tag(directory: Path, name: str) -> str:
+    """The tag of a checkpoint that is called LATEST, BEST or by its own tag. Raises DataError where it is not there."""
+    kept = ", ".join(sorted(path.name for path in directory.glob("step-*"))) or "none"
+    pointer = directory / name
+    if pointer.is_dir() and name.startswith("step-"):
+        return name
     if not pointer.is_file():
-        raise DataError("no finished checkpoint here (no file named latest)", file=str(directory))
+        raise DataError(f"no finished checkpoint here is called {name!r}; kept are: {kept}", file=str(directory))
     tag = pointer.read_text().strip()
-    if not (directory / tag).is_dir():
-        raise DataError(f"it names {tag!r}, which is not there", file=str(pointer))
+    if not tag.startswith("step-") or not (directory / tag).is_dir():
+        raise DataError(f"it names {tag!r}, which is not there; kept are: {kept}", file=str(pointer))
     return tag
 
 
@@ -59,8 +73,9 @@ def check_shape(checkpoint: Path, shape: dict[str, int]) -> None:
 
 
 def prune(directory: Path, kept: int) -> None:
-    """Delete all but the last ``kept`` checkpoints, and unfinished ones. The latest always stays."""
+    """Delete all but the last ``kept`` checkpoints, and unfinished ones. The latest and the best always stay."""
     latest = latest_tag(directory)
-    finished = sorted(path for path in directory.glob("step-*") if path.name != latest)
+    best = named_tag(directory, BEST) if (directory / BEST).exists() else latest
+    finished = sorted(path for path in directory.glob("step-*") if path.name not in (latest, best))
     for path in [*finished[: max(len(finished) - kept + 1, 0)], *directory.glob("unfinished-*")]:
         shutil.rmtree(path)

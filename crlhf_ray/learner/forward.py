@@ -117,7 +117,8 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[M, hidden] to [M]."""
-        return self.outer(F.silu(self.inner(self.norm(hidden.float()))))[:, 0]
+        normed = self.norm(hidden.float()).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(normed)))[:, 0].float()
 
 
 @dataclass

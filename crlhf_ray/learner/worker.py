@@ -38,7 +38,7 @@ from crlhf_ray.learner.loss import policy_loss, value_loss
 from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.output import print_to
-from crlhf_ray.policy.model import ModelSettings, load_model
+from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model
 from crlhf_ray.process_group import join_group
 from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
 
@@ -86,6 +86,7 @@ class LearnerWorker:
         expected = plain_logprobs(policy)
         reference = None if adapted else deepcopy(policy).requires_grad_(False)
         module = ActorCritic(policy, reference, self.settings.value_trunk)
+        leave_out_frozen(module)
         if not self.algorithm.needs_values:
             module.value_head.requires_grad_(False)
         if cuda:
@@ -105,7 +106,8 @@ class LearnerWorker:
             optimizer.register_step_pre_hook(self._clip)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
         self.module = module
-        check_exact(self.model_settings, policy.config, expected, self.logprobs(probe(policy.config.vocab_size)))
+        self.probe = probe(policy.config.vocab_size)
+        check_exact(self.model_settings, policy.config, expected, self.logprobs(self.probe))
 
     def _deepspeed_config(self) -> dict[str, Any]:
         return {
@@ -320,6 +322,7 @@ class LearnerWorker:
                 "step": self.step,
                 "kl_coef": self.kl.coef,
                 "torch_rng": torch.get_rng_state(),
+                "probe": self.logprobs(self.probe)[0],  # what an export must say too
             },
             "client": client_state,
         }
@@ -328,7 +331,7 @@ class LearnerWorker:
             tag=temporary_tag(self.step),
             client_state=state,
             save_latest=False,
-            exclude_frozen_parameters=True,
+            exclude_frozen_parameters=True,  # those that ZeRO shards; the others never reach the state
         )
         return self.step
 

@@ -28,7 +28,7 @@ from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
 from crlhf_ray.feedback.repair import Checked, repair
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
-from crlhf_ray.learner.checkpoint import LATEST, latest_tag
+from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point
 from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.pipeline.watching import Display, Metrics
@@ -57,6 +57,7 @@ class Run:
         self.display = display
         self._open_metrics = metrics
         self.round = 0
+        self._saved_at = 0
         self.problems: dict[str, Problem] = {}
         self.heldout: list[Problem] = []
         self._seconds: dict[str, float] = defaultdict(float)
@@ -144,7 +145,7 @@ class Run:
                 self.feedback.restore(self.feedback.state())
             return
         state = self.learner.load(self.dir / "checkpoints")
-        self.round = state["round"]
+        self.round = self._saved_at = state["round"]
         self._passing.update(state["passing"])
         self.feedback.restore(state["feedback"])
         self.fleet.sync(self.learner, self.round)
@@ -249,6 +250,19 @@ class Run:
         due = self.round == 0 or self.round >= last or (every > 0 and self.round % every == 0)
         return due and all(row["round"] != self.round for row in self.metrics.evaluations())
 
+    def keep_best(self) -> None:
+        """Keep the current weights' checkpoint, made now if need be, where no trained ones scored as well."""
+        if not self.config.run.keep_best:
+            return
+        scores = {row["round"]: row["pass_at_1"] for row in self.metrics.evaluations() if row["round"] > 0}
+        own = scores.pop(self.round, None)
+        if own is None or own <= max(scores.values(), default=-1.0):
+            return
+        if self._saved_at != self.round:
+            with self.phase("checkpoint"):
+                self._checkpoint()
+        point(self.dir / "checkpoints", BEST, latest_tag(self.dir / "checkpoints"))
+
     def finish_round(
         self,
         row: Mapping[str, Any],
@@ -299,6 +313,7 @@ class Run:
         state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}
         crowd = {AGGREGATION_FILE: self._ask(self.aggregator.snapshot.remote())}
         self.learner.save(self.dir / "checkpoints", state, files=crowd, kept=self.config.run.checkpoints_kept)
+        self._saved_at = self.round
 
     def _crowd_alerts(self) -> list[Alert]:
         return self._ask(self.aggregator.alerts.remote(self.feedback.labels_wanted))

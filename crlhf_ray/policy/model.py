@@ -118,6 +118,21 @@ def load_model(settings: ModelSettings) -> torch.nn.Module:
     return adapted.eval()
 
 
+def leave_out_frozen(module: torch.nn.Module) -> None:
+    """Keep frozen weights out of ``module.state_dict()`` from now on, under each name of a tied one.
+
+    DeepSpeed's ``exclude_frozen_parameters`` goes by the first name alone, and would write a frozen output head that is
+    tied to the embeddings.
+    """
+
+    def drop(owner: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str, _: object) -> None:
+        for name, parameter in owner.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                state.pop(prefix + name, None)
+
+    module.register_state_dict_post_hook(drop)
+
+
 def _unpacked(key: str, write: Callable[[Path], None]) -> str:
     """The cached directory ``key``, made by ``write`` at its first use.
 

@@ -32,7 +32,8 @@ from crlhf_ray.policy.demonstrations import (
     completion_loss,
     read_demonstrations,
 )
-from crlhf_ray.policy.model import ModelSettings, load_model, load_tokenizer, resolve
+from crlhf_ray.policy.export import assemble, save
+from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model, load_tokenizer, resolve
 from crlhf_ray.policy.prompts import Template
 from crlhf_ray.process_group import join_group
 from crlhf_ray.settings import Settings
@@ -309,6 +310,7 @@ def train_worker(config: dict[str, Any]) -> None:
 def _engine(settings: SftSettings, steps: int) -> Any:
     deepspeed = join_group(cuda=settings.gpus_per_rank > 0, timeout_seconds=GROUP_SECONDS)
     model = load_model(settings.model)
+    leave_out_frozen(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     warmup = settings.warmup * steps
@@ -349,15 +351,8 @@ def _gathered_weights(engine: Any, *, keep: bool) -> dict[str, torch.Tensor]:
 
 def _save(weights: dict[str, torch.Tensor], settings: SftSettings) -> None:
     """Write ``model/``: the start model with the trained weights in it, adapters merged. Atomic."""
-    model: Any = load_model(settings.model)
-    unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
-    if unexpected:
-        raise EngineError(f"trained parameters that the model does not have: {', '.join(unexpected[:5])}")
-    if settings.model.lora:
-        model = model.merge_and_unload()
     target = settings.dir / "model"
     scratch = target.with_name("model.partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    load_tokenizer(settings.model.name).save_pretrained(scratch)
+    save(assemble(settings.model, weights), settings.model, scratch)
     scratch.rename(target)

@@ -21,7 +21,7 @@ from crlhf_ray.report.run_files import read_run
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 SMALL = {
-    "run": {"rounds": 2, "problems_per_round": 2, "samples_per_problem": 2},
+    "run": {"rounds": 2, "problems_per_round": 2, "samples_per_problem": 2, "keep_best": True},
     "model": {"name": "tiny", "lora": {"r": 4}},
     "rollout": {"max_tokens": 24, "temperature": 0.7},  # away from 1, where a forgotten temperature would not show
     "feedback": {"first_honeypots": 2, "honeypots_per_round": 1},
@@ -95,6 +95,16 @@ def test_a_round_whose_scores_hardly_differ_says_so(whole):
 
 def test_engine_noise_stays_out_of_the_terminal(whole):
     assert not any(word in whole[1] for word in ("WARNING", "INFO", "[deepspeed]", "raylet"))
+
+
+def test_a_run_leaves_its_model_and_keeps_its_best_checkpoint(whole):
+    run_dir, output, _ = whole
+    assert json.loads((run_dir / "model" / "export.json").read_text())["checkpoint"] == "step-00000002"
+    assert "vllm serve" in output
+    card = (run_dir / "model" / "README.md").read_text()
+    assert "simulated: 10 reviewers" in card
+    assert "| 2 (these weights) |" in card
+    assert (run_dir / "checkpoints" / "best").read_text() == "step-00000002"
 
 
 def test_no_process_is_left_behind(whole):

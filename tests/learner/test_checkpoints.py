@@ -1,7 +1,7 @@
 import pytest
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.learner.checkpoint import latest_tag, prune, publish, temporary_tag
+from crlhf_ray.learner.checkpoint import BEST, latest_tag, named_tag, point, prune, publish, temporary_tag
 
 
 def write(directory, step):
@@ -35,3 +35,22 @@ def test_pruning_keeps_the_newest_and_clears_unfinished_ones(tmp_path):
     write(tmp_path, 4)
     prune(tmp_path, kept=2)
     assert sorted(path.name for path in tmp_path.glob("*-*")) == ["step-00000002", "step-00000003"]
+
+
+def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+        publish(tmp_path, step, {})
+        if step == 1:
+            point(tmp_path, BEST, "step-00000001")
+        prune(tmp_path, kept=1)
+    assert named_tag(tmp_path, BEST) == "step-00000001"
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001", "step-00000003"]
+
+
+def test_a_pointer_to_anything_but_a_checkpoint_is_refused(tmp_path):
+    write(tmp_path, 1)
+    publish(tmp_path, 1, {})
+    (tmp_path / "latest").write_text("")
+    with pytest.raises(DataError, match=r"it names '', which is not there; kept are: step-00000001"):
+        latest_tag(tmp_path)

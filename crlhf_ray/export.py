@@ -1,0 +1,142 @@
+"""``crlhf export``: a run's policy in the form that others load, checked, with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from crlhf_ray.config import Config, settings_of_run
+from crlhf_ray.errors import ConfigError, EngineError
+from crlhf_ray.learner.checkpoint import LATEST, named_tag
+from crlhf_ray.learner.forward_check import EXACT, plain_logprobs
+from crlhf_ray.learner.trained import read_trained
+from crlhf_ray.policy.export import (
+    SHARD_SIZE,
+    Dtype,
+    Form,
+    assemble,
+    check_repository,
+    load_saved,
+    push,
+    save,
+    serve_command,
+)
+from crlhf_ray.policy.model import SMOLLM2_HUB_ID
+from crlhf_ray.report.card import model_card
+from crlhf_ray.report.run_files import read_run
+
+#: Beside the weights: what was exported. A folder that holds it is ours, and the next export may replace it.
+MADE_HERE = "export.json"
+#: Left out of the settings that go with a model: where it ran is nobody else's business.
+PRIVATE: Any = {"run": {"dir"}, "ray": {"address"}, "feedback": {"web": {"url", "token_file"}}}
+
+
+def export_model(
+    run_dir: Path,
+    *,
+    to: Path | None = None,
+    form: Form = "merged",
+    dtype: Dtype | None = None,
+    checkpoint: str = LATEST,
+    shard_size: str = SHARD_SIZE,
+    repository: str | None = None,
+    console: Console,
+) -> Path:
+    """Write the policy of a checkpoint; returns its folder, by default ``model`` in the run's own.
+
+    checkpoint: "latest", "best" (`run.keep_best`) or the name of a kept one. dtype: the training's where None.
+    The model is not called done before it was loaded again as anybody loads it and its log-probs were the learner's.
+
+    Raises ConfigError, DataError and EngineError, and leaves nothing behind then.
+    """
+    config = settings_of_run(run_dir)
+    if form == "adapter" and config.model.lora is None:
+        raise ConfigError(f"{run_dir} trained all weights (model.lora is not set): there is no adapter; use --merged")
+    if repository is not None:
+        check_repository(repository)
+    target = (to or run_dir / "model").absolute()
+    if target.exists() and not (target / MADE_HERE).exists() and any(target.iterdir()):
+        raise ConfigError(f"{target} holds something else: name another folder by --to")
+    tag = named_tag(run_dir / "checkpoints", checkpoint)
+    written: Dtype = dtype or config.model.dtype
+    scratch = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with _quiet():
+            gap = _write(config, run_dir / "checkpoints" / tag, scratch, form, written, shard_size)
+        _describe(run_dir, config, scratch, form=form, dtype=written, tag=tag, gap=gap)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    console.print(
+        f"Model: [bold]{target}[/bold] ({form}, {written}, {tag}); log-probs within {gap:.1e} nats of the learner's",
+        soft_wrap=True,
+    )
+    console.print(serve_command(target, config.model, form, written, run_dir.name), soft_wrap=True, highlight=False)
+    if repository is not None:
+        console.print(f"Pushed to [bold]{push(target, repository)}[/bold]")
+    return target
+
+
+def _write(config: Config, checkpoint: Path, folder: Path, form: Form, dtype: Dtype, shard_size: str) -> float:
+    """Write and read back; returns the largest difference to the learner's log-probs, in nats a token."""
+    trained = read_trained(checkpoint)
+    model = assemble(config.model, trained.weights)
+    _check(model, trained.probe, EXACT[config.model.dtype], f"the weights of {checkpoint}")
+    save(model, config.model, folder, form=form, dtype=dtype, shard_size=shard_size)
+    del model  # the one that is read back takes its place in memory
+    bound = EXACT["float32" if dtype == config.model.dtype == "float32" else "bfloat16"]
+    return _check(load_saved(folder, config.model, form, dtype), trained.probe, bound, "the exported model")
+
+
+def _check(model: Any, expected: np.ndarray, bound: float, what: str) -> float:
+    gap = float(np.abs(plain_logprobs(model).numpy() - expected).max())
+    if not gap <= bound:
+        raise EngineError(
+            f"{what} gives log-probs that differ from the learner's by {gap:.3g} nats a token (at most {bound:g}): "
+            "has the base model changed since training?"
+        )
+    return gap
+
+
+def _describe(run_dir: Path, config: Config, folder: Path, *, form: Form, dtype: Dtype, tag: str, gap: float) -> None:
+    run = read_run(run_dir)
+    settings = json.loads(config.model_dump_json(exclude=PRIVATE))
+    (folder / "training_settings.json").write_text(json.dumps(settings, indent=2))
+    facts = {"checkpoint": tag, "form": form, "dtype": dtype, "largest_logprob_gap": gap}
+    (folder / MADE_HERE).write_text(json.dumps(facts, indent=2))
+    base = SMOLLM2_HUB_ID if config.model.name == "smollm2-135m" else config.model.name
+    card = model_card(
+        run, base=base, form=form, dtype=dtype, checkpoint=tag, round_=int(tag.removeprefix("step-")), gap=gap
+    )
+    (folder / "README.md").write_text(card)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars and advice of the libraries stay out of the terminal."""
+    from transformers.utils import logging as hf
+
+    level = hf.get_verbosity()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    logging.getLogger("deepspeed").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf.set_verbosity(level)
+        hf.enable_progress_bar()

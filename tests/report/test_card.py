@@ -1,0 +1,84 @@
+"""The model card says what the run wrote down."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+import yaml
+from example_run import write_example_run
+
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
+from crlhf_ray.feedback.log import AnnotationLog
+from crlhf_ray.report.card import agreement, model_card
+from crlhf_ray.report.run_files import read_run
+
+
+def marks(*said: tuple[str, int, str, int], source: str = "human") -> pa.Table:
+    """(item, line, annotator, label) each, half a minute a mark."""
+    rows = [
+        {
+            "event_id": f"{item}/{line}/{who}",
+            "item_id": item,
+            "line": line,
+            "annotator_id": who,
+            "label": label,
+            "confidence": None,
+            "milliseconds": 30_000,
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+            "source": source,
+        }
+        for item, line, who, label in said
+    ]
+    return pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = write_example_run(tmp_path_factory.mktemp("runs") / "example")
+    log = AnnotationLog(directory / "annotations")
+    log.append(
+        marks(("p", 1, "grace@example.org", 1), ("p", 1, "alan@example.org", 1), ("p", 2, "alan@example.org", -1))
+    )
+    return directory
+
+
+def card(run_dir, round_=40):
+    run = read_run(run_dir)
+    return model_card(
+        run, base="me/base", form="merged", dtype="float32", checkpoint="step-00000040", round_=round_, gap=4e-7
+    )
+
+
+def test_it_begins_with_the_metadata_that_the_hub_reads(run_dir):
+    head = yaml.safe_load(card(run_dir).split("---")[1])
+    assert head["base_model"] == "me/base"
+    assert head["library_name"] == "transformers"
+
+
+def test_it_counts_reviewers_by_kind_and_names_none(run_dir):
+    text = card(run_dir)
+    assert "human: 2 reviewers, 3 marks on 1 programs" in text
+    assert "two reviewers of one line say the same in 100% of pairs" in text
+    assert "Reliability of adversary (1): P(says right | right)" in text
+    assert "example.org" not in text
+    assert "ann-01" not in text
+
+
+def test_it_names_the_problems_by_hash_and_marks_the_score_of_these_weights(run_dir):
+    text = card(run_dir)
+    assert "`starter`" in text
+    assert "sha256 `" in text
+    assert "| 40 (these weights) |" in text
+    assert "Held-out gain" in text
+
+
+def test_weights_that_were_not_measured_say_so(run_dir):
+    assert "These weights were not measured" in card(run_dir, round_=7)
+
+
+def test_agreement_counts_pairs_on_a_line_and_leaves_unsure_ones_out():
+    table = marks(("p", 1, "a", 1), ("p", 1, "b", 1), ("p", 1, "c", -1), ("p", 2, "a", 1), ("p", 2, "b", 0))
+    assert agreement(table) == pytest.approx(1 / 3)
+    assert agreement(marks(("p", 1, "a", 1))) is None
