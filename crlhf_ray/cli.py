@@ -241,6 +241,9 @@ def export(
         str, typer.Option(help="latest, best (kept by run.keep_best), or a folder's name such as step-00000004.")
     ] = "latest",
     shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    feedback: Annotated[
+        bool, typer.Option("--feedback", help="The reviewers' work as a data set instead of the model (feedback/).")
+    ] = False,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository of the hub as well.")
     ] = None,
@@ -249,8 +252,11 @@ def export(
 
     Example: crlhf export runs/quickstart --dtype bfloat16 --to my-model
     """
-    from crlhf_ray.export import export_model
+    from crlhf_ray.export import export_feedback, export_model
 
+    if feedback:
+        export_feedback(run_dir, to=to, repository=push, console=console)
+        return
     export_model(
         run_dir,
         to=to,

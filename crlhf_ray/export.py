@@ -32,6 +32,7 @@ from crlhf_ray.policy.export import (
 )
 from crlhf_ray.policy.model import SMOLLM2_HUB_ID
 from crlhf_ray.report.card import model_card
+from crlhf_ray.report.feedback_set import write_feedback
 from crlhf_ray.report.run_files import read_run
 
 #: Beside the weights: what was exported. A folder that holds it is ours, and the next export may replace it.
@@ -88,6 +89,20 @@ def export_model(
     if repository is not None:
         console.print(f"Pushed to [bold]{push(target, repository)}[/bold]")
     return target
+
+
+def export_feedback(run_dir: Path, *, to: Path | None = None, repository: str | None = None, console: Console) -> Path:
+    """Write what the reviewers said as a data set (`report.feedback_set`); returns its folder, by default ``feedback``
+    in the run's own. Raises DataError for a run without programs."""
+    if repository is not None:
+        check_repository(repository)
+    folder = (to or run_dir / "feedback").absolute()
+    counts = write_feedback(read_run(run_dir), folder)
+    rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    console.print(f"Feedback: [bold]{folder}[/bold] ({rows})", soft_wrap=True)
+    if repository is not None:
+        console.print(f"Pushed to [bold]{push(folder, repository, kind='dataset')}[/bold]")
+    return folder
 
 
 def _write(config: Config, checkpoint: Path, folder: Path, form: Form, dtype: Dtype, shard_size: str) -> float:

@@ -283,6 +283,7 @@ class Run:
                     "round": self.round,
                     "sample_id": sample.sample_id,
                     "problem_id": sample.problem_id,
+                    "item_id": item.item_id,
                     "prompt": item.prompt,
                     "lines": [
                         {

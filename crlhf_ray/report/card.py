@@ -35,7 +35,6 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
     head: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": ["crlhf", "code"]}
     if base.count("/") == 1 and not base.startswith(("/", ".")):
         head["base_model"] = base
-    marks = AnnotationLog(run.directory / "annotations").read() if (run.directory / "annotations").is_dir() else None
     sections = {
         "What it is": [
             f"- Base model: `{base}`, {_training(settings)}",
@@ -45,7 +44,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
             f"- Checked: reloaded, its log-probs differ from the learner's by at most {gap:.1e} nats a token",
         ],
         "Trained on": _problems(settings),
-        "Who reviewed": _reviewers(marks, run.reliability),
+        "Who reviewed": reviewers(run),
         "Method": [
             f"- Estimator of line correctness: `{_get(settings, 'aggregation.estimator')}`",
             f"- Reward: form `{_get(settings, 'reward.form')}`, credit `{_get(settings, 'reward.credit')}`, "
@@ -53,7 +52,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
             f"- Advantages: `{_get(settings, 'learner.algorithm')}`, learning rate {_get(settings, 'learner.lr')}",
         ],
         "Held-out scores": _scores(run, round_),
-        "Known weaknesses": _weaknesses(run, marks, round_),
+        "Known weaknesses": _weaknesses(run, round_),
         "To repeat it": [
             "```bash",
             "crlhf train --config training_settings.json --set run.dir=runs/again",
@@ -97,8 +96,13 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _reviewers(marks: pa.Table | None, reliability: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Kinds and numbers; no annotator is named."""
+def _marks(run: Run) -> pa.Table | None:
+    return AnnotationLog(run.directory / "annotations").read() if (run.directory / "annotations").is_dir() else None
+
+
+def reviewers(run: Run) -> list[str]:
+    """Who reviewed, in lines of Markdown: kinds and numbers; no annotator is named."""
+    marks, reliability = _marks(run), run.reliability
     if marks is None or not marks.num_rows:
         return ["- Nobody: the run holds no marks."]
     lines = []
@@ -169,8 +173,8 @@ def _scores(run: Run, round_: int) -> list[str]:
     return lines
 
 
-def _weaknesses(run: Run, marks: pa.Table | None, round_: int) -> list[str]:
-    lines = []
+def _weaknesses(run: Run, round_: int) -> list[str]:
+    lines, marks = [], _marks(run)
     rows = run.heldout()
     own = next((row for row in rows if row["round"] == round_), None)
     if own is None:

@@ -33,7 +33,8 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
 
 ``samples.jsonl``, one object a program:
 
-    {"round": 3, "sample_id": "...", "problem_id": "...", "prompt": "def f(x):...",
+    {"round": 3, "sample_id": "...", "problem_id": "...", "item_id": "...", "prompt": "def f(x):...",
+                                                                            item_id: as in the marks; optional
      "lines": [{"text": "    return x", "p_correct": .97, "truth": 1, "judged": true}, ...],
                 p_correct and truth (+1 correct, -1 wrong) null where unknown
      "correction_rate": .8, "passed": false}
