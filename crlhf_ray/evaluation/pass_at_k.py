@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
-import numpy as np
-
 
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate ``1 - C(n-c, k) / C(n, k)`` for one problem (Chen et al. 2021, arXiv 2107.03374, eq. 1).
@@ -54,7 +52,12 @@ def pass_at_k_interval(
     """
     if not counts:
         raise ValueError("pass@k over no problems is undefined: give at least one (n, c)")
-    values = np.array([pass_at_k(n, c, k) for n, c in counts])
+    found = [pass_at_k(n, c, k) for n, c in counts]
+    if len(found) == 1:
+        return PassAtK(k=k, mean=found[0], low=found[0], high=found[0], problems=1)
+    import numpy as np  # takes longer to import than a program to check
+
+    values = np.array(found)
     generator = np.random.default_rng(seed)
     picks = generator.integers(len(values), size=(resamples, len(values)))
     low, high = np.quantile(values[picks].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])

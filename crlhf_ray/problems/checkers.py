@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from crlhf_ray.problems.problem import Problem
@@ -215,32 +215,57 @@ class ReferenceChecker(Checker):
 class ScriptChecker(Checker):
     """Whole programs that read standard input and write standard output, a fresh process for each test.
 
-    tests: pairs of input and expected output, compared word by word: white space between words does not count.
-    tolerance: words that are numbers may differ by this much; None compares text.
+    tests: pairs of input and expected output.
+    compare: "lines" compares line by line, but for white space at the ends of lines and text; "words" each word,
+        whatever stands between; "exact" every character.
+    tolerance: words that are numbers may differ by this much, absolutely or relatively; None compares text.
+    accepts: where many outputs are right, trusted Python that defines ``accepts(stdin, output, expected) -> bool``.
     """
 
     tests: tuple[tuple[str, str], ...]
     tolerance: float | None = None
+    compare: Literal["lines", "words", "exact"] = "lines"
+    accepts: str = ""
     kind: str = "script"
 
     def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.tests:
             raise Untestable("there are none")
+        namespace: dict[str, Any] = {"__name__": "tests"}
+        if self.accepts:
+            exec(trusted_code(self.accepts, "<setup>"), namespace)
         for check.test, (stdin, expected) in enumerate(self.tests):
             run = check.script(visible(problem, source), stdin)
             if run.code != 0:
                 check.fail(f"the program ended with status {run.code}")
-            found, wanted = run.stdout.split(), expected.split()
-            if len(found) != len(wanted) or not all(map(self._same_word, found, wanted)):
+            right = (
+                namespace["accepts"](stdin, run.stdout, expected) if self.accepts else self.same(run.stdout, expected)
+            )
+            if right is not True:
                 check.fail(f"{shorten(run.stdout)} instead of {shorten(expected)}")
 
-    def _same_word(self, found: str, wanted: str) -> bool:
-        if found == wanted:
+    def same(self, found: str, wanted: str) -> bool:
+        """Whether an output is the expected one."""
+        if self.compare == "exact":
+            return found == wanted
+        if self.compare == "words":
+            return self._same_words(found.split(), wanted.split())
+        lines, expected = found.rstrip().splitlines(), wanted.rstrip().splitlines()
+        return len(lines) == len(expected) and all(map(self._same_line, lines, expected))
+
+    def _same_line(self, found: str, wanted: str) -> bool:
+        if found.rstrip() == wanted.rstrip():
             return True
-        if self.tolerance is None:
-            return False
+        return self.tolerance is not None and self._same_words(found.split(), wanted.split())
+
+    def _same_words(self, found: list[str], wanted: list[str]) -> bool:
+        return len(found) == len(wanted) and all(map(self._same_word, found, wanted))
+
+    def _same_word(self, found: str, wanted: str) -> bool:
+        if found == wanted or self.tolerance is None:
+            return found == wanted
         try:
-            return abs(float(found) - float(wanted)) <= self.tolerance
+            return math.isclose(float(found), float(wanted), rel_tol=self.tolerance, abs_tol=self.tolerance)
         except ValueError:
             return False
 

@@ -34,6 +34,7 @@ from crlhf_ray.problems.checkers import (
     ReferenceChecker,
     ScriptChecker,
     class_names,
+    defined_names,
 )
 from crlhf_ray.problems.fit import nobodys_names, not_possible, subclass_with_methods
 from crlhf_ray.problems.problem import BODY_STOPS, Problem
@@ -63,7 +64,7 @@ PythonSource = Annotated[str, AfterValidator(_parses)]
 class CaseRow(BaseModel):
     """One call, or one run of a script; docs/problems.md describes the fields."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     arguments: list[Any] = []
     expected: Any
@@ -74,7 +75,7 @@ class CaseRow(BaseModel):
 class Row(BaseModel):
     """One line of a problem file; docs/problems.md describes the fields."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     problem_id: str = Field(min_length=1)
     prompt: str = Field(min_length=1)
@@ -83,6 +84,8 @@ class Row(BaseModel):
     tests: list[PythonSource] = Field(default=[], validate_default=True)
     cases: list[CaseRow] = Field(default=[], validate_default=True)
     tolerance: float | None = Field(default=None, ge=0)
+    compare: Literal["lines", "words", "exact"] = "lines"
+    accepts: PythonSource = ""
     setup: PythonSource = ""
     packages: list[str] = []
     references: list[str] = []
@@ -115,6 +118,15 @@ class Row(BaseModel):
         if bool(found) != (info.field_name == wanted):
             raise PydanticCustomError("kind", f"a problem of kind {kind!r} has at least 1 of {wanted}, and no other")
         return found
+
+    @field_validator("compare", "accepts")
+    @classmethod
+    def _belong_to_scripts(cls, given: str, info: ValidationInfo) -> str:
+        if info.data.get("kind") != "script":
+            raise PydanticCustomError("kind", "only a problem of kind 'script' has this field")
+        if info.field_name == "accepts" and "accepts" not in defined_names(given):
+            raise PydanticCustomError("accepts", "must define accepts(stdin, output, expected)")
+        return given
 
     @field_validator("cases")
     @classmethod
@@ -154,7 +166,7 @@ class Row(BaseModel):
             return AssertChecker(tests=tuple(self.tests), setup=self.setup)
         if self.kind == "script":
             tests = tuple((case.arguments[0], case.expected) for case in self.cases)
-            return ScriptChecker(tests, self.tolerance)
+            return ScriptChecker(tests, self.tolerance, self.compare, self.accepts)
         return CallChecker(
             tuple(
                 Case(

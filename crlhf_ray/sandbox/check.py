@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -38,8 +40,9 @@ class Check:
 
     def __init__(self, jail: Jail, limits: Limits):
         self._jail, self._limits = jail, limits
-        self._deadline = time.monotonic() + limits.wall_seconds
-        self._cpu, self._memory_kb = 0.0, 0
+        self._wall = limits.wall()
+        self._deadline = time.monotonic() + self._wall
+        self._cpu, self._most_cpu, self._memory_kb = 0.0, 0.0, 0
         self._running = False
         self._program: Program | None = None
         self._channel: Any = None
@@ -64,7 +67,7 @@ class Check:
             self._channel.send(source)
         except (OSError, ValueError, TimeoutError) as error:
             raise Stopped("error", f"cannot be sent: {error}") from None
-        ending = self._finish(max(0.001, self._deadline - time.monotonic()))
+        ending = self._finish(max(0.001, self._deadline - time.monotonic()), self._watch)
         if ending is None or ending.signal:
             raise Ended("killed")
         if ending.code == OUT_OF_MEMORY:
@@ -74,24 +77,42 @@ class Check:
     def _spawn(self, **options: Any) -> None:
         self._finish()
         if time.monotonic() >= self._deadline:
-            raise Stopped("timeout", f"{self._limits.wall_seconds:g} s of wall clock")
+            raise Stopped("timeout", f"{self._wall:g} s of wall clock")
         try:
             self._channel = self._jail.spawn(self._limits, self._deadline, **options)
         except Stopped as stopped:  # our own time limit: nobody knows how far the start had come
             raise SlotLost(f"a process was not started in time: {stopped.detail}") from None
         self._running = True
+        self._channel.watch = self._watch
 
-    def _finish(self, seconds: float = 0.0) -> Ending | None:
+    def _watch(self) -> None:
+        """Stop a program whose processes together use more than one may."""
+        cpu, memory = self._jail.usage()
+        if cpu > math.ceil(self._limits.cpu_seconds) + 0.5:
+            self._over("timeout", f"{self._limits.cpu_seconds:g} s of CPU, of all its processes together")
+        if memory > self._limits.memory_mb + 16:
+            self._over("out_of_memory", f"more than {self._limits.memory_mb} MiB, of all its processes together")
+
+    def _over(self, status: Status, detail: str) -> NoReturn:
+        if self._program is not None:
+            self._program.stop(status, detail)
+        raise Stopped(status, detail)
+
+    def _finish(self, seconds: float = 0.0, watch: Callable[[], None] = lambda: None) -> Ending | None:
         if not self._running:
             return None
         self._running = False
         try:
-            self.ending = self._jail.finish(seconds)
+            self.ending = self._jail.finish(seconds, watch)
         except Stopped as stopped:  # our own time limit: the zygote's report is still on its way
+            if stopped.status == "out_of_memory" or "together" in stopped.detail:
+                self._running = True
+                raise
             raise SlotLost(f"the program's end was not reported in time: {stopped.detail}") from None
         finally:
             self._channel.sock.close()
         self._cpu += self.ending.cpu
+        self._most_cpu = max(self._most_cpu, self.ending.cpu)
         self._memory_kb = max(self._memory_kb, self.ending.memory_kb)
         return self.ending
 
@@ -110,6 +131,8 @@ class Check:
             last = self._program.stopped
             status, detail = self._how_it_ended() if isinstance(last, Ended) else (last.status, last.detail)
         self._finish()
+        if status == "passed" and self._most_cpu > math.ceil(self._limits.cpu_seconds) + 0.5:
+            status, detail = "timeout", f"{self._limits.cpu_seconds:g} s of CPU, of all its processes together"
         return Verdict(
             status=status,
             failing_test=None if status == "passed" else self.test,
@@ -121,6 +144,7 @@ class Check:
             memory_mb=self._memory_kb / 1024,
             output=self._jail.output(self._limits.output_kb << 10),
             isolation=self._jail.isolation,
+            memory_by=self._jail.memory_by,
         )
 
     def _run(self, problem: Problem, completion: str) -> tuple[Status, str]:
@@ -148,7 +172,7 @@ class Check:
         if ending.signal == signal.SIGKILL and ending.cpu >= 0.5 * self._limits.cpu_seconds:
             return "timeout", f"{self._limits.cpu_seconds:g} s of CPU"
         if ending.signal == signal.SIGKILL and time.monotonic() >= self._deadline:
-            return "timeout", f"{self._limits.wall_seconds:g} s of wall clock"
+            return "timeout", f"{self._wall:g} s of wall clock"
         large = ending.memory_kb >= self._limits.memory_mb << 9
         if ending.signal == signal.SIGKILL and (large or self._jail.ran_out_of_memory()):
             return "out_of_memory", "the slot's control group ran out of memory"

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from crlhf_ray.errors import EngineError
 from crlhf_ray.sandbox.cgroups import oom_kills
@@ -28,6 +29,7 @@ from crlhf_ray.sandbox.limits import Limits
 GUEST = Path(__file__).parent / "guest"
 NOBODY = 65534
 START_SECONDS = 60.0
+LOOK_SECONDS = 0.2  # between two looks at what a program and its processes use
 SPAWN_SECONDS = 10.0  # a process is made, or gone, in milliseconds
 INSTALL = (
     "install it with `make sandbox` (Debian, Ubuntu: `apt-get install bubblewrap`; Fedora: `dnf install bubblewrap`)"
@@ -171,6 +173,33 @@ def _read(file: int, limit: int) -> str:
     return os.pread(file, limit, 0).decode("utf-8", "replace") if limit > 0 else ""
 
 
+def below(pid: int, depth: int) -> list[int]:
+    """The process ``depth`` generations below this one, and all below that. Empty ends are left out."""
+    try:
+        tasks = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+        children = [int(c) for task in tasks for c in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    except OSError:
+        children = []
+    found = [process for child in children for process in below(child, max(0, depth - 1))]
+    return found if depth else [pid, *found]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and those below it that it has waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (OSError, IndexError):
+        return 0.0
+
+
 class Jail:
     """The jail of one slot: a zygote in its own namespaces, and at most one program at a time.
 
@@ -186,6 +215,7 @@ class Jail:
         # their contents, flags or attributes for the next one.
         self._files: list[int] = []
         self._groups, self._oom_kills = cgroups, 0
+        self.memory_by: Literal["control group", "watch"] = "control group" if cgroups else "watch"
         self._log = os.memfd_create("log")  # of the zygote itself
         self.home = tempfile.mkdtemp(prefix="crlhf-sandbox-") if weak else "/tmp"
         self.control, theirs = socket.socketpair()
@@ -284,9 +314,27 @@ class Jail:
         channel.deadline = deadline
         return channel
 
-    def finish(self, seconds: float = 0.0) -> Ending:
-        """How the program ended; kills it unless it ends by itself within ``seconds``. Raises SlotLost."""
-        if not (seconds and select.select([self.control], [], [], seconds)[0]):
+    def usage(self) -> tuple[float, float]:
+        """CPU seconds of the program and all that it has started, and MiB that those have now which still run."""
+        zygote, *programs = below(self.process.pid, 0 if self.isolation == "weak" else 2)
+        ours = resident_mb(zygote)
+        return sum(map(cpu_seconds, programs)), sum(max(0.0, resident_mb(pid) - ours) for pid in programs)
+
+    def finish(self, seconds: float = 0.0, watch: Callable[[], None] = lambda: None) -> Ending:
+        """How the program ended; kills it unless it ends by itself within ``seconds``. Raises SlotLost.
+
+        watch: called now and then while the program runs.
+        """
+        until = time.monotonic() + seconds
+        while (
+            seconds
+            and not select.select([self.control], [], [], min(LOOK_SECONDS, max(0.0, until - time.monotonic())))[0]
+        ):
+            if time.monotonic() >= until:
+                seconds = 0.0
+            else:
+                watch()
+        if not seconds:
             try:
                 self.control.sendall(b'{"kill": true}')
             except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field
@@ -13,13 +14,15 @@ class Limits(Settings):
     """What one program may use."""
 
     cpu_seconds: float = Field(default=5.0, gt=0)
-    """CPU seconds of each process, rounded up to whole ones. Functions have one process for all their calls, scripts
-    one for each test; comparing the answers of all may take as much. CPU and not wall clock, so that a busy machine
-    changes no verdict."""
-    wall_seconds: float = Field(default=30.0, gt=0)
-    """Seconds of wall clock before the program is stopped: a generous backstop for programs that sleep."""
+    """CPU seconds of a program and all that it starts together, rounded up to whole ones. Functions have one process
+    for all their calls, scripts one for each test; comparing the answers of all may take as much. CPU and not wall
+    clock, so that a busy machine changes no verdict."""
+    wall_seconds: float | None = Field(default=None, gt=0)
+    """Seconds of wall clock before the program is stopped, for programs that sleep. None: 20 and twice the CPU seconds,
+    times the processes that wait for each core of the machine as the program starts."""
     memory_mb: int = Field(default=512, ge=1)
-    """MiB of address space beyond the bare interpreter's: stops growth before the machine swaps."""
+    """MiB of address space of a process beyond the bare interpreter's, and of memory of all its processes together:
+    stops growth before the machine swaps."""
     file_mb: int = Field(default=8, ge=1)
     """MiB for the largest file, standard output included: stops output floods."""
     disk_mb: int = Field(default=16, ge=1)
@@ -29,6 +32,12 @@ class Limits(Settings):
     fork storm."""
     output_kb: int = Field(default=16, ge=0)
     """KiB of captured output kept in the verdict; the rest is dropped."""
+
+    def wall(self) -> float:
+        """Seconds of wall clock that a program has which starts now."""
+        if self.wall_seconds is not None:
+            return self.wall_seconds
+        return (20 + 2 * self.cpu_seconds) * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class SandboxSettings(Settings):

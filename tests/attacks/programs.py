@@ -501,6 +501,36 @@ def largest_gap(xs):
     ),
 }
 
+# Together beyond what one may use, though each process stays within it.
+TOGETHER: dict[str, tuple[str, str]] = {
+    "children that burn in turn": (
+        """
+import os
+def largest_gap(xs):
+    for _ in range(8):
+        if os.fork() == 0:
+            n = 0
+            while n < 12_000_000: n += 1
+            os._exit(0)
+        os.wait()
+    return 3
+""",
+        "timeout",
+    ),
+    "children that fill the memory": (
+        """
+import os, time
+def largest_gap(xs):
+    for _ in range(5):
+        if os.fork() == 0:
+            hold = bytearray(b'x') * (90 << 20)
+            time.sleep(60)
+    time.sleep(60)
+""",
+        "out_of_memory",
+    ),
+}
+
 # Answers that the verifier's own side would burn or fill itself with: compact as they travel, huge as tests use them.
 _FORGED = """
 import gc, struct
@@ -653,6 +683,16 @@ for name, number, args in (('ptrace', 101, (0, 0, 0, 0)), ('memfd', 319, (b'x', 
     ('userfaultfd', 323, (0,)), ('perf', 298, (0, 0, -1, -1, 0)), ('io_uring', 425, (8, 0)), ('shmget', 29, (0, 1 << 20, 0o1600)),
     ('clone3', 435, (0, 0)), ('personality', 135, (0x0040000,)), ('pidfd_getfd', 438, (3, 0, 0))):
     if libc.syscall(number, *args) >= 0: done.append(name)
+""",
+    "watches files and asks about mounts": """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for name, number, args in (('inotify', 253, ()), ('inotify1', 294, (0,)), ('watch', 254, (3, b'/', 0xfff)), ('statmount', 457, (0, 0, 0, 0)),
+    ('listmount', 458, (0, 0, 0, 0)), ('fsopen', 430, (b'tmpfs', 0)), ('memfd_secret', 447, (0,)), ('landlock', 444, (0, 0, 1))):
+    if libc.syscall(number, *args) >= 0: done.append(name)
+    if ctypes.get_errno() not in (1, 38): done.append((name, ctypes.get_errno()))
+for number in range(470, 520):
+    if libc.syscall(number, 0, 0, 0, 0, 0, 0) >= 0: done.append(number)
 """,
     "gains rights by executing": """
 import os, sys

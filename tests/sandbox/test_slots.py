@@ -111,6 +111,35 @@ def test_when_the_judges_process_dies_its_slots_end_too():
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_a_slot_in_the_middle_of_a_program_ends_with_its_sandbox():
+    code = (
+        "import threading\n"
+        "from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings\n"
+        "from tests.sandbox.samples import DOUBLE\n"
+        "s = Sandbox(SandboxSettings(slots=1))\n"
+        "sleeping = '\\n    print(flush=True); import time; time.sleep(30)\\n'\n"
+        "threading.Timer(0.5, lambda: print(s._slots[0].process.pid, flush=True)).start()\n"
+        "s.check([(DOUBLE, sleeping)])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = below(int(process.stdout.readline()))
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_program_may_sleep_longer_where_it_may_compute_longer_or_the_machine_is_busy(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+    assert (Limits().wall(), Limits(cpu_seconds=40).wall()) == (30, 100)
+    monkeypatch.setattr(os, "getloadavg", lambda: (8.0, 0, 0))
+    assert (Limits().wall(), Limits(wall_seconds=7).wall()) == (120, 7)
+
+
 def test_without_bubblewrap_nothing_runs_and_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(EngineError, match=r"bubblewrap.*make sandbox.*isolation: weak"):

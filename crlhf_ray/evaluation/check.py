@@ -1,0 +1,133 @@
+"""What `crlhf check` tells of a file of samples: pass@k, counts by verdict, what failed where, and what was slow."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from crlhf_ray.errors import EngineError
+from crlhf_ray.problems.load import load_problems
+from crlhf_ray.sandbox.limits import SandboxSettings
+from crlhf_ray.sandbox.samples import check_samples, output_of, read_samples, refuse_output
+from crlhf_ray.sandbox.sandbox import Sandbox
+
+KS = (1, 2, 5, 10, 20, 50, 100, 200)
+SHOWN = 5
+
+
+def check_file(
+    samples: Path, source: str, settings: SandboxSettings, out: Path | None, *, resume: bool, progress: Console
+) -> dict[str, Any]:
+    """Check a file of samples in a sandbox of its own; answers the summary, with the output's path.
+
+    Raises DataError as `check_samples`, and EngineError where no program got a verdict.
+    """
+    problems = load_problems(source)
+    jobs, _ = read_samples(samples, problems)  # what cannot be read starts nothing
+    refuse_output(samples, out or output_of(samples), resume=resume)
+    settings = settings.model_copy(update={"slots": max(1, min(settings.slots, len(jobs)))})
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with (
+        Sandbox(settings) as sandbox,
+        Progress(*columns, TimeRemainingColumn(), console=progress, transient=True) as bar,
+    ):
+        task = bar.add_task("checking", total=len(jobs))
+        written = check_samples(
+            samples,
+            problems,
+            sandbox,
+            out,
+            resume=resume,
+            on_verdict=lambda done, total: bar.update(task, completed=done),
+        )
+    rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
+    found = {"output": str(written), "source": source, **summary(rows, len(problems))}
+    if not found["checked"]:
+        reason = rows[0]["verdict"]["detail"] if rows else "the file holds no sample"
+        raise EngineError(f"not one of {len(rows)} programs got a verdict; of the first: {reason}")
+    return found
+
+
+def summary(rows: list[dict[str, Any]], problems: int) -> dict[str, Any]:
+    """What rows with verdicts say. An `infra_error` counts for nothing else."""
+    from crlhf_ray.evaluation.pass_at_k import pass_at_k_interval
+
+    outcomes: dict[str, list[bool]] = defaultdict(list)
+    tests: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row["result"] == "infra_error":
+            continue
+        outcomes[row["task_id"]].append(row["passed"])
+        if not row["passed"]:
+            test = row["verdict"]["failing_test"]
+            tests[row["task_id"]]["before the first test" if test is None else f"test {test}"] += 1
+    counts = [(len(passed), sum(passed)) for passed in outcomes.values()]
+    fewest = min((n for n, _ in counts), default=0)
+    slowest = sorted(range(len(rows)), key=lambda i: -rows[i]["verdict"]["cpu_seconds"])[:SHOWN]
+    return {
+        "problems": problems,
+        "problems_with_samples": len(counts),
+        "samples": len(rows),
+        "checked": sum(n for n, _ in counts),
+        "fewest_samples_of_a_problem": fewest,
+        "pass_at_k": [asdict(pass_at_k_interval(counts, k)) for k in sorted({*KS, fewest}) if 0 < k <= fewest],
+        "verdicts": dict(Counter(row["result"] for row in rows).most_common()),
+        "isolation": sorted({row["verdict"]["isolation"] for row in rows}),
+        "slowest": [
+            {"row": i + 1, "task_id": rows[i]["task_id"], "cpu_seconds": round(rows[i]["verdict"]["cpu_seconds"], 3)}
+            for i in slowest
+        ],
+        "failing": {
+            name: {"passed": sum(outcomes[name]), "samples": len(outcomes[name]), "tests": dict(found.most_common())}
+            for name, found in sorted(tests.items(), key=lambda item: (sum(outcomes[item[0]]), -sum(item[1].values())))
+        },
+        "first_infra_error": next((r["verdict"]["detail"] for r in rows if r["result"] == "infra_error"), None),
+        "fenced": [i + 1 for i, r in enumerate(rows) if "```" in r.get("completion", r.get("solution", ""))],
+    }
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """The summary for people."""
+    console.print(
+        f"{found['checked']} of {found['samples']} programs checked, of {found['problems_with_samples']} problems"
+        + (
+            f" ({found['problems']} in {found['source']})"
+            if found["problems"] != found["problems_with_samples"]
+            else ""
+        )
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "mean", "95% interval"):
+        table.add_column(column)
+    for row in found["pass_at_k"]:
+        table.add_row(f"pass@{row['k']}", f"{row['mean']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}")
+    console.print(table)
+    console.print("verdicts: " + ", ".join(f"{name} {count}" for name, count in found["verdicts"].items()))
+    if found["failing"]:
+        console.print("problems that fewest samples pass, and where those fail:")
+        for name, failed in list(found["failing"].items())[:SHOWN]:
+            tests = ", ".join(f"{test} ({count})" for test, count in list(failed["tests"].items())[:3])
+            console.print(f"  {name}: {failed['passed']} of {failed['samples']} pass; {tests}", markup=False)
+    slow = ", ".join(f"{each['task_id']} (row {each['row']}) {each['cpu_seconds']} s" for each in found["slowest"][:3])
+    console.print(f"most CPU: {slow}", markup=False)
+    if found["first_infra_error"]:
+        lost = found["samples"] - found["checked"]
+        console.print(
+            f"{lost} left out, on which the sandbox says nothing; the first: {found['first_infra_error']}", markup=False
+        )
+    if found["fenced"]:
+        console.print(
+            f"hint: {len(found['fenced'])} programs hold ``` (row {found['fenced'][0]}): take the code out of it "
+            "first, for the fence is not Python",
+            markup=False,
+        )
+    if found["isolation"] != ["jailed"]:
+        console.print(f"isolation: {', '.join(found['isolation'])}")
+    console.print(f"rows with verdicts: {found['output']}", markup=False)
