@@ -48,6 +48,21 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     ]
 
 
+def warnings(config: Config) -> list[str]:
+    """What a run may do and had better not: it biases what is learnt."""
+    found = []
+    if config.rollout.top_p < 1:
+        found.append(
+            f"rollout.top_p={config.rollout.top_p:g}: tokens are drawn from a cut distribution, which PPO does not "
+            "know; its probability ratios are biased. Use 1 to train"
+        )
+    if config.model.lora is None and config.learner.lr > 5e-5:
+        found.append(
+            f"learner.lr={config.learner.lr:g} suits LoRA; full fine-tuning moves every weight: use about 1e-5"
+        )
+    return found
+
+
 def _judging(config: Config) -> list[tuple[str, str]]:
     feedback = config.feedback
     if feedback.source == "in_process":
@@ -112,6 +127,8 @@ def print_plan(config: Config, console: Console) -> None:
     for name, value in batch_arithmetic(config):
         batches.add_row(name, value)
     console.print(batches)
+    for warning in warnings(config):
+        console.print(f"[yellow]warning:[/yellow] {warning}")
     parts = memory(config)
     total = sum(size for _, size in parts)
     table = Table(title="Memory, estimated", title_justify="left", show_header=False)

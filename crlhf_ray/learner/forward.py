@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from crlhf_ray.errors import ConfigError
 from crlhf_ray.learner.batching import Packed
 
 #: Rows of logits normalised at a time: 32 x 49152 fp32 numbers are 6 MB, which a CPU's cache still holds.
@@ -159,8 +158,6 @@ class ActorCritic(nn.Module):
         if (reference is None) != self.adapted:
             raise ValueError("a reference copy is for full fine-tuning, and only for it")
         config: Any = policy.config
-        if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-            raise ConfigError(f"{config.model_type}: sliding-window attention is not supported by packed prompt trees")
         for model in (self._inner(policy), reference):
             if model is not None:
                 model.set_attn_implementation("crlhf_tree")  # type: ignore[operator]
@@ -252,6 +249,8 @@ class ActorCritic(nn.Module):
         head = self._inner(model).get_output_embeddings()
         targets = torch.from_numpy(row.targets).to(hidden.device)
         logits = head(hidden).float()
+        if (scaling := getattr(model.config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / scaling
         if (row.temperatures != 1.0).any():
             logits = logits / torch.from_numpy(row.temperatures).to(hidden.device)[:, None]
         logprobs, entropies = _TokenLogprobs.apply(logits, targets, entropy)

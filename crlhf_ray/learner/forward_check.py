@@ -7,13 +7,46 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from crlhf_ray.errors import EngineError
 from crlhf_ray.learner.batching import Experience
 from crlhf_ray.policy.model import ModelSettings
+from crlhf_ray.rollout.weights import WeightMeta
 
 #: Largest difference that is accepted, in nats.
 EXACT = {"float32": 1e-3, "bfloat16": 0.5}
+#: Mean difference of learner and rollout that is accepted, in nats a token: where both are exact (float32, the whole
+#: distribution sampled), and where one of them rounds or cuts.
+EXACT_GAP, ROUGH_GAP = 0.01, 0.3
+
+
+def check_gap(gap: float, bound: float | None, *, exact: bool) -> None:
+    """Raise EngineError where learner and rollout are two policies.
+
+    gap: mean |learner - rollout| log-prob in nats a token, of the same weights. bound: None for EXACT_GAP or ROUGH_GAP.
+    """
+    limit = bound if bound is not None else EXACT_GAP if exact else ROUGH_GAP
+    if not gap <= limit:
+        raise EngineError(
+            f"the log-probs of rollouts and learner differ by {gap:.3g} nats a token on average (at most {limit:g}): "
+            "vLLM does not compute what the learner trains, because the weights arrive wrong or the architecture is "
+            "not supported. Try model.lora: null, or another model; learner.max_logprob_gap sets the bound"
+        )
+
+
+def check_names(config: Any, sent: WeightMeta) -> None:
+    """Raise EngineError where the weights that are sent are not those of the plain model, by name and shape."""
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config)
+    expected = {(name, tuple(weight.shape)) for name, weight in plain.named_parameters()}
+    wrong = sorted(expected ^ {(name, shape) for name, _, shape in sent})
+    if wrong:
+        name, shape = wrong[0]
+        raise EngineError(
+            f"{config.model_type}: the weight {name} {shape} is only on one side of the transfer ({len(wrong)} such); "
+            "adapters of this architecture cannot be merged. Try model.lora: null, or another model"
+        )
 
 
 def probe(vocabulary: int) -> list[Experience]:

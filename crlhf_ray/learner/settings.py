@@ -72,9 +72,12 @@ class LearnerSettings(Settings):
     """Samples an optimizer step, over all ranks. Samples of one problem stay together as far as they fit."""
     stop_kl: float | None = Field(default=0.05, gt=0)
     """Nats a token between the policy and the one that sampled; once a step started beyond it, the update ends."""
-    lr: float = Field(default=1e-4, gt=0)
+    max_logprob_gap: float | None = Field(default=None, gt=0)
+    """Nats a token, mean over a batch, between learner and rollout before the first step; a run beyond it stops, since
+    they are then two policies. None: 0.01 where both compute in float32 and rollout.top_p is 1, else 0.3."""
+    lr: float = Field(default=1e-4, gt=0, le=1)
     """AdamW step size, for LoRA. [paper]'s library default is 1.41e-5, for batches of 256; full fine-tuning: 1e-5."""
-    value_lr: float = Field(default=1e-3, gt=0)
+    value_lr: float = Field(default=1e-3, gt=0, le=1)
     """AdamW step size of the value head, which starts from nothing."""
     lr_warmup: int = Field(default=0, ge=0)
     """Updates over which the step sizes rise to their full height. 0: full from the first."""

@@ -31,7 +31,7 @@ from crlhf_ray.learner.advantage import (
 from crlhf_ray.learner.batching import Experience, Packed, plan
 from crlhf_ray.learner.checkpoint import temporary_tag
 from crlhf_ray.learner.forward import ActorCritic, Frozen
-from crlhf_ray.learner.forward_check import check_exact, plain_logprobs, probe
+from crlhf_ray.learner.forward_check import check_exact, check_names, plain_logprobs, probe
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
@@ -106,6 +106,7 @@ class LearnerWorker:
             optimizer.register_step_pre_hook(self._clip)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
         self.module = module
+        check_names(policy.config, self.weight_meta())
         self.probe = probe(policy.config.vocab_size)
         check_exact(self.model_settings, policy.config, expected, self.logprobs(self.probe))
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.policy.prompts import check_fit
+from crlhf_ray.policy.support import check_supported
 from crlhf_ray.problems.load import load_splits
 from crlhf_ray.problems.problem import Problem
 
@@ -14,9 +15,10 @@ from crlhf_ray.problems.problem import Problem
 def questions(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Problem], list[Problem]]:
     """The training problems and the held-out ones that are measured on.
 
-    Raises DataError as `load_splits`, and ConfigError where a round wants more problems than there are, or a prompt
-    leaves too little room for a completion.
+    Raises DataError as `load_splits`, and ConfigError for a model that cannot be trained here, and where a round wants
+    more problems than there are, or a prompt leaves too little room for a completion.
     """
+    check_supported(config.model, context=config.rollout.context)
     train, heldout = load_splits(config.problems.source, config.evaluation.source)
     heldout = heldout[: config.evaluation.limit]
     if config.run.problems_per_round > len(train):

@@ -29,7 +29,8 @@ from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_ite
 from crlhf_ray.feedback.repair import Checked, repair
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point
-from crlhf_ray.learner.group import LearnerGroup
+from crlhf_ray.learner.forward_check import check_gap
+from crlhf_ray.learner.group import Experience, LearnerGroup
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.pipeline.watching import Display, Metrics
 from crlhf_ray.policy.model import load_tokenizer, resolve
@@ -136,8 +137,38 @@ class Run:
             self.fleet.start()
             self.learner.ready()
             self._restore()
+            self._check_transfer()
         self.metrics = self._open_metrics(self.dir, self.round)
         self._exit.callback(self.metrics.close)
+
+    def _check_transfer(self) -> None:
+        """A real sync before the first round, and a short draw on whose log-probs rollout and learner must agree."""
+        if self.round == 0:
+            self.fleet.sync(self.learner, self.round)
+        drawn = [sample for sample in self.generate(self.heldout[:1], n=2, tag="probe") if sample.token_ids]
+        if drawn:
+            told = self.learner.logprobs(
+                [
+                    Experience(
+                        sample_id=sample.sample_id,
+                        group=sample.problem_id,
+                        prompt_token_ids=sample.prompt_token_ids,
+                        token_ids=sample.token_ids,
+                        logprobs=sample.logprobs,
+                        token_rewards=np.zeros(len(sample.token_ids)),
+                        temperature=self.config.rollout.temperature,
+                    )
+                    for sample in drawn
+                ]
+            )
+            gaps = [np.abs(own - sample.logprobs) for own, sample in zip(told, drawn, strict=True)]
+            self.check_gap(float(np.concatenate(gaps).mean()))
+
+    def check_gap(self, gap: float) -> None:
+        """Raises EngineError where rollouts and learner are two policies; gap: nats a token, of the same weights."""
+        rollout = self.config.rollout
+        exact = self.config.model.dtype == rollout.dtype == "float32" and rollout.top_p == 1
+        check_gap(gap, self.config.learner.max_logprob_gap, exact=exact)
 
     def _restore(self) -> None:
         if not self._checkpointed():

@@ -52,8 +52,17 @@ def check_fit(
     context: int,
     max_tokens: int,
 ) -> None:
-    """Raises ConfigError where the longest prompt and ``max_tokens`` after it are more than ``context`` tokens."""
-    longest, problem_id = max((len(encode(problem, template, tokenizer)), problem.problem_id) for problem in problems)
+    """Raises ConfigError where the longest prompt and ``max_tokens`` after it are more than ``context`` tokens, and for
+    a tokenizer that ends a prompt by the end of the sequence: nothing would follow it."""
+    longest, problem_id = 0, ""
+    for problem in problems:
+        ids = encode(problem, template, tokenizer)
+        if ids[-1] == tokenizer.eos_token_id:
+            raise ConfigError(
+                f"the tokenizer appends {tokenizer.eos_token!r} to a prompt, which ends it before the program begins; "
+                "set add_eos_token to false in its tokenizer_config.json, or use problems.template: chat"
+            )
+        longest, problem_id = max((longest, problem_id), (len(ids), problem.problem_id))
     if longest + max_tokens > context:
         raise ConfigError(
             f"the prompt of {problem_id!r} has {longest} tokens; with rollout.max_tokens={max_tokens} it needs "

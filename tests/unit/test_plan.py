@@ -11,7 +11,7 @@ from rich.console import Console
 
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.plan import batch_arithmetic, memory, print_plan
+from crlhf_ray.plan import batch_arithmetic, memory, print_plan, warnings
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 
@@ -57,3 +57,11 @@ def test_it_prints_settings_batches_memory_and_bundles_and_starts_nothing():
     for part in ("lr: 0.002", "= 48", "all on one machine", "Ray bundles: 1 x 0.5 CPU for rollouts"):
         assert part in text
     assert not ray.is_initialized()
+
+
+def test_a_plan_warns_of_what_biases_the_policy_and_refuses_a_learning_rate_that_no_model_survives():
+    found = warnings(load_config(QUICKSTART, ["rollout.top_p=0.5", "model.lora=null"]))
+    assert [text.split("=")[0] for text in found] == ["rollout.top_p", "learner.lr"]
+    assert warnings(load_config(QUICKSTART)) == []
+    with pytest.raises(ConfigError, match=r"learner\.lr: .*less than or equal to 1"):
+        load_config(QUICKSTART, ["learner.lr=1000"])
