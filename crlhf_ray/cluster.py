@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 import ray
 import ray.data
+from ray.autoscaler.v2.sdk import get_cluster_status
 
 #: Handed to every Ray worker: nothing phones home.
 WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -62,6 +63,29 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(stubborn, timeout=1)
+
+
+def lacking(bundle: Mapping[str, float], count: int) -> str:
+    """What the cluster lacks, as it is now, of ``count`` bundles of resources: "6 CPU (the cluster has 4)"; "" if
+    nothing. Only nodes that have come count, so post the demand before asking."""
+    have = ray.cluster_resources()
+    return ", ".join(
+        f"{count * amount:g} {name} (the cluster has {have.get(name, 0.0):g})"
+        for name, amount in bundle.items()
+        if count * amount > have.get(name, 0.0)
+    )
+
+
+def autoscaler_report() -> str:
+    """What Ray's autoscaler says of nodes that are on their way or could not be had; "" where it says nothing."""
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except Exception as error:  # the report is a help, and its absence must not hide what it is to explain
+        return f"its autoscaler could not be asked: {error}"
+    coming = [f"{each.count} {each.ray_node_type_name} requested" for each in status.pending_launches]
+    coming += [f"1 {node.ray_node_type_name} starting" for node in status.pending_nodes]
+    failed = [f"{each.count} {each.ray_node_type_name} failed: {each.details}" for each in status.failed_launches]
+    return "; ".join([*coming, *failed])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from crlhf_ray.cluster import autoscaler_report, lacking
 from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
 from crlhf_ray.learner.batching import Experience
 from crlhf_ray.learner.checkpoint import check_shape, latest_tag, prune, publish, temporary_tag
@@ -74,24 +76,19 @@ class LearnerGroup:
     def launch(self) -> None:
         """Place the ranks and have each load the model and check that packed log-probs equal the plain model's.
 
-        Returns at once, so that other engines can load meanwhile; `ready` waits for the ranks.
+        Returns at once, so that other engines can load, and other demand for nodes be posted, meanwhile; `ready` waits
+        for the ranks.
 
         Raises:
-            ResourceError: the cluster has fewer CPUs or GPUs than the ranks need, or they were not free in time.
+            ResourceError: the cluster has fewer CPUs or GPUs than the ranks need, and no autoscaler to add them.
         """
         settings = self.settings
         bundle = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, **settings.resources}
         bundle = {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.001}
-        self._check_resources(bundle)
+        self._bundle = bundle
         self._group = placement_group([dict(bundle) for _ in range(settings.ranks)], strategy="PACK")
-        if not self._group.wait(settings.start_seconds):
-            free = ray.available_resources()
-            self.close()
-            raise ResourceError(
-                f"no room for {settings.ranks} learner rank(s) of {_amounts(bundle)} in {settings.start_seconds:g} s: "
-                f"free now are {_amounts({name: free.get(name, 0.0) for name in bundle})}; other actors hold the rest. "
-                "Lower learner.cpus_per_rank or rollout.replicas, or end the other job"
-            )
+        if not settings.resources_seconds:
+            self._check_room()
         self._ranks = [
             ray.remote(RankActor)
             .options(
@@ -111,8 +108,10 @@ class LearnerGroup:
         """Wait for the ranks that were launched.
 
         Raises:
+            ResourceError: the nodes did not come in time, or others hold what the ranks need.
             EngineError: a rank failed or did not answer in time; names the rank and its log.
         """
+        self._await_room()
         self._wait(self._starting, "start", self.settings.start_seconds)
 
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
@@ -210,17 +209,33 @@ class LearnerGroup:
     def _log(self, rank: int) -> str | None:
         return str(self.log_dir / f"learner-rank{rank}.log") if self.log_dir is not None else None
 
-    def _check_resources(self, bundle: dict[str, float]) -> None:
-        whole = ray.cluster_resources()
-        short = [
-            f"{name}: {amount * self.settings.ranks:g} wanted, the cluster has {whole.get(name, 0.0):g}"
-            for name, amount in bundle.items()
-            if amount * self.settings.ranks > whole.get(name, 0.0)
-        ]
-        if short:
+    def _await_room(self) -> None:
+        """Wait until the placement group stands: first for the nodes, then for what others hold on them."""
+        settings = self.settings
+        assert self._group is not None
+        begun = time.monotonic()
+        while not self._group.wait(1.0):
+            waited = time.monotonic() - begun
+            if waited >= settings.resources_seconds:
+                self._check_room()
+            if waited >= settings.resources_seconds + settings.start_seconds:
+                free = ray.available_resources()
+                self.close()
+                raise ResourceError(
+                    f"no room for {settings.ranks} learner rank(s) of {_amounts(self._bundle)} in {waited:.0f} s: "
+                    f"free now are {_amounts({name: free.get(name, 0.0) for name in self._bundle})}; other actors hold "
+                    "the rest. Lower learner.cpus_per_rank or rollout.replicas, or end the other job"
+                )
+
+    def _check_room(self) -> None:
+        lacks = lacking(self._bundle, self.settings.ranks)
+        if lacks:
+            found = autoscaler_report() if self.settings.resources_seconds else ""
+            self.close()
             raise ResourceError(
-                f"the cluster cannot hold {self.settings.ranks} learner rank(s) of {_amounts(bundle)}: "
-                f"{'; '.join(short)}. Add nodes, or lower learner.ranks or learner.cpus_per_rank"
+                f"{self.settings.ranks} learner rank(s) need {lacks}. Add nodes, lower learner.ranks or "
+                "learner.cpus_per_rank, or set learner.resources_seconds where an autoscaler adds nodes"
+                + (f". The autoscaler says: {found}" if found else "")
             )
 
     def _all(self, method: str, *arguments: Any, seconds: float | None = None) -> list[Any]:

@@ -108,7 +108,10 @@ class LearnerSettings(Settings):
     seed: int = 0
     """Order of minibatches, the only random choice here: derived from seed and step, so a resumed run repeats it."""
     start_seconds: float = Field(default=300.0, gt=0)
-    """Longest wait for the ranks to be placed, and then to load the model."""
+    """Longest wait for the ranks to be placed on nodes that are there, and then to load the model."""
+    resources_seconds: float = Field(default=0.0, ge=0)
+    """How long an autoscaler may take to bring nodes for the ranks. 0: there is no autoscaler, and what does not fit
+    is refused at once."""
     timeout_seconds: float = Field(default=1800.0, gt=0)
     """Longest wait for one update, load or save before an error names the rank that did not answer."""
 

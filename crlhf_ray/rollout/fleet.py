@@ -1,9 +1,11 @@
 """The rollout fleet: vLLM replicas as Ray actors behind one object on the driver.
 
-Who waits for whom. `generate` hands every replica its share and then sleeps until a sample is finished; `sync` lets the
+Who waits for whom. A replica is asked for first and waited for afterwards, because an autoscaler adds nodes only for
+actors that exist. `generate` hands every replica its share and then sleeps until a sample is finished; `sync` lets the
 learner send and the replicas receive at the same time and sleeps until both have ended. Every wait is bounded, and
 its error names the replica. A replica that fails is killed and never used again: what it left undone goes to the
-others, or, where there are none, to a new replica, which first receives the learner's weights.
+others, and its slot is filled in the background, so that a lost node delays nobody. Only where no replica is left does
+the run wait for a new one, which first receives the learner's weights.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from crlhf_ray.actors import own_error
+from crlhf_ray.cluster import autoscaler_report, lacking
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
 from crlhf_ray.rollout.health import Health
@@ -70,18 +73,32 @@ class Fleet:
         self._actors: dict[str, Any] = {}
         self._learner: Learner | None = None
         self._connected: set[str] = set()
+        self._loading: dict[str, tuple[Any, float]] = {}  # replica: its first answer, and when it is given up
 
     def start(self) -> None:
         """Load the base model in every replica; it is weight version 0.
 
+        Where an autoscaler has not brought all nodes within ``resources_seconds``, the replicas that have loaded serve,
+        and the others join when their nodes come.
+
         Raises:
-            ResourceError: the cluster lacks CPUs, GPUs or custom resources for the replicas; says how many.
+            ResourceError: no replica has room within ``resources_seconds``; says what the cluster lacks.
             EngineError: a replica failed or did not load in time; names it and its log.
         """
         resolve(self.model.name)  # unpacked once here rather than by all replicas at once
-        self._check_resources()
-        for replica, why in self._replace_dead().items():
-            raise EngineError(f"replica {replica} did not start: {why}{self._log_hint(replica)}")
+        self._fill()
+        patience = time.monotonic() + self.settings.resources_seconds
+        while self._health.starting():
+            lacks = lacking(self._bundle(), self.settings.replicas)
+            if lacks and time.monotonic() >= patience:
+                if self._health.alive():
+                    log.warning("starting with %d replicas: %s", len(self._health.alive()), self._no_room(lacks))
+                    break
+                if not self.settings.resources_seconds or lacking(self._bundle(), 1):
+                    self.close()
+                    raise ResourceError(self._no_room(lacks))
+            for replica, why in self._arrive(1.0).items():
+                raise EngineError(f"replica {replica} did not start: {why}{self._log_hint(replica)}")
         self._adopt_base()
 
     def generate(
@@ -110,6 +127,9 @@ class Fleet:
         sampling = {"temperature": temperature, "top_p": self.settings.top_p, "max_tokens": max_tokens}
         done: dict[int, Sample] = {}
         recoveries = 0
+        self._arrive(0.0)
+        if self._learner is None and len(self._health.serving(0)) < len(self._health.alive()):
+            self._adopt_base()
         while pending := [task for task in tasks if task.position not in done]:
             serving = self._health.serving(self.version)
             if not serving:
@@ -122,28 +142,34 @@ class Fleet:
         return [done[task.position] for task in tasks]
 
     def sync(self, learner: Learner, version: int) -> None:
-        """Bring the learner's present weights to every replica and call them ``version``. Dead replicas are replaced.
+        """Bring the learner's present weights to every replica that has loaded and call them ``version``.
 
-        The learner's weights must not change while samples are drawn: a replica that is replaced then takes them anew.
+        Empty slots are filled in the background: a new replica gets the weights at the first sync after it has loaded.
+        The learner's weights must not change while samples are drawn, because a replica may have to take them again.
 
         Raises TransferError, naming replica and weight, when no replica could be brought up to date.
         """
         if learner is not self._learner:
             self._connected.clear()
         self._learner, self.version = learner, version
-        for _ in range(2):  # whatever breaks the first time is replaced and gets one more chance
-            self._replace_dead()
+        for _ in range(2):  # where the last replica broke, a new one gets one more chance
+            self._fill()
+            self._await_one()
             self._connect(learner)
             self._transfer(learner, version)
-            if len(self._health.serving(version)) == self.settings.replicas:
+            if self._health.serving(version):
+                self._fill()
                 return
-        if not self._health.serving(version):
-            raise TransferError(f"no replica took weight version {version}: {self._deaths()}")
-        log.warning("going on with fewer replicas: %s", self._deaths())
+        raise TransferError(f"no replica took weight version {version}: {self._deaths()}")
 
     def replicas(self) -> list[str]:
         """Ids of the replicas that hold the current weights."""
         return self._health.serving(self.version)
+
+    def starting(self) -> list[str]:
+        """Ids of the replicas that have not loaded yet: their nodes are on their way, or their engines are booting."""
+        self._arrive(0.0)
+        return self._health.starting()
 
     def close(self) -> None:
         """End all replicas. Harmless when called twice."""
@@ -188,7 +214,8 @@ class Fleet:
         if self._learner is not None:
             self.sync(self._learner, self.version)
         else:
-            self._replace_dead()
+            self._fill()
+            self._await_one()
             self._adopt_base()
 
     def _adopt_base(self) -> None:
@@ -253,15 +280,42 @@ class Fleet:
                 self._bury(replica, _why(error))
         return answers
 
-    def _replace_dead(self) -> dict[str, str]:
-        """Start a replica in every empty slot and wait until they are loaded; those that failed, with the reason."""
-        born = self._health.fill()
-        for replica in born:
+    def _fill(self) -> None:
+        """Ask for a replica in every empty slot; `_arrive` tells when they have loaded."""
+        given_up = time.monotonic() + self.settings.start_seconds + self.settings.resources_seconds
+        for replica in self._health.fill():
             self._actors[replica] = self._actor(replica)
-        loaded = self._answers(
-            {replica: self._actors[replica].pid.remote() for replica in born}, self.settings.start_seconds
-        )
-        return {replica: why for replica, why in loaded.items() if why is not None}
+            self._loading[replica] = (self._actors[replica].pid.remote(), given_up)
+
+    def _arrive(self, seconds: float) -> dict[str, str]:
+        """Take note of replicas that have loaded, waiting so long for the first; those that failed, with the reason."""
+        references = {replica: reference for replica, (reference, _) in self._loading.items()}
+        if not references:
+            return {}
+        ray.wait(list(references.values()), num_returns=1, timeout=seconds)
+        waiting = _late(references, 0.0)
+        failures: dict[str, str] = {}
+        for replica, reference in references.items():
+            given_up = self._loading[replica][1]
+            try:
+                if replica not in waiting:
+                    ray.get(reference)
+                    self._health.loaded(replica)
+                elif time.monotonic() < given_up:
+                    continue
+                else:
+                    raise TimeoutError(f"did not load in time; {lacking(self._bundle(), self.settings.replicas)}")
+            except (RayError, TimeoutError) as error:
+                failures[replica] = _why(error)
+                self._bury(replica, failures[replica])
+            self._loading.pop(replica, None)
+        return failures
+
+    def _await_one(self) -> None:
+        """Take note of what has loaded; where nothing has, wait for the first replica, or until all have failed."""
+        self._arrive(0.0)
+        while not self._health.alive() and self._health.starting():
+            self._arrive(1.0)
 
     def _actor(self, replica: str) -> Any:
         settings = self.settings
@@ -282,31 +336,22 @@ class Fleet:
         """Never use the replica again, and free what it holds."""
         self._health.died(replica, why)
         self._connected.discard(replica)
+        self._loading.pop(replica, None)
         actor = self._actors.pop(replica, None)
         if actor is not None and ray.is_initialized():
             ray.kill(actor)
 
-    def _check_resources(self) -> None:
-        """Compare what the replicas want with what the cluster has, because an actor without room waits silently."""
+    def _bundle(self) -> dict[str, float]:
+        """What one replica reserves."""
         settings = self.settings
-        want = {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica, **settings.resources}
-        deadline = time.monotonic() + settings.resources_seconds
-        while True:
-            have = ray.cluster_resources()
-            short = {
-                name: (settings.replicas * amount, have.get(name, 0.0))
-                for name, amount in want.items()
-                if settings.replicas * amount > have.get(name, 0.0)
-            }
-            if not short:
-                return
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(1.0)
-        lacks = ", ".join(f"{wanted:g} {name} (the cluster has {has:g})" for name, (wanted, has) in short.items())
-        raise ResourceError(
-            f"{settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a replica, "
-            "add nodes, or set rollout.resources_seconds where an autoscaler adds them"
+        return {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica, **settings.resources}
+
+    def _no_room(self, lacks: str) -> str:
+        found = autoscaler_report() if self.settings.resources_seconds else ""
+        return (
+            f"{self.settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a "
+            "replica, add nodes, or set rollout.resources_seconds where an autoscaler adds them"
+            + (f". The autoscaler says: {found}" if found else "")
         )
 
     def _log_file(self, replica: str) -> Path | None:

@@ -40,9 +40,10 @@ class RolloutSettings(Settings):
     threads: int | None = Field(None, ge=1)
     """OpenMP threads a replica. None: every core of the machine that starts the run."""
     start_seconds: float = Field(600.0, gt=0)
-    """Longest wait for replicas to load; a first start on a slow machine unpacks the model as well."""
+    """Longest wait for a replica to load; a first start on a slow machine unpacks the model as well."""
     resources_seconds: float = Field(0.0, ge=0)
-    """How long to wait for the cluster to have what the replicas need. Above 0 only where an autoscaler adds nodes."""
+    """How long an autoscaler may take to bring nodes for the replicas. Then the run starts with those that have room,
+    and the others join later; with none it ends. 0: there is no autoscaler, so what does not fit is refused at once."""
     stall_seconds: float = Field(300.0, gt=0)
     """A replica that finishes no sample for so long is taken for hung, and replaced."""
     transfer_seconds: float = Field(120.0, gt=0)

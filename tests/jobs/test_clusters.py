@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
+from crlhf_ray.config import load_config
+
 ROOT = Path(__file__).parents[2]
 RAY_UP = yaml.safe_load((ROOT / "clusters" / "ray-up.yaml").read_text())
 KUBERAY = yaml.safe_load((ROOT / "clusters" / "kuberay.yaml").read_text())
@@ -166,3 +168,36 @@ def test_autoscaler_v2_pods_are_never_restarted_in_place():
     spec = KUBERAY["spec"]
     pods = [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
     assert {pod["spec"]["restartPolicy"] for pod in pods} == {"Never"}
+
+
+def offered():
+    """What each file can give at most: nodes of each kind, and one node's resources."""
+    yield (
+        "ray-up",
+        {
+            name: (kind["max_workers"], kind["resources"])
+            for name, kind in RAY_UP["available_node_types"].items()
+            if name != RAY_UP["head_node_type"]
+        },
+    )
+    groups = {}
+    for group in KUBERAY["spec"]["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        own = json.loads(json.loads(group["rayStartParams"]["resources"]))
+        node = {"CPU": int(limits["cpu"]), "GPU": int(limits["nvidia.com/gpu"]), **own}
+        groups[group["groupName"]] = (group["maxReplicas"], node)
+    yield "kuberay", groups
+
+
+@pytest.mark.parametrize("name, nodes", offered(), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_clusters_job_asks_for_no_more_than_the_files_can_give(name, nodes):
+    config = load_config(ROOT / "jobs" / "cluster.yaml")
+    learner, rollout = config.learner, config.rollout
+    count, node = nodes["learner"]
+    ranks = {"CPU": learner.cpus_per_rank, "GPU": learner.gpus_per_rank, **learner.resources}
+    assert all(learner.ranks * amount <= count * node[resource] for resource, amount in ranks.items())
+    count, node = nodes["rollout"]
+    replica = {"CPU": rollout.cpus_per_replica, "GPU": rollout.gpus_per_replica, **rollout.resources}
+    assert all(amount <= node[resource] for resource, amount in replica.items())
+    assert rollout.replicas <= count
+    assert min(learner.resources_seconds, rollout.resources_seconds) > 0, "nodes take minutes to come"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import signal
@@ -14,11 +13,11 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
 from crlhf_ray.report.run_files import read_run
+from tests.clusters import end_all_naming, free_port, ray_environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -34,20 +33,6 @@ SMALL = {
 }
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def processes_naming(folder: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid != os.getpid() and any(str(folder) in part for part in process.info["cmdline"] or []):
-            found.append(process)
-    return found
-
-
 @pytest.fixture(scope="module")
 def head():
     """A head node of its own, with its own ports, folder and token; gives the environment of its clients.
@@ -56,12 +41,7 @@ def head():
     """
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: sockets live in it
     dashboard = free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    environment = ray_environment(secrets.token_hex(32))
     ports = {"port": free_port(), "dashboard-port": dashboard, "ray-client-server-port": free_port()}
     ports |= {"dashboard-agent-listen-port": free_port(), "metrics-export-port": free_port()}
     command = [
@@ -90,9 +70,9 @@ def head():
         node.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             node.wait(30)
-        for process in [*processes_naming(folder), *([psutil.Process(node.pid)] if node.poll() is None else [])]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        end_all_naming(folder)
+        if node.poll() is None:
+            node.kill()
         node.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 

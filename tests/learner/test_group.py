@@ -136,7 +136,7 @@ def test_full_fine_tuning_measures_kl_against_the_model_it_began_with(start):
 
 def test_a_cluster_that_is_too_small_is_named_before_waiting():
     group = LearnerGroup(ONE.model_copy(update={"ranks": 3, "cpus_per_rank": 4.0}), TINY)
-    with pytest.raises(ResourceError, match=r"CPU: 12 wanted, the cluster has 8"):
+    with pytest.raises(ResourceError, match=r"need 12 CPU \(the cluster has 8\)"):
         group.start()
 
 

@@ -251,6 +251,10 @@ def test_a_replica_killed_while_it_draws_loses_no_sample_and_changes_none(tiny):
     assert [s.token_ids for s in samples] == [s.token_ids for s in whole]
     assert victim not in fleet.replicas()
     fleet.sync(learner, fleet.version + 1)
+    assert victim not in fleet.replicas(), "the other goes on alone, and waits for nobody"
+    while fleet.starting():
+        time.sleep(0.2)
+    fleet.sync(learner, fleet.version + 1)
     assert victim not in fleet.replicas()
     assert len(fleet.replicas()) == 2
 

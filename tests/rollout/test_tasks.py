@@ -51,9 +51,34 @@ def test_shares_hold_every_task_once_in_order_and_differ_by_at_most_one(counts, 
     assert not sizes or (min(sizes) > 0 and max(sizes) - min(sizes) <= 1)
 
 
-def test_a_new_replica_is_stale_until_it_holds_the_wanted_version():
+def running(slots):
+    """All slots filled and loaded."""
+    health = Health(slots)
+    for replica in health.fill():
+        health.loaded(replica)
+    return health
+
+
+def test_a_new_replica_is_starting_until_it_has_loaded():
     health = Health(2)
     assert health.fill() == ["0", "1"]
+    assert (health.starting(), health.alive()) == (["0", "1"], [])
+    health.loaded("1")
+    assert (health.starting(), health.alive()) == (["0"], ["1"])
+    with pytest.raises(EngineError, match="replica 0 is not running"):
+        health.synced("0", 1)
+
+
+def test_a_slot_whose_replica_is_still_starting_is_not_filled_again():
+    health = Health(1)
+    assert health.fill() == ["0"]
+    assert health.fill() == []
+    health.died("0", "no node came")
+    assert health.fill() == ["0.1"]
+
+
+def test_a_loaded_replica_is_stale_until_it_holds_the_wanted_version():
+    health = running(2)
     assert health.serving(0) == []
     health.synced("0", 3)
     assert health.serving(3) == ["0"]
@@ -61,35 +86,37 @@ def test_a_new_replica_is_stale_until_it_holds_the_wanted_version():
 
 
 def test_the_dead_never_serve_again_and_their_slot_gets_a_new_stale_replica():
-    health = Health(2)
-    health.fill()
+    health = running(2)
     health.synced("0", 1)
     health.synced("1", 1)
     health.died("0", "killed")
     assert health.serving(1) == ["1"]
     assert health.fill() == ["0.1"]
+    health.loaded("0.1")
     assert health.serving(1) == ["1"]
-    with pytest.raises(EngineError, match="replica 0 is dead"):
+    with pytest.raises(EngineError, match="replica 0 is not running"):
         health.synced("0", 1)
     health.synced("0.1", 1)
     assert health.serving(1) == ["0.1", "1"]
 
 
 def test_the_first_reason_of_a_death_is_kept():
-    health = Health(1)
-    health.fill()
+    health = running(1)
     health.died("0", "killed")
     health.died("0", "something later")
     assert health.deaths == {"0": "killed"}
 
 
-@given(st.lists(st.tuples(st.sampled_from(["fill", "die", "sync"]), st.integers(0, 2)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from(["fill", "load", "die", "sync"]), st.integers(0, 2)), max_size=30))
 def test_whatever_happens_only_synced_replicas_that_never_died_serve(events):
     health, synced, dead = Health(3), set(), set()
     for event, slot in events:
         alive = health.alive()
         if event == "fill":
             health.fill()
+        elif event == "load":
+            for replica in health.starting()[:1]:
+                health.loaded(replica)
         elif slot < len(alive):
             replica = alive[slot]
             if event == "die":
