@@ -58,7 +58,7 @@ def main(address: str, temp_dir: str) -> None:
     fleet = Fleet(RolloutSettings(replicas=2, resources_seconds=120, **SMALL), ModelSettings(name="tiny"))
     fleet.start()
     told("two replicas wanted", replicas=len(fleet.replicas()))
-    learner = StandIn("tiny")
+    learner = StandIn("tiny", resources={"learner": 1})  # on the head, which stays
     fleet.sync(learner, 1)
     lost: list[str] = []
 
@@ -75,9 +75,10 @@ def main(address: str, temp_dir: str) -> None:
         replicas=len(fleet.replicas()),
         starting=len(fleet.starting()),
     )
-    while fleet.starting():
-        time.sleep(0.5)
-    fleet.sync(learner, 3)
+    end = time.monotonic() + 120
+    while len(fleet.replicas()) < 2 and time.monotonic() < end:  # rounds that go on meanwhile
+        time.sleep(2.0)
+        fleet.sync(learner, fleet.version + 1)
     told("its place was filled", replicas=len(fleet.replicas()))
     fleet.close()
     ray.kill(learner.rank)

@@ -68,8 +68,8 @@ class HfModel:
 class StandIn:
     """The learner group's two entry points over one `HfModel` actor."""
 
-    def __init__(self, name):
-        self.rank = ray.remote(HfModel).options(num_cpus=0).remote(name)
+    def __init__(self, name, **options):
+        self.rank = ray.remote(HfModel).options(num_cpus=0, **options).remote(name)
 
     def connect(self, specs):
         return [self.rank.connect.remote(specs)]
