@@ -141,6 +141,7 @@ class Case:
 class CallChecker(Checker):
     """Lists of inputs and expected outputs, compared exactly or within a tolerance.
 
+    method: what is called, of a new object of the entry point, which then is a class; empty for a function.
     tolerance: absolute tolerance for numbers, anywhere inside the answer; together with 1e-7 relative. It is this
         checker's own and not carried from one test to the next. None compares exactly, but numbers in an answer whose
         expected value is a float or a list of floats within 1e-6, as EvalPlus does.
@@ -148,6 +149,7 @@ class CallChecker(Checker):
 
     cases: tuple[Case, ...]
     tolerance: float | None = None
+    method: str = ""
     kind: str = "calls"
 
     def verify(self, problem: Problem, source: str, check: Channel) -> None:
@@ -157,7 +159,10 @@ class CallChecker(Checker):
         program, bound = check.load(visible(problem, source), (problem.entry_point,), given)
         require(problem, bound, check)
         after = any(case.arguments_after is not None for case in self.cases)
-        answers = program.calls(bound[problem.entry_point], [case.arguments for case in self.cases], after=after)
+        function = bound[problem.entry_point]
+        if self.method:
+            function = getattr(function(), self.method)
+        answers = program.calls(function, [case.arguments for case in self.cases], after=after)
         for check.test, case in enumerate(self.cases):
             answer, after = next(answers)
             tolerance = self.tolerance if case.tolerance is None else case.tolerance
@@ -173,8 +178,8 @@ class ReferenceChecker(Checker):
 
     reference: source of that program; it runs on our side, once a process.
     inputs: one list of arguments a call.
-    oracle: where many answers are right, an expression over ``arguments``, ``answer`` and the prompt's names that is
-        true for a right one.
+    oracle: where many answers are right, an expression over ``arguments``, ``answer``, ``expected`` and the prompt's
+        names that is true for a right one.
     """
 
     base: AssertChecker
@@ -195,7 +200,7 @@ class ReferenceChecker(Checker):
             check.test = first + number
             answer, _ = next(answers)
             if self.oracle:
-                scope = {**trusted_names(problem), "arguments": arguments, "answer": answer}
+                scope = {**trusted_names(problem), "arguments": arguments, "answer": answer, "expected": expected}
                 right = bool(eval(trusted_code(self.oracle, "<oracle>", "eval"), scope))
             else:
                 right = same(answer, expected, self.tolerance)

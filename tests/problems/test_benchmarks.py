@@ -1,0 +1,85 @@
+"""Files of other benchmarks, in the form in which they are published: references pass, and a wrong program does not."""
+
+import base64
+import json
+import pickle
+import zlib
+from pathlib import Path
+
+import pytest
+
+from crlhf_ray.errors import DataError
+from crlhf_ray.problems.load import load_problems
+from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings
+
+FORMS = Path(__file__).parent / "forms"
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(SandboxSettings(slots=1)) as sandbox:
+        yield sandbox
+
+
+def problems(form):
+    return load_problems(f"{form}:{FORMS / form}.jsonl")
+
+
+@pytest.mark.parametrize("form", ["mbppplus", "apps", "leetcode"])
+def test_references_pass(sandbox, form):
+    jobs = [(problem, reference) for problem in problems(form) for reference in problem.references]
+    assert [(v.status, v.detail) for v in sandbox.check(jobs)] == [("passed", "")] * len(jobs)
+    assert all(problem.split == "heldout" for problem, _ in jobs)
+
+
+@pytest.mark.parametrize(
+    "form, program",
+    [
+        ("mbppplus", "def shared(a, b):\n    return tuple(x for x in a if x in b)[:2]\ndef area(r): return 12.56637"),
+        ("mbppplus", "def shared(a, b): return a\ndef area(r): return 3.14159 * r * r"),
+        ("apps", "print('yes')\ndef digits(n): return 3\nclass Solution:\n    def half(self, nums): return nums"),
+        ("leetcode", "class Solution:\n    def turned(self, head): return head"),
+        ("livecodebench", "print(3)\nclass Solution:\n    def twice(self, nums, k): return [2, 4]"),
+    ],
+)
+def test_wrong_programs_do_not_pass(sandbox, form, program):
+    verdicts = sandbox.check([(problem, f"\n{program}\n") for problem in problems(form)])
+    assert "infra_error" not in {verdict.status for verdict in verdicts}
+    assert not all(verdict.passed for verdict in verdicts)
+
+
+def test_livecodebench_has_tests_of_both_kinds_and_packed_private_ones(sandbox):
+    script, calls = problems("livecodebench")
+    assert script.checker.tests == (("2\n1 2\n", "3\n"), ("3\n10 20 30\n", "60\n"))
+    assert [case.arguments for case in calls.checker.cases] == [([1, 2], 1), ([], 3)]
+    right = (
+        "\nn = int(input())\nprint(sum(map(int, input().split())))\n",
+        "\nclass Solution:\n    def twice(self, nums, k): return [x * 2 ** k for x in nums]\n",
+    )
+    assert all(verdict.passed for verdict in sandbox.check(list(zip((script, calls), right, strict=True))))
+
+
+def test_arguments_have_the_types_of_the_original_tests():
+    shared, area = problems("mbppplus")
+    assert shared.checker.inputs == (((3, 4, 5), (5, 7, 4)), ((), (1,)), ((1, 1, 2), (1, 2, 2)))
+    assert (shared.checker.oracle, area.checker.oracle) == ("set(answer) == set(expected)", "")
+
+
+def test_packed_tests_that_hold_more_than_text_are_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (print, ("boom",))
+
+    row = json.loads((FORMS / "livecodebench.jsonl").read_text().splitlines()[0])
+    row["private_test_cases"] = base64.b64encode(zlib.compress(pickle.dumps(Bomb()))).decode()
+    (tmp_path / "lcb.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"row 1: .*builtins\.print are not read"):
+        load_problems(f"livecodebench:{tmp_path / 'lcb.jsonl'}")
+
+
+def test_a_row_of_another_form_is_named(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"task_id": "Mbpp/1"}\n')
+    with pytest.raises(DataError, match=r"x\.jsonl, row 1, field 'entry_point': is missing"):
+        load_problems(f"mbppplus:{tmp_path / 'x.jsonl'}")
+    with pytest.raises(DataError, match=r"'mbppplus:PATH'"):
+        load_problems("mbppplus:nowhere.jsonl")
