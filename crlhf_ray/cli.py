@@ -191,6 +191,42 @@ def check(
         show(found, console)
 
 
+problems_app = typer.Typer(no_args_is_help=True, help="What a set of problems is worth.")
+app.add_typer(problems_app, name="problems")
+
+
+@problems_app.callback()
+def problems() -> None:
+    """What a set of problems is worth."""
+
+
+@problems_app.command("check")
+def check_problems(
+    source: Annotated[str, typer.Argument(help="A source of problems, such as a JSONL file: docs/problems.md.")],
+    mutants: Annotated[
+        int, typer.Option(min=0, help="Most small mistakes to try in a reference of each problem.")
+    ] = 20,
+    slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
+    cpu_seconds: Annotated[float, typer.Option(min=0.1, help="CPU seconds that a program has for all tests.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Run the references of each problem, and mutants of them, against its tests; exit code 1 where one has a fault.
+
+    Example: crlhf problems check own.jsonl
+    """
+    from crlhf_ray.evaluation import problem_check
+    from crlhf_ray.sandbox.limits import Limits, SandboxSettings
+
+    settings = SandboxSettings(slots=slots, limits=Limits(cpu_seconds=cpu_seconds))
+    found = problem_check.check_problems(source, settings, mutants=mutants, progress=errors)
+    if as_json:
+        print(problem_check.as_json(found))
+    else:
+        problem_check.show(found, console)
+    if any(finding.faults for finding in found):
+        raise typer.Exit(1)
+
+
 @app.command()
 def aggregate(
     labels: Annotated[

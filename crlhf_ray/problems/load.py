@@ -396,14 +396,17 @@ def _mbpp(raw: dict[str, Any], file: str, number: int) -> Problem:
     """Task and tests as a module docstring, as MBPP's authors prompt; the completion is a whole program."""
     setup = raw.get("test_setup_code") or "\n".join(raw.get("test_imports") or [])
     row = _validated(MbppRow, {**raw, "text": raw.get("text", raw.get("prompt")), "setup": setup}, file, number)
-    told = "\n".join([row.text.strip(), *row.test_list]).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    training = row.task_id in MBPP_TRAIN_IDS
+    # To train on, one test is shown and the others decide: all of them could be learnt as a table of answers.
+    shown = row.test_list[:1] if training else row.test_list
+    told = "\n".join([row.text.strip(), *shown]).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return Problem(
         problem_id=f"mbpp/{row.task_id}",
         prompt=f'"""\n{told}\n"""',
         entry_point=_called(row, file, number),
         checker=AssertChecker(tests=tuple(row.test_list), setup=row.setup),
         references=("\n" + row.code.replace("\r\n", "\n"),),
-        split="train" if row.task_id in MBPP_TRAIN_IDS else "heldout",
+        split="train" if training else "heldout",
         family="mbpp",
         stops=PROGRAM_STOPS,
     )

@@ -153,6 +153,15 @@ def test_an_mbpp_prompt_holds_task_and_tests_and_ends_after_the_docstring(tmp_pa
     assert "\ndef " not in problem.stops
 
 
+def test_an_mbpp_problem_to_train_on_shows_one_test_and_is_graded_by_all(tmp_path):
+    tests = ["assert f(1) == 1", "assert f(2) == 2"]
+    rows = [{"task_id": n, "text": "Same.", "code": "def f(a): return a", "test_list": tests} for n in (11, 601)]
+    measured, trained = load_problems("mbpp:" + write(tmp_path / "mbpp.jsonl", *rows))
+    assert [text in measured.prompt for text in tests] == [True, True]
+    assert [text in trained.prompt for text in tests] == [True, False]
+    assert trained.checker.tests == tuple(tests)
+
+
 def test_a_backslash_in_an_mbpp_test_reaches_the_model_as_it_stands_in_the_test(tmp_path):
     row = {"task_id": 1, "text": "Split.", "code": "def f(a): pass", "test_list": [r"assert f('a\n') == 1"]}
     [problem] = load_problems("mbpp:" + write(tmp_path / "mbpp.jsonl", row))
