@@ -138,7 +138,7 @@ class Config(Settings):
 
 
 #: What may change when a run goes on: how long and where it runs, with how much of the machine, and what is measured.
-#: Anything else is part of what has been learnt, or (such as the optimizer's lr) would come back with the checkpoint.
+#: Anything else is part of what has been learnt.
 FREE_ON_RESUME = (
     "run.dir",
     "run.rounds",
@@ -163,6 +163,9 @@ FREE_ON_RESUME = (
     "rollout.resources*",
     "rollout.*_per_replica",
     "rollout.*_seconds",
+    "learner.lr",
+    "learner.value_lr",
+    "learner.max_logprob_gap",
     "learner.micro_batch_tokens",
     "learner.resources*",
     "learner.*_per_rank",

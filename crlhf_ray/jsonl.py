@@ -20,7 +20,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))  # Windows editors mark files
             except UnicodeDecodeError as error:
                 problem = f"not UTF-8: {error}; save the file as UTF-8"
                 raise DataError(problem, file=str(path), row=number) from None

@@ -15,11 +15,11 @@ from rich.table import Table
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FIXED_TO_EVALUATE, Config, check_unchanged, settings_of_run, with_changes
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.evaluation.results import Evaluation, earlier_rows, folder_digest, head_of
+from crlhf_ray.evaluation.results import Evaluation, earlier_rows, head_of
 from crlhf_ray.evaluation.results import evaluate as estimate
 from crlhf_ray.learner.checkpoint import latest_tag
 from crlhf_ray.learner.group import LearnerGroup
-from crlhf_ray.policy.model import load_tokenizer, resolve
+from crlhf_ray.policy.model import folder_digest, load_tokenizer, resolve
 from crlhf_ray.policy.prompts import check_fit, encode
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,16 +13,6 @@ from crlhf_ray.errors import DataError
 from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k, pass_at_k_interval
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.samples import AnySandbox, data_set_id, verdict_fields
-
-
-def folder_digest(folder: Path) -> str:
-    """A hash of every file in a folder, by name and content: which weights a model or a checkpoint holds."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

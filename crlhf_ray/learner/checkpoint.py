@@ -12,6 +12,8 @@ from crlhf_ray.errors import DataError, EngineError
 LATEST = "latest"
 BEST = "best"
 SHAPE = "shape.json"
+#: The other files of a checkpoint and their sizes in bytes, written last.
+FILES = "files.json"
 
 
 def temporary_tag(step: int) -> str:
@@ -24,7 +26,10 @@ def publish(directory: Path, step: int, shape: dict[str, int]) -> Path:
     shape: the settings that a run must share to read it, see `check_shape`.
     """
     final = directory / f"step-{step:08d}"
-    (directory / temporary_tag(step) / SHAPE).write_text(json.dumps(shape))
+    unfinished = directory / temporary_tag(step)
+    (unfinished / SHAPE).write_text(json.dumps(shape))
+    sizes = {path.name: path.stat().st_size for path in unfinished.iterdir()}
+    (unfinished / FILES).write_text(json.dumps(sizes))
     if final.exists():
         shutil.rmtree(final)
     os.replace(directory / temporary_tag(step), final)
@@ -40,6 +45,42 @@ def point(directory: Path, name: str, tag: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(pointer, directory / name)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is missing of a checkpoint, by its files' sizes; None where it is whole."""
+    try:
+        sizes = json.loads((checkpoint / FILES).read_text())
+    except (OSError, ValueError):
+        return f"it has no readable {FILES}"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        found = file.stat().st_size if file.is_file() else 0
+        if found != size:
+            return f"{name} has {found:,} of {size:,} bytes"
+    return None
+
+
+def recover(directory: Path) -> str | None:
+    """Let ``latest`` name the newest whole checkpoint; returns what was wrong where it did not, else None.
+
+    Raises DataError where there are checkpoints and none is whole.
+    """
+    if not (directory / LATEST).exists():
+        return None
+    try:
+        tag = latest_tag(directory)
+        wrong = damage(directory / tag)
+        if wrong is None:
+            return None
+        wrong = f"checkpoint {directory / tag} is damaged: {wrong}"
+    except DataError as error:
+        wrong = str(error)
+    whole = [path.name for path in sorted(directory.glob("step-*")) if damage(path) is None]
+    if not whole:
+        raise DataError(f"{wrong}, and no other checkpoint is whole; start a new run", file=str(directory))
+    point(directory, LATEST, whole[-1])
+    return f"{wrong}. Going on from {whole[-1]}, the newest one that is whole"
 
 
 def latest_tag(directory: Path) -> str:

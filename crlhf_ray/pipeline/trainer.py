@@ -28,9 +28,10 @@ from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
 from crlhf_ray.feedback.repair import Checked, repair
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
-from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point
+from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point, recover
 from crlhf_ray.learner.forward_check import check_gap
 from crlhf_ray.learner.group import Experience, LearnerGroup
+from crlhf_ray.pipeline.claim import check_inputs, claimed, inputs
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.pipeline.watching import Display, Metrics
 from crlhf_ray.policy.model import load_tokenizer, resolve
@@ -86,7 +87,9 @@ class Run:
 
     def _start(self) -> None:
         config = self.config
-        self.dir.mkdir(parents=True, exist_ok=True)
+        self._exit.enter_context(claimed(self.dir))
+        if (complaint := recover(self.dir / "checkpoints")) is not None:
+            self.display.say(complaint)
         logs = self.dir / "logs"
         logs.mkdir(exist_ok=True)
         with self.phase("start"):
@@ -94,6 +97,8 @@ class Run:
             self.tokenizer = load_tokenizer(config.model.name)
             train, self.heldout = questions(config, self.tokenizer)
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
+            named = {"problems.source": config.problems.source, "model.name": config.model.name}
+            check_inputs(self.dir, inputs(config, train), named)
             settings_file(self.dir).write_text(config.model_dump_json(indent=2))
             self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray.address))

@@ -7,6 +7,7 @@ A model is named by a preset (``PRESETS``), by a local directory in the Hugging 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -116,6 +117,16 @@ def load_model(settings: ModelSettings) -> torch.nn.Module:
             ),
         )
     return adapted.eval()
+
+
+def folder_digest(folder: Path) -> str:
+    """A hash of every file in a folder, by name and content: which weights a model or a checkpoint holds."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def leave_out_frozen(module: torch.nn.Module) -> None:

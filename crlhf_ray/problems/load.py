@@ -6,6 +6,7 @@ The schema of a JSONL row is `Row`; docs/problems.md explains it field by field.
 from __future__ import annotations
 
 import ast
+import difflib
 import gzip
 import json
 from collections.abc import Iterable
@@ -287,6 +288,9 @@ def _validated(model: type[Model], row: dict[str, Any], file: str, number: int) 
         first = error.errors()[0]
         found = "" if first["type"] == "missing" else f", found {first['input']!r}"
         field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, n=1)
+            found = f"; did you mean {near[0]!r}?" if near else f"; the fields are {', '.join(model.model_fields)}"
         raise DataError(f"{first['msg']}{found}", file=file, row=number, field=field) from None
 
 
@@ -310,6 +314,16 @@ def _read_jsonl(path: Path) -> list[Problem]:
                 file=str(path),
                 row=number,
                 field="tests",
+            )
+        defined = frozenset().union(*(defined_names(row.prompt + more) for more in ("", *row.references)))
+        if row.kind != "script" and defined and row.entry_point not in defined:
+            near = difflib.get_close_matches(row.entry_point, defined, n=1)
+            raise DataError(
+                f"{row.entry_point!r} is defined by neither the prompt nor a reference"
+                + (f"; did you mean {near[0]!r}?" if near else f"; they define {', '.join(sorted(defined))}"),
+                file=str(path),
+                row=number,
+                field="entry_point",
             )
         rows_by_id[row.problem_id] = number
         problems.append(row.problem())

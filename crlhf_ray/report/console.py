@@ -63,6 +63,10 @@ class Display:
         if self._tasks:
             self._progress.advance(self._tasks[-1], n)
 
+    def say(self, text: str) -> None:
+        """Print what somebody should know, once."""
+        self._print(text, style="yellow")
+
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Print a finished round (a row of metrics.jsonl) and those of its alerts that are new."""
         self._print(round_line(row))

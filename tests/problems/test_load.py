@@ -253,3 +253,24 @@ def test_a_row_may_hold_runs_of_a_script(tmp_path: Path):
 def test_a_test_that_cannot_be_run_is_refused_with_its_row_and_field(tmp_path: Path, row, field):
     with pytest.raises(DataError, match=rf"own\.jsonl, row 1, field '{field}"):
         load_problems(write(tmp_path / "own.jsonl", row))
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_reads_as_without(tmp_path):
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(json.dumps(GOOD) + "\n", encoding="utf-8")
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert load_problems(str(marked)) == load_problems(str(plain))
+
+
+def test_a_misspelt_field_names_the_right_one(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({**GOOD, "entrypoint": "f"}) + "\n")
+    with pytest.raises(DataError, match=r"row 1, field 'entrypoint'.*did you mean 'entry_point'\?"):
+        load_problems(str(path))
+
+
+def test_an_entry_point_that_nothing_defines_is_refused(tmp_path):
+    path = write(tmp_path / "problems.jsonl", GOOD | {"entry_point": "adds"})
+    with pytest.raises(DataError, match=r"field 'entry_point': 'adds' is defined by neither.*did you mean 'add'\?"):
+        load_problems(path)

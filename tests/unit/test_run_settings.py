@@ -41,6 +41,7 @@ def test_a_resumed_run_may_be_longer_elsewhere_and_measured_otherwise(trained: P
         "learner.timeout_seconds=9",
         "feedback.web.deadline_minutes=5",
         "learner.cpus_per_rank=1",
+        "learner.lr=1e-4",
     )
 
 
@@ -48,7 +49,7 @@ def test_a_resumed_run_may_be_longer_elsewhere_and_measured_otherwise(trained: P
     "change, named",
     [
         ("run.seed=1", r"run\.seed was 0 and is 1 now"),
-        ("learner.lr=1e-4", r"learner\.lr was 0\.001 and is 0\.0001 now"),
+        ("learner.epochs=9", r"learner\.epochs was 4 and is 9 now"),
         ("model.lora=null", r"model\.lora\.r was 4 and is None now"),
         ("feedback.crowd.shared_difficulty=0.2", r"feedback\.crowd\.shared_difficulty was 0\.1"),
         ("sandbox.limits.cpu_seconds=9", r"sandbox\.limits\.cpu_seconds was 5"),
