@@ -46,7 +46,9 @@ CONSENSUS_SCHEMA = pa.schema(
 class Item:
     """One program put before annotators. Nothing in it tells a honeypot from other work.
 
-    lines: the completion's lines; judged: the numbers of those that carry code.
+    lines: the completion's lines; judged: the numbers of those that carry code, and, where it is asked whether
+    something is missing at the program's end, the number after the last line's. A mark on that place is +1 for "nothing
+    is missing" and -1 for "something is". Where something is missing between lines, the line before it is wrong.
     """
 
     item_id: str
@@ -54,3 +56,8 @@ class Item:
     prompt: str
     lines: tuple[str, ...]
     judged: tuple[int, ...]
+
+    @property
+    def places(self) -> int:
+        """How many places have a truth: the lines, and the end where it is asked about."""
+        return len(self.lines) + (len(self.lines) in self.judged)

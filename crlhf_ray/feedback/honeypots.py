@@ -12,6 +12,7 @@ once there are some.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ _FORMAT = 1  # of the cache file and of what goes into it; raise it when either 
 
 @dataclass(frozen=True)
 class Honeypot:
-    """An item with its truth. truth: +1 or -1 for each line of the item. operator: the mutation, None for none."""
+    """An item with its truth. truth: +1 or -1 for each place of the item. operator: the mutation, None for none."""
 
     item: Item
     truth: tuple[int, ...]
@@ -49,12 +50,11 @@ def opaque_id(seed: int, *parts: object) -> str:
     return "i-" + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def make_item(problem: Problem, completion: str, item_id: str) -> Item:
-    """The item that puts a completion before annotators."""
+def make_item(problem: Problem, completion: str, item_id: str, *, end: bool = False) -> Item:
+    """The item that puts a completion before annotators. end: ask also whether something is missing at its end."""
     lines = tuple(completion.split("\n"))
-    return Item(
-        item_id, problem.problem_id, problem.prompt, lines, tuple(n for n, t in enumerate(lines) if carries_code(t))
-    )
+    judged = tuple(n for n, text in enumerate(lines) if carries_code(text))
+    return Item(item_id, problem.problem_id, problem.prompt, lines, (*judged, len(lines)) if end and judged else judged)
 
 
 def build_honeypots(
@@ -65,12 +65,14 @@ def build_honeypots(
     *,
     completions: Mapping[str, Sequence[str]] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    end: bool = False,
 ) -> list[Honeypot]:
     """Up to `per_problem` honeypots of each problem: a third of them unmutated (rounded down, at least one from 2 up).
 
     problems: of the training split only; what is shown to annotators is trained on.
     completions: by problem_id, passing samples to start from besides the references.
     cache: folder in which the result is kept; found again by a fingerprint of all arguments.
+    end: ask also whether something is missing at the end; some honeypots then lack their last line of code.
     A problem whose mutations all pass its tests yields fewer. Deterministic in its arguments.
     Raises DataError for a held-out problem, and for a reference or completion that does not pass.
     """
@@ -86,13 +88,14 @@ def build_honeypots(
         _FORMAT,
         seed,
         per_problem,
+        end,
         [(p.problem_id, p.prompt, repr(p.checker), sources[p.problem_id]) for p in problems],
     ]
     fingerprint = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
     file = Path(cache) / f"honeypots-{fingerprint}.json" if cache is not None else None
     if file is not None and file.exists():
         return [_from_json(row) for row in json.loads(file.read_text())]
-    honeypots = _build(problems, sources, sandbox, seed, per_problem)
+    honeypots = _build(problems, sources, sandbox, seed, per_problem, end)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -102,7 +105,12 @@ def build_honeypots(
 
 
 def _build(
-    problems: Sequence[Problem], sources: Mapping[str, list[str]], sandbox: AnySandbox, seed: int, per_problem: int
+    problems: Sequence[Problem],
+    sources: Mapping[str, list[str]],
+    sandbox: AnySandbox,
+    seed: int,
+    per_problem: int,
+    end: bool,
 ) -> list[Honeypot]:
     intact = max(per_problem // 3, int(per_problem >= 2))
     rngs = {p.problem_id: _rng(seed, p.problem_id) for p in problems}
@@ -114,11 +122,11 @@ def _build(
                 field="references",
             )
     made: dict[str, list[Honeypot]] = defaultdict(list)
-    queues = {p.problem_id: _candidates(p, sources[p.problem_id], rngs[p.problem_id]) for p in problems}
+    queues = {p.problem_id: _candidates(p, sources[p.problem_id], rngs[p.problem_id], end) for p in problems}
     for problem in problems:
         texts = sources[problem.problem_id]
         for at in rngs[problem.problem_id].permutation(len(texts))[:intact]:
-            made[problem.problem_id].append(_honeypot(problem, texts[at], seed, None))
+            made[problem.problem_id].append(_honeypot(problem, texts[at], seed, None, end))
     wanted = {p.problem_id: per_problem - intact for p in problems}
     while True:  # each pass tries as many more mutations of each problem as it still lacks
         tried = [
@@ -132,14 +140,16 @@ def _build(
             tried, sandbox.check([(p, m.completion) for p, m in tried]), strict=True
         ):
             if verdict.status in ("wrong", "error"):
-                made[problem.problem_id].append(_honeypot(problem, mutation.completion, seed, mutation))
+                made[problem.problem_id].append(_honeypot(problem, mutation.completion, seed, mutation, end))
                 wanted[problem.problem_id] -= 1
     return [honeypot for problem in problems for honeypot in made[problem.problem_id]]
 
 
-def _candidates(problem: Problem, texts: Sequence[str], rng: np.random.Generator) -> list[Mutation]:
+def _candidates(problem: Problem, texts: Sequence[str], rng: np.random.Generator, end: bool) -> list[Mutation]:
     """All mutations of all texts in random order, but each line of each text once before any line comes again."""
     found = [(at, mutation) for at, text in enumerate(texts) for mutation in mutations(problem.prompt, text)]
+    if end:
+        found += [(at, short) for at, text in enumerate(texts) if (short := _unfinished(problem.prompt, text))]
     shuffled = [found[i] for i in rng.permutation(len(found))]
     times: Counter[tuple[int, int]] = Counter()
     ranked = []
@@ -151,9 +161,21 @@ def _candidates(problem: Problem, texts: Sequence[str], rng: np.random.Generator
     return list({m.completion: m for m in reversed(ordered)}.values())[::-1]
 
 
-def _honeypot(problem: Problem, completion: str, seed: int, mutation: Mutation | None) -> Honeypot:
-    item = make_item(problem, completion, opaque_id(seed, "honeypot", problem.problem_id, completion))
-    truth = [1] * len(item.lines)
+def _unfinished(prompt: str, text: str) -> Mutation | None:
+    """The text without its last line of code; None where that is no program. The number of its end is "wrong"."""
+    lines = text.split("\n")
+    code = [n for n, line in enumerate(lines) if carries_code(line)]
+    short = "\n".join(lines[: code[-1]])
+    try:
+        ast.parse(prompt + short)
+    except SyntaxError:
+        return None
+    return Mutation(short, code[-1], "the last line is missing") if len(code) > 1 else None
+
+
+def _honeypot(problem: Problem, completion: str, seed: int, mutation: Mutation | None, end: bool) -> Honeypot:
+    item = make_item(problem, completion, opaque_id(seed, "honeypot", problem.problem_id, completion), end=end)
+    truth = [1] * item.places
     if mutation is not None:
         truth[mutation.line] = -1
     return Honeypot(item, tuple(truth), mutation.operator if mutation else None)
@@ -223,7 +245,7 @@ class HoneypotPool:
         return pa.table([ids, lines, truth], schema=GOLD_SCHEMA)
 
     def truth(self) -> dict[str, np.ndarray]:
-        """Truth by item_id, int8 +1 or -1 for each line: what a simulated crowd needs."""
+        """Truth by item_id, int8 +1 or -1 for each place: what a simulated crowd needs."""
         return {i: np.array(h.truth, dtype=np.int8) for i, h in self._by_id.items()}
 
     def state(self) -> dict[str, Any]:

@@ -30,12 +30,16 @@ _NAME = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\.\s*\w+)|\b([A-Za-z
 
 @dataclass(frozen=True)
 class Checked:
-    """A program with its verdict, and passing programs, besides the problem's references, to compare it with."""
+    """A program with its verdict, and passing programs, besides the problem's references, to compare it with.
+
+    end: whether it is asked if something is missing at the end; what has to be added there then makes no line wrong.
+    """
 
     problem: Problem
     text: str
     verdict: Verdict
     passing: tuple[str, ...] = ()
+    end: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Repair:
-    """truth: int8, shape (lines,), as `line_truth`. consistent: whether repairing the wrong lines makes it pass."""
+    """truth: int8, shape (places,), as `line_truth`. consistent: whether repairing the wrong lines makes it pass."""
 
     truth: np.ndarray
     consistent: bool
@@ -138,7 +142,7 @@ class _Work:
 
     def __init__(self, checked: Checked):
         self.checked = checked
-        self.base = line_truth(checked.problem, checked.text, checked.verdict, checked.passing)
+        self.base = line_truth(checked.problem, checked.text, checked.verdict, checked.passing, end=checked.end)
         self.kept: list[Change] | None = None
         self.candidates: list[list[Change]] = []
         self.spare = 0
@@ -191,6 +195,9 @@ class _Work:
             return Repair(self.base, False, None)
         truth = np.ones_like(self.base)
         for change in self.kept:
+            if self.checked.end and change.start == change.end == len(self.outline.lines):
+                truth[-1] = -1
+                continue
             # Where something is missing, the line after which it is missing is to blame.
             blamed = range(change.start, change.end) or [max(0, change.start - 1)]
             truth[[self.outline.lines[at].number for at in blamed if at < len(self.outline.lines)]] = -1

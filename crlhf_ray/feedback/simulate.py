@@ -130,9 +130,9 @@ class Crowd:
         labels_per_item: int | None = None,
         progress: float = 0.5,
     ) -> pa.Table:
-        """Judge every line in `judged` of every item.
+        """Judge every place in `judged` of every item.
 
-        truth: by item_id, +1 or -1 for each line of the item, shape (lines,).
+        truth: by item_id, +1 or -1 for each place of the item, shape (places,): its lines, and its end where asked.
         now: the events' created_at; with a time zone.
         annotators: ids of those who take part; everybody if None.
         labels_per_item: how many of them judge each item, drawn anew for each; all of them if None.
@@ -224,9 +224,10 @@ def _truth_of(item: Item, truth: Mapping[str, np.ndarray]) -> np.ndarray:
     if item.item_id not in truth:
         raise DataError(f"item {item.item_id!r} has no truth: give one value for each of its lines", field="truth")
     values = np.asarray(truth[item.item_id])
-    if values.shape != (len(item.lines),) or not np.isin(values, (-1, 1)).all():
+    if values.shape != (item.places,) or not np.isin(values, (-1, 1)).all():
+        last = " (its end is the last)" if item.places > len(item.lines) else ""
         raise DataError(
-            f"item {item.item_id!r}: truth must be +1 or -1 for each of its {len(item.lines)} lines, "
+            f"item {item.item_id!r}: truth must be +1 or -1 for each of its {item.places} lines{last}, "
             f"not {values.tolist()}",
             field="truth",
         )

@@ -71,6 +71,11 @@ class FeedbackSettings(Settings):
     honeypots_per_round: int = Field(default=2, ge=0)
     """in_process: honeypot programs mixed into each later round, for each annotator."""
 
+    @property
+    def asks_end(self) -> bool:
+        """Whether it is asked if something is missing at a program's end. The page does not ask it yet."""
+        return self.source == "in_process"
+
 
 class Feedback(ABC):
     """Where a round's judgements come from. Every event is in the log, then in the aggregation actor.

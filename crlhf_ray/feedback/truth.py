@@ -8,6 +8,8 @@ The tests say whether a program is right, not which of its lines are. The rule h
    alignment are wrong. Lines are compared by their tokens and nesting, with local variables renamed consistently.
    Where every line aligns but something is missing, the line after which it is missing is wrong.
 
+Where the end is asked about, what is missing after the last line makes the end wrong and not the line.
+
 Limits. A right idea that no known passing program uses counts as wrong; two lines that are right in different solutions
 may count as right together; a fault has one place here, though it could often be mended in another; statements that
 could be swapped freely count as wrong when swapped. So these labels are a simulation's truth, good enough to give an
@@ -36,13 +38,14 @@ _TOKEN = re.compile(
 
 
 def line_truth(
-    problem: Problem, text_lines: str | Sequence[str], verdict: Verdict, passing: Sequence[str]
+    problem: Problem, text_lines: str | Sequence[str], verdict: Verdict, passing: Sequence[str], *, end: bool = False
 ) -> np.ndarray:
     """Truth for each line of a completion.
 
     text_lines: the completion, or its lines. passing: completions that pass, besides the problem's references.
-    Returns int8, shape (lines,): +1 correct, -1 wrong. A line without code gets +1; it is not judged. A program that
-    fails and has code gets at least one wrong line.
+    end: whether it is asked if something is missing at the end.
+    Returns int8, shape (lines,) or with the end (lines + 1,): +1 correct, -1 wrong. A line without code gets +1; it is
+    not judged. A program that fails and has code gets at least one wrong place.
     Raises ValueError for an `infra_error` verdict, which says nothing about the program.
     """
     lines = text_lines.split("\n") if isinstance(text_lines, str) else list(text_lines)
@@ -50,7 +53,7 @@ def line_truth(
         raise ValueError(
             f"{problem.problem_id}: the sandbox failed ({verdict.detail}), so no truth is known: check it again"
         )
-    truth = np.ones(len(lines), dtype=np.int8)
+    truth = np.ones(len(lines) + end, dtype=np.int8)
     code = [n for n, line in enumerate(lines) if carries_code(line)]
     if verdict.passed or not code:
         return truth
@@ -62,7 +65,12 @@ def line_truth(
     known = dict.fromkeys((*problem.references, *passing))
     if not known:
         raise ValueError(f"{problem.problem_id} has no reference and no passing sample to compare with")
-    truth[list(_nearest(program, [outline(problem.prompt, text) for text in known]).wrong)] = -1
+    nearest = _nearest(program, [outline(problem.prompt, text) for text in known])
+    truth[list(nearest.wrong)] = -1
+    if end and nearest.unfinished:
+        last = program.lines[-1].number
+        truth[last] = 1  # it has a partner: only what is missing after it was charged to it
+        truth[-1] = -1
     return truth
 
 
@@ -85,6 +93,7 @@ class Outline:
 class _Comparison:
     distance: int  # lines of either program without a partner
     wrong: tuple[int, ...]  # numbers of lines
+    unfinished: bool  # whether the reference goes on where the program ends
 
 
 def _syntax_error_line(prompt: str, completion: str) -> int | None:
@@ -164,11 +173,13 @@ def compare(program: Outline, reference: Outline) -> _Comparison:
     met = {b for _, b in pairs}
     wrong = [line.number for at, line in enumerate(program.lines) if at not in matched]
     missing = [at for at in range(len(reference.lines)) if at not in met]
+    unfinished = len(program.lines) - 1 in matched and len(reference.lines) - 1 in missing
     if not wrong:
         # Nothing that is there is wrong, so blame the line after which something is missing; the last if nothing is.
         before = [a for a, b in pairs if not missing or b < missing[0]]
         wrong = [program.lines[before[-1] if before else 0].number]
-    return _Comparison(len(program.lines) - len(matched) + len(missing), tuple(wrong))
+    distance = len(program.lines) - len(matched) + len(missing)
+    return _Comparison(distance, tuple(wrong), unfinished)
 
 
 def align(a: Sequence[CodeLine], b: Sequence[CodeLine]) -> list[tuple[int, int]]:

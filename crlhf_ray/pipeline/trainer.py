@@ -117,6 +117,7 @@ class Run:
                     config.run.seed,
                     config.feedback.honeypots_per_problem,
                     cache=self.dir / "honeypots",
+                    end=config.feedback.asks_end,
                 ),
                 config.run.seed,
             )
@@ -247,6 +248,7 @@ class Run:
                 self.problems[sample.problem_id],
                 sample.text,
                 opaque_id(self.config.run.seed, sample.sample_id if anew else sample.problem_id, sample.text),
+                end=self.config.feedback.asks_end,
             )
             for sample in samples
         ]
@@ -260,7 +262,11 @@ class Run:
                 known.append(text)
         judged = [
             Checked(
-                self.problems[item.problem_id], "\n".join(item.lines), verdict, tuple(self._passing[item.problem_id])
+                self.problems[item.problem_id],
+                "\n".join(item.lines),
+                verdict,
+                tuple(self._passing[item.problem_id]),
+                end=item.places > len(item.lines),
             )
             for item, verdict in zip(items, verdicts, strict=True)
         ]
@@ -330,6 +336,9 @@ class Run:
                         }
                         for number, text in enumerate(item.lines)
                     ],
+                    "end": {"p_correct": consensus[item.item_id][item.places - 1], "truth": truth[item.item_id][-1]}
+                    if item.places > len(item.lines)
+                    else None,
                     "correction_rate": score,
                     "passed": verdict.passed,
                 }

@@ -49,8 +49,9 @@ def score_round(
 ) -> list[Score]:
     """Scores of a round's programs.
 
-    p_by_line: for each sample P(line is correct) by line number, for exactly its lines that carry code. prior: the
-    P(line is correct) that these were found with. passed: what the tests say; None where there are none. seed: chooses
+    p_by_line: for each sample P(line is correct) by line number, for exactly its lines that carry code, and, where it
+    was asked, under the number after the last line's P(nothing is missing at the end). prior: the P(line is correct)
+    that these were found with. passed: what the tests say; None where there are none. seed: chooses
     which programs are verified.
     Raises DataError where lines and posteriors do not match, or a posterior is no probability.
     """
@@ -79,7 +80,7 @@ def score_round(
 def score_program(
     sample: Sample, evidence: np.ndarray, settings: RewardSettings, *, prior: float, verified: bool | None = None
 ) -> Score:
-    """The score of one program from the evidence, [m] nats, of its lines that carry code.
+    """The score of one program from the evidence, [m] nats, of its lines that carry code, and last of its end if asked.
 
     prior: P(a line is correct), for the forms that work on posteriors. verified: what the tests say, where that is to
     be the score; lines then get the blame by the crowd, and `to_go` counts the program as a whole.
@@ -94,7 +95,7 @@ def score_program(
         to_go = [program_score(evidence[j:], prior, settings) for j in range(len(evidence))]
         rewards = np.zeros(len(sample.token_ids))
         # what follows the last line of code, such as the token that ends the program, earns as that line does
-        at = [*(end - 1 for _, end in _spans(sample)[:-1]), len(rewards) - 1]
+        at = [*(end - 1 for _, end in _spans(sample, len(evidence))[:-1]), len(rewards) - 1]
         np.add.at(rewards, np.maximum(at, 0), -np.diff(to_go, append=0.0))
     return _scored(sample, settings, value, evidence, prior, rewards)
 
@@ -129,32 +130,35 @@ def _first_fault(sample: Sample, p_correct: np.ndarray) -> tuple[np.ndarray, np.
     first = int(wrong[0]) if len(wrong) else int(p_correct.argmin())
     praise = np.ones(len(sample.token_ids))
     if len(wrong):
-        praise[_spans(sample)[first][0] :] = 0.0
+        praise[_spans(sample, len(p_correct))[first][0] :] = 0.0
     return praise, _by_token(sample, np.arange(len(p_correct)) == first)
 
 
-def _spans(sample: Sample) -> list[tuple[int, int]]:
-    """Tokens ``[start, end)`` of each line that carries code. A line that owns none (the token before it spans the
-    newline) has that token."""
+def _spans(sample: Sample, places: int) -> list[tuple[int, int]]:
+    """Tokens ``[start, end)`` of each line that carries code, and of the end where that is one of the places: the last
+    token, which stopped there. A line that owns none (the token before it spans the newline) has that token."""
     found = []
     for line in sample.lines:
         if line.carries_code:
             end = max(line.token_end, 1)
             found.append((min(line.token_start, end - 1), end))
-    return found
+    tokens = len(sample.token_ids)
+    return found + [(max(tokens - 1, 0), tokens)] * (places - len(found))
 
 
 def _by_token(sample: Sample, weights: np.ndarray) -> np.ndarray:
     """The weights of the lines that carry code on their tokens; the greater one where a token has two, 0 elsewhere."""
     out = np.zeros(len(sample.token_ids))
-    for (start, end), weight in zip(_spans(sample), weights, strict=True):
+    for (start, end), weight in zip(_spans(sample, len(weights)), weights, strict=True):
         out[start:end] = np.maximum(out[start:end], weight)
     return out
 
 
 def _evidence(sample: Sample, p_by_line: Mapping[int, float], prior: float) -> np.ndarray:
     code = [line.number for line in sample.lines if line.carries_code]
-    given = set(p_by_line)
+    given, end = set(p_by_line), len(sample.lines)
+    if code and end in given:
+        code.append(end)
     missing, extra = sorted(set(code) - given), sorted(given - set(code))
     parts = []
     if missing:

@@ -138,3 +138,11 @@ def test_gold_holds_the_truth_of_judged_lines_only(honeypots):
     assert pool.gold().num_rows == sum(len(h.item.judged) for h in honeypots)
     with pytest.raises(KeyError):
         pool.gold(["sample-of-somebody"])
+
+
+def test_where_the_end_is_asked_about_some_honeypots_lack_their_last_line(problems, sandbox):
+    made = build_honeypots(problems, sandbox, seed=1, per_problem=12, end=True)
+    assert all(len(h.item.lines) in h.item.judged and len(h.truth) == len(h.item.lines) + 1 for h in made)
+    short = [h for h in made if h.truth[-1] == -1]
+    assert {h.operator for h in short} == {"the last line is missing"}
+    assert all(h.truth.count(-1) == 1 for h in short)

@@ -140,3 +140,11 @@ def test_whatever_a_program_is_its_lines_have_a_truth(sandbox, text):
     found = repaired(sandbox, text)
     assert found.truth.shape == (len(text.split("\n")),)
     assert set(found.truth.tolist()) <= {1, -1}
+
+
+def test_where_the_end_is_asked_about_what_must_be_added_there_is_missing_and_no_line_is_wrong(sandbox):
+    text = "\n    total = 0\n    for x in xs:\n        if x > 0:\n            total += x"
+    (verdict,) = sandbox.check([(PROBLEM, text)])
+    (found,) = repair([Checked(PROBLEM, text, verdict, end=True)], sandbox)
+    assert found.truth.tolist() == [1] * 5 + [-1]
+    assert found.consistent

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
@@ -148,3 +149,14 @@ def test_unknown_annotators_and_impossible_counts_are_refused():
         Crowd().annotate(items, truth, now=NOW, annotators=["bob"])
     with pytest.raises(ValueError, match="use 1 to 10"):
         Crowd().annotate(items, truth, now=NOW, labels_per_item=11)
+
+
+def test_the_end_is_judged_like_a_line_where_it_is_asked_about():
+    items = [Item(f"item-{i}", "p", "def f():", ("x = 1", f"y = {i}"), (0, 1, 2)) for i in range(2000)]
+    truth = {item.item_id: np.array([1, 1, -1]) for item in items}
+    table = Crowd(seed=4).annotate(items, truth, now=NOW)
+    at_the_end = table.filter(pa.array(table["line"].to_numpy() == 2))
+    assert measured(table, truth)[1] == pytest.approx(0.51, abs=0.02)
+    assert at_the_end.num_rows == 2000 * 10
+    with pytest.raises(DataError, match=r"each of its 3 lines \(its end is the last\)"):
+        Crowd().annotate(items[:1], {"item-0": np.array([1, 1])}, now=NOW)

@@ -94,3 +94,27 @@ def test_a_program_without_code_has_nothing_to_judge():
 def test_an_infrastructure_error_says_nothing():
     with pytest.raises(ValueError, match="check it again"):
         line_truth(PROBLEM, REFERENCE, Verdict("infra_error", detail="no slot", isolation="jailed"), [])
+
+
+def wrong_places(completion, verdict=WRONG):
+    truth = line_truth(PROBLEM, completion, verdict, (), end=True)
+    assert len(truth) == completion.count("\n") + 2
+    return np.flatnonzero(truth == -1).tolist()
+
+
+def test_where_the_end_is_asked_about_what_is_missing_there_is_charged_to_it_and_to_no_line():
+    assert wrong_places(REFERENCE.replace("\n    return total", "")) == [5]
+
+
+def test_what_is_missing_between_lines_is_charged_to_the_line_before_it_all_the_same():
+    assert wrong_places(REFERENCE.replace("\n    total = 0", "")) == [1]
+    assert wrong_places(REFERENCE.replace("\n            total += n", "\n            pass")) == [4]
+
+
+def test_a_program_that_ends_as_the_reference_does_lacks_nothing_at_its_end():
+    assert wrong_places(REFERENCE, PASSED) == []
+    assert wrong_places(REFERENCE.replace("== 0", "== 1")) == [3]
+
+
+def test_a_faulty_program_that_stops_early_is_wrong_in_both_places():
+    assert wrong_places(REFERENCE.replace("total = 0", "total = 1").replace("\n    return total", "")) == [1, 5]

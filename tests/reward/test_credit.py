@@ -142,3 +142,19 @@ def test_a_learnt_prior_of_right_programs_orders_a_problem_s_programs_as_before(
     samples = [sample_of(("a", 1), name=f"s{i}") for i in range(4)]
     values = [one.value for one in round_of(samples, [{0: p} for p in (0.1, 0.4, 0.6, 0.9)], prior_right="learnt")]
     assert all(a < b for a, b in pairwise(values))
+
+
+def test_the_end_is_a_place_of_its_own_whose_token_is_the_one_that_stopped():
+    posteriors = {0: 0.9, 1: 0.9, 3: 0.9, 4: 0.1}  # 4 lines, so 4 is the end
+    (found,) = round_of([THREE], [posteriors], credit="first_fault")
+    assert found.blame.tolist() == [0] * 7 + [1]
+    (found,) = round_of([THREE], [posteriors], credit="blame")
+    assert found.blame[-1] == 1.0
+    assert found.blame[:-1].max() < 0.02
+    (found,) = round_of([THREE], [posteriors], form="min", credit="to_go")
+    assert to_go(found) == pytest.approx([0.1] * 8)
+
+
+def test_something_missing_at_the_end_lowers_a_program_as_a_wrong_line_does():
+    good, unfinished = round_of([THREE] * 2, [{0: 0.9, 1: 0.9, 3: 0.9, 4: p} for p in (0.9, 0.1)])
+    assert good.value > unfinished.value + 0.3
