@@ -232,7 +232,8 @@ def aggregate(
     labels: Annotated[
         list[Path],
         typer.Argument(
-            help="CSV, Parquet or JSONL with columns task, worker, label; optionally weight (0 to 1) and time."
+            help="CSV, TSV, Parquet, JSONL or JSON (.gz too; - is standard input) with columns task, worker, label; "
+            "optionally weight (0 to 1) and time. Exports of Label Studio, Toloka, Argilla and peerannot."
         ),
     ],
     gold: Annotated[Path | None, typer.Option(help="Known truth: columns task and label.")] = None,
@@ -249,14 +250,22 @@ def aggregate(
             "--class", help="The classes that there are; any other label is rejected. Default: all labels seen."
         ),
     ] = None,
+    task: Annotated[str | None, typer.Option(help="The file's column of tasks.")] = None,
+    worker: Annotated[str | None, typer.Option(help="The file's column of workers.")] = None,
+    label: Annotated[str | None, typer.Option(help="The file's column of labels, or the control or question.")] = None,
+    weight: Annotated[str | None, typer.Option(help="The file's column of weights.")] = None,
+    time: Annotated[str | None, typer.Option(help="The file's column of times.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="One column a worker, with labels in the cells.")] = False,
 ) -> None:
     """Turn crowd labels into one probability a task, and tell how reliable each worker is.
 
     Example: crlhf aggregate labels.csv --gold gold.csv --out consensus
     """
     from crlhf_ray.aggregation.command import aggregate_files
+    from crlhf_ray.aggregation.files import Columns
 
-    aggregate_files(labels, gold, out, estimator, big, console, classes or ())
+    columns = Columns(task, worker, label, weight, time, wide)
+    aggregate_files(labels, gold, out, estimator, big, console, classes or (), columns)
 
 
 @app.command()

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import pandas as pd
 
 from crlhf_ray.aggregation.base import Estimator
 from crlhf_ray.aggregation.calibrate import Calibrated
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
 from crlhf_ray.aggregation.encoding import infer_classes
+from crlhf_ray.aggregation.files import USUAL, Columns, read_chunks
 from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.logistic_l1 import LogisticL1
 from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
-from crlhf_ray.aggregation.rejections import RejectionReport, clean, read_chunks
+from crlhf_ray.aggregation.rejections import RowReport, clean, whole_ids
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import ConfigError, DataError
 
@@ -27,6 +30,9 @@ EstimatorName = Literal["hierarchical", "two_coin", "one_coin", "majority", "daw
 _FEWEST_TO_CALIBRATE = 5
 #: Labels outside gold's two classes are slips of the pen up to this share of the votes; more are a class, or a code.
 _STRAY = 0.05
+_BLANK = {"na", "n/a", "nan", "none", "null"}
+#: Probabilities that differ by less are equal: it is rounding.
+_TIE = 1e-9
 #: More labels than that are no classes, and every annotator's confusion matrix would have a cell for each two.
 MOST_LABELS = 200
 NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype=int)})
@@ -35,11 +41,12 @@ NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype
 @dataclass(frozen=True)
 class Aggregation:
     """consensus: task, label, probability (of that label), one ``p_<class>`` a class, labels (votes that stand behind
-    it). reliability: by worker, with 95% credible intervals. temperature: None where not calibrated."""
+    it), tie (another class is as probable). reliability: by worker, with 95% credible intervals. temperature: None
+    where not calibrated."""
 
     consensus: pd.DataFrame
     reliability: pd.DataFrame
-    report: RejectionReport
+    report: RowReport
     temperature: float | None
 
 
@@ -50,8 +57,9 @@ def aggregate(
     estimator: EstimatorName = "hierarchical",
     calibrate: bool = True,
     classes: tuple[Hashable, ...] | None = None,
+    columns: Columns = USUAL,
 ) -> Aggregation:
-    """Consensus of the votes in CSV, Parquet or JSONL files with columns task, worker, label and optionally weight.
+    """Consensus of the votes in files (see `files.read_chunks`) with columns task, worker, label, optionally weight.
 
     gold: a file with columns task and label. An empty label is an abstention. Unusable rows (a missing value, a label
     outside the classes, a worker's second vote on a task, a line that does not parse) are left out and reported; of
@@ -63,48 +71,57 @@ def aggregate(
     """
     if estimator not in get_args(EstimatorName):
         raise ConfigError(f"there is no estimator {estimator!r}; there are {', '.join(get_args(EstimatorName))}")
-    report = RejectionReport()
-    truth = read_gold_file(Path(gold)) if gold is not None else NO_GOLD
-    votes = _read_votes([Path(p) for p in labels], report)
+    report = RowReport()
+    truth = read_gold_file(Path(gold), columns) if gold is not None else NO_GOLD
+    votes = _read_votes([Path(p) for p in labels], report, columns)
     if votes.empty:
         raise no_votes(report, labels[0])
     if classes is None:
-        classes = classes_of(labels_given(votes), truth, gold, report)
+        classes = classes_of(labels_given(votes[~second_votes(votes)]), truth, gold, report)
     check_gold(truth, gold, classes, int(truth.index.isin(votes["task"]).sum()), report)
     votes = tidy(votes, report, classes)
     if votes.empty:
         raise no_votes(report, labels[0])
-    truth = truth["label"]
+    report.lost(votes["task"])
+    truth = truth["label"][truth.index.isin(votes["task"])]
     make = _maker(estimator, classes)
-    tempered = calibrate and len(classes) == 2 and len(truth.index.intersection(votes["task"])) >= _FEWEST_TO_CALIBRATE
+    tempered = calibrate and len(classes) == 2 and len(truth) >= _FEWEST_TO_CALIBRATE
     fitted: Estimator = Calibrated(make) if tempered else make()
     fitted.fit(votes[["task", "worker", "label", "weight"]], truth if len(truth) else None)
     probas = fitted.probas_
-    count = votes[votes["label"].notna()].groupby("task").size()
-    best = fitted.labels_
-    consensus = pd.DataFrame(
-        {
-            "task": probas.index,
-            "label": best.to_numpy(),
-            "probability": probas.to_numpy().max(axis=1),
-            **{f"p_{name}": probas[name].to_numpy() for name in probas.columns},
-            "labels": count.reindex(probas.index, fill_value=0).to_numpy(),
-        }
-    )
+    count = votes[votes["label"].notna()].groupby("task").size().reindex(probas.index, fill_value=0)
+    consensus = consensus_table(probas.index, probas.to_numpy(), tuple(probas.columns), count.to_numpy())
     temperature = fitted.temperature_ if isinstance(fitted, Calibrated) else None
     return Aggregation(consensus, fitted.reliability().reset_index(), report, temperature)
 
 
-def read_gold_file(path: Path) -> pd.DataFrame:
+def consensus_table(
+    tasks: Sequence[str], probas: np.ndarray, classes: Sequence[Hashable], labels: np.ndarray
+) -> pd.DataFrame:
+    """The consensus as files hold it. Of equally probable classes the last counts, of two the positive one; ``tie``."""
+    top = probas.max(axis=1)
+    near = probas >= top[:, None] - _TIE
+    best = len(classes) - 1 - np.argmax(near[:, ::-1], axis=1)
+    columns = {f"p_{name}": probas[:, i] for i, name in enumerate(classes)}
+    label = np.array(classes, object)[best]
+    table = {"task": tasks, "label": pd.Series(label).infer_objects().array, "probability": top, **columns}
+    return pd.DataFrame({**table, "labels": labels, "tie": near.sum(axis=1) > 1})
+
+
+def read_gold_file(path: Path, columns: Columns = USUAL) -> pd.DataFrame:
     """By task: label, and the row it stands in. Raises `DataError`, naming the row, for a row without task or label and
     for a contradiction: gold is too precious to be left out silently."""
-    report = RejectionReport()
-    parts = [clean(chunk, rows, str(path), report, gold=True) for chunk, rows in read_chunks(path, report, gold=True)]
+    report = RowReport()
+    parts = [
+        clean(chunk, rows, str(path), report, gold=True)
+        for chunk, rows in read_chunks(path, report, columns, gold=True)
+    ]
+    whole_ids(parts, "task", str(path), report)
     if report.rows:
         bad = report.rows[0]
         raise DataError(f"{bad.problem}; {bad.remedy}", file=bad.file, row=bad.row, field=bad.field)
     if not parts or not sum(map(len, parts)):
-        raise DataError("it holds no gold; give a row a task, or leave the file out", file=str(path))
+        raise DataError("it contains no gold; give a row for each known task, or leave the file out", file=str(path))
     table = pd.concat(parts, ignore_index=True)
     distinct = table.drop_duplicates(["task", "label"])
     if (again := distinct["task"].duplicated()).any():
@@ -121,7 +138,7 @@ def read_gold_file(path: Path) -> pd.DataFrame:
 
 
 def check_gold(
-    truth: pd.DataFrame, path: Path | str | None, classes: tuple[Hashable, ...], voted: int, report: RejectionReport
+    truth: pd.DataFrame, path: Path | str | None, classes: tuple[Hashable, ...], voted: int, report: RowReport
 ) -> None:
     """Raise `DataError` where gold's labels are not among the classes, or nobody voted on any of its tasks.
 
@@ -132,7 +149,7 @@ def check_gold(
     if (strange := ~truth["label"].isin(classes)).any():
         bad = truth[strange].iloc[0]
         raise DataError(
-            f"{bad['label']!r} is none of the classes {list(classes)}; correct it, or name the classes (--class)",
+            f"{bad['label']!r} is not among the classes {list(classes)}; correct it, or name the classes (--class)",
             file=str(path),
             row=int(bad["row"]),
             field="label",
@@ -149,17 +166,19 @@ def check_gold(
         report.notes.append(f"gold: {len(truth) - voted:,} of {len(truth):,} tasks have no vote and teach nothing")
 
 
-def no_votes(report: RejectionReport, path: Path | str) -> DataError:
+def no_votes(report: RowReport, path: Path | str) -> DataError:
     """Nothing is left of what was read."""
     why = "; ".join(f"{count} x {reason}" for reason, count in report.counts.items()) or "give a row a vote"
     return DataError(f"no usable vote among {report.read} rows; {why}", file=str(path))
 
 
-def _read_votes(paths: list[Path], report: RejectionReport) -> pd.DataFrame:
+def _read_votes(paths: list[Path], report: RowReport, columns: Columns) -> pd.DataFrame:
     parts = []
     for path in paths:
-        for chunk, rows in read_chunks(path, report):
-            table = clean(chunk, rows, str(path), report)
+        tables = [clean(chunk, rows, str(path), report) for chunk, rows in read_chunks(path, report, columns)]
+        for name in ("task", "worker"):
+            whole_ids(tables, name, str(path), report)
+        for table in tables:
             for name in ("task", "worker", "label", "file"):
                 table[name] = table[name].astype("category")
             parts.append(table)
@@ -169,7 +188,7 @@ def _read_votes(paths: list[Path], report: RejectionReport) -> pd.DataFrame:
     return votes.reset_index(drop=True)
 
 
-def tidy(votes: pd.DataFrame, report: RejectionReport, classes: tuple[Hashable, ...] | None) -> pd.DataFrame:
+def tidy(votes: pd.DataFrame, report: RowReport, classes: tuple[Hashable, ...] | None) -> pd.DataFrame:
     """Votes without labels outside the classes and without second votes; both are reported.
 
     Of one worker's votes on a task the latest stands, and the first of those that have the same time or none.
@@ -182,10 +201,9 @@ def tidy(votes: pd.DataFrame, report: RejectionReport, classes: tuple[Hashable, 
             votes.loc[zero, "label"] = None
             bad &= ~zero
         _report_rows(votes[bad], report, "label", [repr(v) for v in label[bad]], f"give one of {list(classes)}")
+        report.doubtful.update(votes["task"][bad])
         votes = votes[~bad]
-    timed = votes["time"].notna().any()
-    latest = votes.sort_values("time", ascending=False, kind="stable") if timed else votes
-    again = latest.duplicated(["task", "worker"])[votes.index].to_numpy()
+    again, timed = second_votes(votes), votes["time"].notna().any()
     problems = [f"{w!r} voted on {t!r} more than once" for t, w in votes.loc[again, ["task", "worker"]].to_numpy()]
     remedy = f"keep one vote a worker and task (the {'latest' if timed else 'first'} was used)"
     _report_rows(votes[again], report, "worker", problems, remedy)
@@ -195,7 +213,13 @@ def tidy(votes: pd.DataFrame, report: RejectionReport, classes: tuple[Hashable, 
     return votes
 
 
-def _report_rows(bad: pd.DataFrame, report: RejectionReport, field: str, problems: list[str], remedy: str) -> None:
+def second_votes(votes: pd.DataFrame) -> np.ndarray:
+    """True where another vote of the same worker on the task stands: a later one, or the first of those as late."""
+    latest = votes.sort_values("time", ascending=False, kind="stable")
+    return latest.duplicated(["task", "worker"])[votes.index].to_numpy()
+
+
+def _report_rows(bad: pd.DataFrame, report: RowReport, field: str, problems: list[str], remedy: str) -> None:
     done = 0
     for file, rows in bad.groupby("file", sort=False, observed=True)["row"]:
         report.add(str(file), rows.to_numpy(), field, problems[done : done + len(rows)], remedy)
@@ -210,7 +234,7 @@ def labels_given(votes: pd.DataFrame) -> pd.DataFrame:
 
 
 def classes_of(
-    labels: pd.DataFrame, truth: pd.DataFrame, gold: Path | str | None, report: RejectionReport
+    labels: pd.DataFrame, truth: pd.DataFrame, gold: Path | str | None, report: RowReport
 ) -> tuple[Hashable, ...]:
     """The classes, from `labels_given` or its like, and a note of how often each was given.
 
@@ -223,12 +247,13 @@ def classes_of(
         raise too_many_labels(labels["file"].iloc[0], len(given))
     found, known = given.index.tolist(), pd.unique(truth["label"]).tolist()
     report.notes.append("labels: " + ", ".join(f"{name} ({count:,} votes)" for name, count in given.head(20).items()))
+    report.notes += _alike(found)
     other = [name for name in found if name not in known]
     if len({*found, *known}) > 2 and len(known) == 2 and set(known) <= set(found):
         share, unsure = given[other].sum() / given.sum(), set(known) == {-1, 1} and other == [0]
         if unsure or share <= _STRAY:
             return infer_classes(known)
-        raise _unexpected(labels, other, f"is no truth in {gold}, and {share:.0%} of the votes say so")
+        raise _unexpected(labels, other, f"is not among the truths in {gold}, yet {share:.0%} of the votes give it")
     if len({*found, *known}) > 2 and (never := [name for name in known if name not in found]):
         row = int(truth["row"][truth["label"].isin(never)].iloc[0])
         raise DataError(
@@ -253,10 +278,22 @@ def classes_of(
     return tuple(sorted(found, key=lambda v: (isinstance(v, str), v)))
 
 
+def _alike(classes: Sequence[Hashable]) -> list[str]:
+    """Hints at classes that are perhaps one class, or none."""
+    forms: dict[str, list[Hashable]] = {}
+    for name in classes:
+        forms.setdefault(unicodedata.normalize("NFKC", str(name)).casefold(), []).append(name)
+    pairs = [" and ".join(map(repr, sorted(some, key=str))) for some in forms.values() if len(some) > 1]
+    blank = [repr(name) for form, some in forms.items() if form in _BLANK for name in some]
+    hints = [f"classes that differ only by case or Unicode form: {'; '.join(pairs)}; write those that are one alike"]
+    hints += [f"read as classes: {', '.join(blank)}; leave the field empty where the worker abstained"]
+    return [hint for hint, some in zip(hints, (pairs, blank), strict=True) if some]
+
+
 def too_many_labels(file: Path | str, count: int) -> DataError:
     """Free text, most likely, or the wrong column."""
     return DataError(
-        f"it has {count:,} different labels or more, and {MOST_LABELS} are the most: is this the label column? If so, "
+        f"it has {count:,} different labels or more, the maximum is {MOST_LABELS}: is this the label column? If so, "
         "name the classes (--class)",
         file=str(file),
         field="label",

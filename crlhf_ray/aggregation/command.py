@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from crlhf_ray.aggregation.batch import EstimatorName, aggregate
+from crlhf_ray.aggregation.files import USUAL, Columns
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
-from crlhf_ray.aggregation.rejections import RejectionReport, label_value
-from crlhf_ray.errors import DataError
+from crlhf_ray.aggregation.rejections import RowReport, label_value
+from crlhf_ray.errors import ConfigError, DataError
 
 #: Workers shown on the terminal; all of them are in the file.
 SHOWN = 10
@@ -26,14 +27,18 @@ def aggregate_files(
     big: bool,
     console: Console,
     classes: Sequence[str] = (),
+    columns: Columns = USUAL,
 ) -> None:
     """Write consensus, reliability and rejected rows into ``out`` and print a summary.
 
     classes: the labels that count, as text, for two the negative one first; any other label is then rejected and
     reported. Empty: every label found is a class.
-    big: for Parquet larger than memory; starts Ray on this machine where it is not running.
-    Raises as `aggregate` and `aggregate_parquet` do.
+    big: for Parquet larger than memory; starts Ray on this machine where it is not running; refused (`ConfigError`) for
+    an estimator it does not have. Raises as `aggregate` and `aggregate_parquet` do.
     """
+    if big and (estimator != "hierarchical" or columns.wide):
+        asked = "--wide" if columns.wide else f"--estimator {estimator}"
+        raise ConfigError(f"--big has the hierarchical estimator only, for one vote a row; leave out --big or {asked}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -50,10 +55,10 @@ def aggregate_files(
 
         pair = (named[0], named[1]) if named else None
         with connect(), console.status("Ray Data passes over the labels ..."):
-            large = aggregate_parquet(labels, out / "consensus", gold, classes=pair)
+            large = aggregate_parquet(labels, out / "consensus", gold, classes=pair, columns=columns)
         reliability, report, consensus = large.reliability, large.report, large.consensus
     else:
-        found = aggregate(labels, gold, estimator=estimator, classes=named)
+        found = aggregate(labels, gold, estimator=estimator, classes=named, columns=columns)
         consensus = out / "consensus.csv"
         found.consensus.to_csv(consensus, index=False)
         reliability, report = found.reliability, found.report
@@ -65,7 +70,7 @@ def aggregate_files(
     console.print(f"Consensus: [bold]{consensus}[/bold]; reliabilities and rejected rows beside it")
 
 
-def _show(reliability: pd.DataFrame, report: RejectionReport, console: Console) -> None:
+def _show(reliability: pd.DataFrame, report: RowReport, console: Console) -> None:
     table = Table(title=f"{len(reliability)} workers", title_justify="left")
     for column in reliability.columns:
         table.add_column(str(column))

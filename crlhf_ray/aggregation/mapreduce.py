@@ -30,21 +30,22 @@ from crlhf_ray.aggregation.batch import (
     NO_GOLD,
     check_gold,
     classes_of,
+    consensus_table,
     no_votes,
     read_gold_file,
     tidy,
     too_many_labels,
 )
-from crlhf_ray.aggregation.rejections import (
+from crlhf_ray.aggregation.files import (
     CHUNK_ROWS,
-    RejectionReport,
-    clean,
+    USUAL,
+    Columns,
     columns_of_parquet,
-    label_value,
     read_row_group,
     readable,
     refuse_folder,
 )
+from crlhf_ray.aggregation.rejections import RowReport, clean, label_value
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.errors import DataError
 
@@ -55,11 +56,11 @@ START, START_WEIGHT, SHARE_WEIGHT = 0.7, 2.0, 10.0
 
 @dataclass(frozen=True)
 class MapReduceResult:
-    """consensus: folder of Parquet files (task, label, probability, p_positive, labels). reliability: by worker."""
+    """consensus: folder of Parquet files with the columns of `Aggregation.consensus`. reliability: by worker."""
 
     consensus: Path
     reliability: pd.DataFrame
-    report: RejectionReport
+    report: RowReport
     passes: int
 
 
@@ -69,6 +70,7 @@ def aggregate_parquet(
     gold: Path | str | None = None,
     *,
     classes: tuple[Any, Any] | None = None,
+    columns: Columns = USUAL,
     max_passes: int = 20,
     tol: float = 1e-3,
     part_votes: int = PART_VOTES,
@@ -82,8 +84,8 @@ def aggregate_parquet(
 
     paths, out = [Path(p) for p in labels], Path(out)
     if bad := [p for p in paths if p.suffix != ".parquet"]:
-        raise DataError("is no Parquet file: convert it, or leave it to the in-memory path", file=str(bad[0]))
-    truth = read_gold_file(Path(gold)) if gold is not None else NO_GOLD
+        raise DataError("is not a Parquet file: convert it, or leave out --big", file=str(bad[0]))
+    truth = read_gold_file(Path(gold), columns) if gold is not None else NO_GOLD
     groups, total = [], 0
     for path in paths:
         if not path.exists():
@@ -91,19 +93,19 @@ def aggregate_parquet(
         refuse_folder(path)
         try:
             with pq.ParquetFile(path) as file:
-                columns_of_parquet(file, path)
+                columns_of_parquet(file, str(path), columns)
                 groups += [{"path": str(path), "group": g} for g in range(file.num_row_groups)]
                 total += file.metadata.num_rows
         except pa.ArrowInvalid as error:
-            raise DataError(f"is no parquet file that can be read: {error}; write it anew", file=str(path)) from error
-    report = RejectionReport()
-    pair = _two_classes(paths, truth, gold, report) if classes is None else classes
+            raise DataError(f"cannot be read as parquet: {error}; export it again", file=str(path)) from error
+    report = RowReport()
+    pair = _two_classes(paths, truth, gold, report, columns) if classes is None else classes
     work = out / "parts"
     shutil.rmtree(work, ignore_errors=True)
     (work / "consensus").mkdir(parents=True)
     parts = max(1, -(-total // part_votes))
     try:
-        for row in _mapped(groups, _Partition(work, parts, pair)):
+        for row in _mapped(groups, _Partition(work, parts, columns)):
             report.merge(row)
         encoded = _mapped([{"part": i} for i in range(parts)], _Encode(work, truth["label"], pair))
         for part in encoded:
@@ -146,15 +148,17 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
 
 
 def _two_classes(
-    paths: Sequence[Path], truth: pd.DataFrame, gold: Path | str | None, report: RejectionReport
+    paths: Sequence[Path], truth: pd.DataFrame, gold: Path | str | None, report: RowReport, columns: Columns
 ) -> tuple[Hashable, Hashable]:
     """By gold and the labels of all files: the first votes alone may all be of one class."""
     given: dict[Hashable, tuple[Any, ...]] = {}  # votes, file and row of the first
     for path in paths:
         start = 0
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(CHUNK_ROWS, columns=["label"]):
-                coded = readable(batch.column(0), path, start, "label").dictionary_encode()
+            wanted = columns_of_parquet(file, str(path), columns)
+            label_column = next(theirs for theirs, ours in wanted.items() if ours == "label")
+            for batch in file.iter_batches(CHUNK_ROWS, columns=[label_column]):
+                coded = readable(batch.column(0), str(path), start, "label").dictionary_encode()
                 local = coded.indices.fill_null(-1).to_numpy()
                 names = coded.dictionary.to_pylist()
                 for i, count in enumerate(np.bincount(local[local >= 0], minlength=len(names)).tolist()):
@@ -165,7 +169,7 @@ def _two_classes(
                     raise too_many_labels(path, len(given))
                 start += batch.num_rows
     if not given:
-        raise DataError("it holds no label; give votes, or name the classes (--class)", file=str(paths[0]))
+        raise DataError("it contains no label; give votes, or name the classes (--class)", file=str(paths[0]))
     index = pd.Index(list(given), dtype=object)
     labels = pd.DataFrame(list(given.values()), index=index, columns=["votes", "file", "row"])
     found = classes_of(labels.sort_values("votes", ascending=False, kind="stable"), truth, gold, report)
@@ -204,14 +208,14 @@ def _mapped(items: list[dict[str, Any]], function: Any) -> list[Any]:
 class _Partition:
     work: Path
     parts: int
-    classes: tuple[Any, Any]
+    columns: Columns
 
-    def __call__(self, path: str, group: int) -> RejectionReport:
-        report = RejectionReport()
+    def __call__(self, path: str, group: int) -> RowReport:
+        report = RowReport()
         writers: dict[int, pq.ParquetWriter] = {}
         try:
             with pq.ParquetFile(path) as file:
-                for chunk, rows in read_row_group(Path(path), file, group, report):
+                for chunk, rows in read_row_group(path, file, group, report, self.columns):
                     table = clean(chunk, rows, path, report)
                     part = hash_array(table["task"].to_numpy(), categorize=True) % self.parts
                     order = np.argsort(part, kind="stable")
@@ -252,7 +256,7 @@ class _Encode:
     classes: tuple[Any, Any]
 
     def __call__(self, part: int) -> dict[str, Any]:
-        report = RejectionReport()
+        report = RowReport()
         files = sorted((self.work / f"{part}").glob("*.parquet"))
         if not files:
             votes = _SPILL.empty_table().to_pandas()
@@ -364,12 +368,10 @@ class _Answer:
         votes = _load(self.work, part)
         gold = votes["gold"]
         p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
-        table = pq.read_table(self.work / f"{part}-tasks.parquet")
-        label = pa.array([self.classes[int(x)] for x in (p >= 0.5)])
-        table = table.append_column("label", label).append_column("probability", pa.array(np.maximum(p, 1 - p)))
-        table = table.append_column("p_positive", pa.array(p))
+        tasks = pq.read_table(self.work / f"{part}-tasks.parquet")["task"].to_pandas()
         count = np.bincount(votes["task"], minlength=len(gold))
-        pq.write_table(table.append_column("labels", pa.array(count)), self.out / f"part-{part:05d}.parquet")
+        table = consensus_table(tasks, np.column_stack([1 - p, p]), self.classes, count)
+        table.to_parquet(self.out / f"part-{part:05d}.parquet", index=False)
 
 
 def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

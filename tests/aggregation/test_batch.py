@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from crlhf_ray.aggregation.batch import aggregate
+from crlhf_ray.aggregation.files import LONGEST_ROW
 from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
-from crlhf_ray.aggregation.rejections import LONGEST_ROW
 from crlhf_ray.errors import ConfigError, DataError
 from tests.aggregation.tables import crowd
 
@@ -38,7 +38,7 @@ def test_csv_parquet_and_jsonl_give_the_same_consensus(votes, gold, tmp_path):
     results = [aggregate([tmp_path / f"v.{kind}"], gold).consensus for kind in ("csv", "parquet", "jsonl")]
     pd.testing.assert_frame_equal(results[0], results[1])
     pd.testing.assert_frame_equal(results[0], results[2])
-    assert results[0].columns.tolist() == ["task", "label", "probability", "p_0", "p_1", "labels"]
+    assert results[0].columns.tolist() == ["task", "label", "probability", "p_0", "p_1", "labels", "tie"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_map_reduce_says_what_the_estimator_in_memory_says(votes, gold, tmp_path
     answer = pd.read_parquet(result.consensus).set_index("task")
     truth = pd.read_csv(gold, dtype={"task": str}).set_index("task")["label"]
     memory = Hierarchical(trusts=(1.0,), tol=1e-6).fit(votes.astype({"task": str}), truth)
-    assert np.abs(memory.probas_[1].loc[answer.index] - answer["p_positive"]).max() < 0.02
+    assert np.abs(memory.probas_[1].loc[answer.index] - answer["p_1"]).max() < 0.02
     assert {(Path(r.file).name, r.row, r.field) for r in result.report.rows} == {
         ("v.parquet", len(votes) + 1, "worker"),
         ("v.parquet", len(votes) + 2, "label"),

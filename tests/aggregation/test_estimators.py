@@ -15,7 +15,7 @@ from crlhf_ray.aggregation.logistic_l1 import LogisticL1
 from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
 from crlhf_ray.aggregation.quality import calibration_error
-from crlhf_ray.aggregation.rejections import RejectionReport, clean
+from crlhf_ray.aggregation.rejections import RowReport, clean
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import DataError
@@ -215,7 +215,7 @@ def test_a_time_or_weight_that_is_no_number_is_refused_by_row_and_field(make, va
 
 @pytest.mark.parametrize("value", ["inf", np.inf, -np.inf])
 def test_an_infinite_time_in_a_file_is_rejected_by_row(value):
-    report = RejectionReport()
+    report = RowReport()
     chunk = pd.DataFrame(TWICE | {"time": [1, value, 3]})
     assert len(clean(chunk, np.arange(1, 4), "votes.csv", report)) == 2
     assert [(row.row, row.field) for row in report.rows] == [(2, "time")]
