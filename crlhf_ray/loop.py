@@ -61,7 +61,7 @@ def play_round(run: Run) -> None:
             samples,
             [consensus[item.item_id] for item in items],
             config.reward,
-            prior=config.aggregation.prior,
+            prior=run.line_prior(),
             passed=[verdict.passed for verdict in verdicts],
             seed=config.run.seed,
         )

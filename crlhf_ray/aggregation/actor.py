@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_array
 from scipy.special import expit
+from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.base import reliability_columns
 from crlhf_ray.aggregation.encoding import Codebook, Votes, distinct
@@ -66,7 +67,7 @@ class Aggregator:
         self.settings = settings or AggregationSettings()
         self.state = CrowdState(
             _coin(self.settings),
-            prior=self.settings.prior,
+            prior=None if self.settings.prior == "learnt" else self.settings.prior,
             learn_from=self.settings.learn_from,
             decay=self.settings.decay,
         )
@@ -160,15 +161,31 @@ class Aggregator:
         wanted = wanted[order := np.lexsort((keys & (2**_LINE_BITS - 1), rank[keys >> _LINE_BITS]))]
         keys = keys[order]
         names = pa.array(self._items.names, pa.string())
+        log_odds = self.state.log_odds(wanted)
         return pa.table(
             {
                 "item_id": names.take(pa.array(keys >> _LINE_BITS)),
                 "line": pa.array((keys & (2**_LINE_BITS - 1)).astype(np.int32)),
-                "p_correct": expit(self.state.log_odds(wanted)),
+                "p_correct": expit(log_odds),
                 "labels": self.state.n_labels(wanted).astype(np.int32),
+                "evidence": log_odds - self.state.prior_log_odds(),
             },
             schema=CONSENSUS_SCHEMA,
         )
+
+    def share(self) -> dict[str, float]:
+        """P(a line is correct) before any vote, which is the share of correct lines in the work, with its 95% interval:
+        share, low, high. All the same where `aggregation.prior` is a number.
+
+        It is in every ``p_correct`` of `consensus`, and not in ``evidence``. What is worked out from several lines, as
+        P(a program is right), starts from the evidence, or the prior counts once for each line. Where log-odds were
+        divided by a temperature T afterwards, the evidence in them is what is left without ``logit(share) / T``.
+        """
+        prior = float(expit(self.state.prior_log_odds()))
+        if self.state.prior is not None:
+            return {"share": prior, "low": prior, "high": prior}
+        low, high = beta_distribution.ppf([0.025, 0.975], *self.state.share())
+        return {"share": prior, "low": float(low), "high": float(high)}
 
     def reliability(self) -> pa.Table:
         """One row an annotator: annotator_id, sensitivity, specificity (each with _low and _high of the 95% credible

@@ -12,6 +12,8 @@ from crlhf_ray.aggregation.state import CrowdState
 class EqualRates:
     """Every annotator is right with the same probability, whatever they did."""
 
+    coins = 0
+
     def __init__(self, p: float):
         self.p = p
 

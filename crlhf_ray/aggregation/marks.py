@@ -31,13 +31,16 @@ GOLD_SCHEMA = pa.schema(
     ]
 )
 
-#: p_correct: posterior P(line is correct), 0 to 1; labels: how many judgements (unsure ones excluded) stand behind it.
+#: p_correct: posterior P(line is correct), 0 to 1; labels: how many judgements (unsure ones excluded) stand behind it;
+#: evidence: what these say alone, in nats: log P(judgements | correct) / P(judgements | wrong), so the log-odds of
+#: p_correct less those of the prior (`Aggregator.share`), and untempered, as p_correct is. Infinite for known truth.
 CONSENSUS_SCHEMA = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("line", pa.int32(), nullable=False),
         pa.field("p_correct", pa.float64(), nullable=False),
         pa.field("labels", pa.int32(), nullable=False),
+        pa.field("evidence", pa.float64(), nullable=False),
     ]
 )
 

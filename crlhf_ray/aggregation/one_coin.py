@@ -23,6 +23,8 @@ def log_odds(votes: np.ndarray, reliability: np.ndarray, prior: float = 0.5) -> 
 class OneCoinRates:
     """Eq. 8: ``p_i = (a + credit) / (a + b + N_i)``, clipped to [clip, 1 - clip]; sensitivity = specificity = p_i."""
 
+    coins = 1
+
     def __init__(self, a: float = 1.0, b: float = 1.0, clip: float = 1e-6):
         self.a, self.b, self.clip = a, b, clip
 

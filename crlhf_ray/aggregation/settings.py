@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crlhf_ray.settings import Settings
 
@@ -18,8 +18,12 @@ class AggregationSettings(Settings):
     learn_from: Literal["all", "honeypots"] = "all"
     """Lines that teach reliabilities: all, each by its own posterior, or only those with known truth."""
 
-    prior: float = Field(default=0.5, gt=0, lt=1)
-    """P(a line is correct) before any vote. The paper's 0.5: it decides nothing by itself."""
+    prior: Literal["learnt"] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default_factory=lambda known: "learnt" if known.get("estimator") == "two_coin" else 0.5
+    )
+    """P(a line is correct) before any vote. `learnt`, the default of two_coin: the share of correct lines in the work,
+    as lines without known truth show it, given what honeypots teach of the annotators. 0.5 is the paper's, and the
+    default of the others; where most lines are correct, it takes good reviewers for bad ones."""
 
     strength: float | None = Field(default=None, gt=0)
     """two_coin: labels that the crowd's rate is worth beside an annotator's own; newcomers count as average people.
@@ -33,6 +37,12 @@ class AggregationSettings(Settings):
 
     snapshot_events: int = Field(default=500_000, ge=1)
     """Events after which the state is written whole, so that recovery replays at most so many (1 to 2 s)."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> AggregationSettings:
+        if self.estimator == "majority" and self.prior == "learnt":
+            raise ValueError("estimator: majority learns nothing, so prior: learnt has no effect; give a number")
+        return self
 
     def meaning(self) -> dict[str, Any]:
         """All that answers depend on, by name, as JSON can hold it."""

@@ -14,24 +14,29 @@ import numpy as np
 from scipy.special import expit
 
 from crlhf_ray.aggregation.encoding import Votes
+from crlhf_ray.aggregation.information import information_kept
 from crlhf_ray.errors import DataError
 
 #: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).
 WW, WC, CW, CC = range(4)
 #: What is known of the crowd as a whole: everybody's soft counts, then how many labels of an annotator's own its
-#: sensitivity and its specificity are worth, then how many tasks without gold are held to be of each class, and how
-#: many with gold are.
-CROWD = 10
+#: sensitivity and its specificity are worth, then how many tasks without gold are held to be of each class, and what
+#: part of these soft counts a posterior may count (`information_kept`): of both rates, on average, and of the share.
+CROWD = 11
 STRENGTHS = slice(4, 6)
-NEGATIVES, POSITIVES, GOLD_NEGATIVES, GOLD_POSITIVES = 6, 7, 8, 9
+NEGATIVES, POSITIVES = 6, 7
+KEPT, SHARE_KEPT = slice(8, 10), 10
 #: Tasks that the guess of even shares is worth where the prior is learnt.
-_EVEN_TASKS = 20.0
+_EVEN_TASKS = 10.0
+#: Where the prior is learnt, all tasks are judged anew so many times whenever the strengths are learnt anew, as long as
+#: there are no more labels than this: what more labels teach outweighs what the first were taken for.
+_SWEEPS, _SWEPT_LABELS = 3, 20_000
 #: The crowd's strengths are learnt anew when it has given so many times as many labels, from so many of its members.
 _RELEARN = 1.5
 _TEACHERS = 10_000
 #: Sorts annotators by their counts, only alike ones side by side; no two whole counts have the same product with it.
 _SORTING = np.sqrt([1.0, 2.0, 3.0, 5.0])
-_WORKER = ("worker_counts", "worker_labels", "worker_gold", "worker_clock")
+_WORKER = ("worker_counts", "worker_kept", "worker_labels", "worker_gold", "worker_clock")
 _TASK = ("task_start", "task_length", "task_credited", "task_gold")
 _VOTE = ("vote_worker", "vote_label", "vote_weight", "vote_time", "vote_clock")
 NONE = np.empty(0, np.int64)
@@ -39,7 +44,12 @@ NO_VOTES = Votes(NONE, NONE, np.empty(0, np.int8), np.empty(0), NONE)
 
 
 class Coin(Protocol):
-    """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin. crowd: [`CROWD`]."""
+    """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin. crowd: [`CROWD`].
+
+    coins: how many rates of an annotator are learnt, 0 to 2.
+    """
+
+    coins: int
 
     def rates(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(sensitivity, specificity)`` [n] from counts [n, 4]."""
@@ -66,12 +76,14 @@ class CrowdState:
         self.coin, self.prior, self.learn_from, self.decay = coin, prior, learn_from, decay
         self.n_workers = self.n_tasks = 0
         self.worker_counts = np.zeros((16, 4))
+        self.worker_kept = np.zeros((16, 2))  # 0: not known, as the crowd's
         self.worker_labels = np.zeros(16, np.int64)
         self.worker_gold = np.zeros(16, np.int64)
         self.worker_clock = np.zeros(16, np.int64)
         self.crowd = np.zeros(CROWD)
         self.crowd[STRENGTHS] = coin.strengths(self.worker_counts[:0], self.crowd)
-        self.cast = 0  # labels in all
+        self.crowd[KEPT] = self.crowd[SHARE_KEPT] = 1.0
+        self.cast = self.cast_on_gold = 0  # labels in all
         self.task_start = np.zeros(16, np.int64)
         self.task_length = np.zeros(16, np.int64)
         self.task_credited = np.full(16, np.nan)
@@ -84,16 +96,19 @@ class CrowdState:
         self.vote_clock = np.zeros(64, np.int64)
 
     def prior_log_odds(self) -> float:
-        """Log-odds of the positive class before any vote: as set, or as learnt so far.
+        """Log-odds of the positive class before any vote: as set, or as the tasks without gold have shown so far.
 
-        Honeypots that lack a class were chosen, not drawn, and say nothing of the classes' shares.
+        Tasks with gold say nothing of it: honeypots were made, not drawn from the work.
         """
         if self.prior is not None:
             return math.log(self.prior / (1 - self.prior))
-        negatives, positives, *gold = self.crowd[NEGATIVES:].tolist()
-        if all(gold):
-            negatives, positives = negatives + gold[0], positives + gold[1]
+        negatives, positives = self.crowd[[NEGATIVES, POSITIVES]].tolist()
         return math.log((positives + _EVEN_TASKS / 2) / (negatives + _EVEN_TASKS / 2))
+
+    def share(self) -> tuple[float, float]:
+        """Beta parameters of the share of positive tasks in the work, as the tasks without gold show it."""
+        negatives, positives = self.crowd[[NEGATIVES, POSITIVES]] + _EVEN_TASKS / 2
+        return float(self.crowd[SHARE_KEPT] * positives), float(self.crowd[SHARE_KEPT] * negatives)
 
     # -- growing -------------------------------------------------------------------------------------------------
 
@@ -168,7 +183,7 @@ class CrowdState:
         faded = weight * self.decay ** (self.worker_clock[worker] - clock)
         credited = np.full(len(task), np.nan)
         credited[:n_old] = self.task_credited[touched][old_task]
-        own = _contributions(label, faded, credited)
+        own = _contributions(label, faded * self._teaches(was_gold)[task], credited)
 
         order = np.lexsort((time, who, task))
         last = _last_of_run(task[order], who[order])
@@ -181,8 +196,8 @@ class CrowdState:
         counts = self.worker_counts[crew] * (self.decay**fresh)[:, None]
         log_odds = self._log_odds(len(touched), task, label, weight, counts[who] - own)
         gold = self.task_gold[touched]
-        posterior = np.where(gold != 0, (gold + 1) / 2, expit(log_odds) if self.learn_from == "all" else np.nan)
-        gain = _contributions(label, faded[keep], posterior[task]) - own
+        posterior = np.where(gold != 0, (gold + 1) / 2, expit(log_odds))
+        gain = _contributions(label, faded[keep] * self._teaches(gold != 0)[task], posterior[task]) - own
         for column in range(4):
             counts[:, column] += np.bincount(who, gain[:, column], minlength=len(crew))
         np.maximum(counts, 0.0, out=counts)  # subtraction may leave -1e-17 where the count is nought
@@ -192,18 +207,21 @@ class CrowdState:
         self.worker_labels[crew] += np.bincount(who[cast], minlength=len(crew)) - np.bincount(
             old[old_cast], minlength=len(crew)
         )
-        self._count(int(cast.sum()) - int(old_cast.sum()))
-        self.worker_gold[crew] += np.bincount(who[cast & is_gold[task]], minlength=len(crew)) - np.bincount(
-            old[old_cast & was_gold[old_task]], minlength=len(crew)
+        on_gold, were_on_gold = cast & is_gold[task], old_cast & was_gold[old_task]
+        self.worker_gold[crew] += np.bincount(who[on_gold], minlength=len(crew)) - np.bincount(
+            old[were_on_gold], minlength=len(crew)
         )
         had = np.bincount(old_task[old_cast], minlength=len(touched)) > 0
         has = np.bincount(task[cast], minlength=len(touched)) > 0
         self._share(self.task_credited[touched][had & ~was_gold], -1)
         self._share(posterior[has & ~is_gold], 1)
-        self.crowd[GOLD_NEGATIVES] += np.count_nonzero(gold[~was_gold] < 0)
-        self.crowd[GOLD_POSITIVES] += np.count_nonzero(gold[~was_gold] > 0)
         self.task_credited[touched] = posterior
         self._store(touched, task, worker, label, weight, time[keep], clock[keep])
+        self._count(int(cast.sum()) - int(old_cast.sum()), int(on_gold.sum()) - int(were_on_gold.sum()))
+
+    def _teaches(self, gold: np.ndarray) -> np.ndarray:
+        """1 for tasks from whose votes their annotators' rates are learnt, given which have gold, else 0."""
+        return np.ones(len(gold)) if self.learn_from == "all" else gold.astype(float)
 
     def _share(self, posterior: np.ndarray, sign: int) -> None:
         """Add or take away these tasks' classes; nan where nothing is known of them."""
@@ -211,11 +229,49 @@ class CrowdState:
         self.crowd[POSITIVES] += sign * positive
         self.crowd[NEGATIVES] += sign * (np.count_nonzero(posterior == posterior) - positive)
 
-    def _count(self, more: int) -> None:
-        """Count labels; at each step of a geometric series the crowd's strengths are learnt anew."""
-        before, self.cast = self.cast, self.cast + more
-        if self.cast > 0 and (before == 0 or int(math.log(self.cast, _RELEARN)) > int(math.log(before, _RELEARN))):
-            self.crowd[STRENGTHS] = self.coin.strengths(self._teachers(), self.crowd)
+    def _count(self, more: int, on_gold: int) -> None:
+        """Count labels, and those on gold; at each step of a geometric series of either the crowd is learnt anew."""
+        before = _step(self.cast), _step(self.cast_on_gold)
+        self.cast, self.cast_on_gold = self.cast + more, self.cast_on_gold + on_gold
+        now = _step(self.cast), _step(self.cast_on_gold)
+        if now[0] <= before[0] and (now[1] <= before[1] or self.cast > _SWEPT_LABELS):
+            return
+        self.crowd[STRENGTHS] = self.coin.strengths(self._teachers(), self.crowd)
+        if self.cast <= _SWEPT_LABELS:
+            for _ in range(_SWEEPS if self.prior is None else 0):
+                self.sweep()
+            self._weigh_doubt()
+
+    def _weigh_doubt(self) -> None:
+        """What the soft counts are worth to the rates' posteriors and to the share's, by Louis' information."""
+        tasks, everyone = np.arange(self.n_tasks), np.arange(self.n_workers)
+        slots, task = self._slots(tasks)
+        worker, label = self.vote_worker[slots], self.vote_label[slots]
+        faded = self.vote_weight[slots] * self.decay ** (self.worker_clock[worker] - self.vote_clock[slots])
+        is_gold = self.task_gold[tasks] != 0
+        work = (np.bincount(task[label != 0], minlength=self.n_tasks) > 0) & ~is_gold
+        shapes = self.coin.beta(self.worker_counts[everyone], self.crowd)
+        rates = np.stack([shape[:, 0] / shape.sum(axis=1) for shape in shapes])
+        total = np.stack([shape.sum(axis=1) for shape in shapes])
+        use = work[task] & (label != 0) & (self.learn_from == "all") & (self.coin.coins > 0)
+        up, who = label[use] > 0, worker[use]
+        score = faded[use] * np.stack([up - rates[0, who], rates[1, who] - ~up])
+        place = np.stack([who, who + self.n_workers])
+        complete = total * rates * (1 - rates)
+        if self.coin.coins == 1:
+            score, place, complete = score.sum(axis=0), who, complete[0]
+        entries = np.tile((np.cumsum(work) - 1)[task[use]], self.coin.coins)
+        share = float(self.crowd[NEGATIVES : POSITIVES + 1].sum()) + _EVEN_TASKS
+        kept, self.crowd[SHARE_KEPT] = information_kept(
+            entries, score.ravel(), place.ravel(), expit(self.log_odds(tasks[work])), complete.ravel(), share
+        )
+        # What honeypots and the prior tell is certain.
+        own = _contributions(label, faded * is_gold[task], self.task_credited[task])
+        gold = np.stack([np.bincount(worker, own[:, c], minlength=self.n_workers) for c in range(4)], axis=1)
+        floor = np.stack([shape.sum(axis=1) for shape in self.coin.beta(gold, self.crowd)]) / total
+        kept = np.broadcast_to(kept.reshape(-1, self.n_workers), (2, self.n_workers))
+        self.worker_kept[everyone] = np.clip(np.where(np.isfinite(kept) & (kept > 0), kept, floor), floor, 1.0).T
+        self.crowd[KEPT] = self.worker_kept[everyone].mean(axis=0)
 
     def _teachers(self) -> np.ndarray:
         """Counts [n, 4] of up to `_TEACHERS` annotators, spread evenly over all, whatever the order they came in."""
@@ -277,7 +333,8 @@ class CrowdState:
         slots, task = self._slots(tasks)
         worker, label, weight = self.vote_worker[slots], self.vote_label[slots], self.vote_weight[slots]
         faded = weight * self.decay ** (self.worker_clock[worker] - self.vote_clock[slots])
-        own = _contributions(label, faded, self.task_credited[tasks][task])
+        teaches = self._teaches(self.task_gold[tasks] != 0)[task]
+        own = _contributions(label, faded * teaches, self.task_credited[tasks][task])
         answer = self._log_odds(len(tasks), task, label, weight, np.maximum(self.worker_counts[worker] - own, 0.0))
         gold = self.task_gold[tasks]
         answer[gold > 0], answer[gold < 0] = np.inf, -np.inf
@@ -298,7 +355,9 @@ class CrowdState:
 
     def beta(self, workers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Beta parameters [n, 2] of these annotators' sensitivity and specificity."""
-        return self.coin.beta(self.worker_counts[workers], self.crowd)
+        kept = np.where(self.worker_kept[workers] > 0, self.worker_kept[workers], self.crowd[KEPT])
+        sensitivity, specificity = self.coin.beta(self.worker_counts[workers], self.crowd)
+        return sensitivity * kept[:, :1], specificity * kept[:, 1:]
 
     def votes(self) -> Votes:
         """All standing votes, ordered by task and annotator."""
@@ -334,7 +393,12 @@ class CrowdState:
                 setattr(self, name, np.array(arrays[name]))
         self.task_start = np.cumsum(self.task_length) - self.task_length
         self.n_workers, self.n_tasks, self.used = len(self.worker_labels), len(self.task_length), len(self.vote_worker)
-        self.cast = int(self.worker_labels.sum())
+        self.cast, self.cast_on_gold = int(self.worker_labels.sum()), int(self.worker_gold.sum())
+
+
+def _step(labels: int) -> int:
+    """How many steps of the geometric series so many labels are past; -1 before the first."""
+    return int(math.log(labels, _RELEARN)) if labels > 0 else -1
 
 
 def _contributions(label: np.ndarray, weight: np.ndarray, posterior: np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ class TwoCoinRates:
     one half, so that a crowd without gold starts as a majority vote.
     """
 
+    coins = 2
+
     def __init__(
         self, strength: float | None = None, start: float = 0.7, start_weight: float = 10.0, clip: float = 1e-6
     ):

@@ -281,10 +281,15 @@ class Run:
             table["item_id"].to_pylist(), table["line"].to_pylist(), table["p_correct"].to_pylist(), strict=True
         ):
             found[item_id][line] = p_correct
-        for item in items:  # a line on which everybody was unsure says nothing: the prior
-            for line in item.judged:
-                found[item.item_id].setdefault(line, self.config.aggregation.prior)
+        if any(len(found[item.item_id]) < len(item.judged) for item in items):  # nobody said anything: the prior
+            prior = self.line_prior()
+            for item in items:
+                found[item.item_id] = dict.fromkeys(item.judged, prior) | found[item.item_id]
         return found
+
+    def line_prior(self) -> float:
+        """P(a line is correct) before any mark: what is in every posterior of `consensus` beside the marks."""
+        return float(self._ask(self.aggregator.share.remote())["share"])
 
     def evaluation_due(self) -> bool:
         """Before the first round, after the last, and every so many rounds; never twice for the same weights."""

@@ -40,3 +40,33 @@ def crowd(rng, truth, sensitivity, specificity, *, density=1.0):
     label = np.where(right, truth[:, None], 1 - truth[:, None])
     task, worker = np.nonzero(rng.random((m, n)) < density)
     return pd.DataFrame({"task": task, "worker": [f"w{i}" for i in worker], "label": label[task, worker]})
+
+
+#: Four reviewers' P(right), on any line.
+HONEST = np.array([0.95, 0.85, 0.92, 0.90])
+
+
+def reviewed_programs(rng, share, *, programs=50, honeypots=12, lines=3):
+    """``(truth, marks, honeypots' ids)``: +1/-1 by item [lines], and [lines, reviewers] by item, honeypots first.
+
+    The reviewers are the four of `HONEST` and one who calls every line correct. share: P(a line of work is correct). A
+    third of the honeypots is intact, each other one has one wrong line.
+    """
+    truth = {}
+    for number in range(honeypots):
+        truth[f"p{number}"] = np.ones(lines, int)
+        if number >= honeypots // 3:
+            truth[f"p{number}"][rng.integers(lines)] = -1
+    known = list(truth)
+    truth |= {f"w{number}": np.where(rng.random(lines) < share, 1, -1) for number in range(programs)}
+    marks = {}
+    for item, z in truth.items():
+        right = rng.random((lines, len(HONEST))) < HONEST
+        marks[item] = np.column_stack([np.where(right, z[:, None], -z[:, None]), np.ones(lines, int)])
+    return truth, marks, known
+
+
+def rows_of(marks):
+    """(item, line, reviewer, label) of marks by item, [lines, reviewers]."""
+    names = [*"abcd", "spammer"]
+    return [(i, n, names[who], int(v)) for i in marks for n, line in enumerate(marks[i]) for who, v in enumerate(line)]

