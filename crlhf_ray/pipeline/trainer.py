@@ -344,7 +344,7 @@ class Run:
                     "end": {"p_correct": consensus[item.item_id][item.places - 1], "truth": truth[item.item_id][-1]}
                     if item.places > len(item.lines)
                     else None,
-                    "correction_rate": score,
+                    "reward": score,
                     "passed": verdict.passed,
                 }
                 for sample, item, verdict, score in zip(samples, items, verdicts, scores, strict=True)

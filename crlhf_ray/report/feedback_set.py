@@ -97,16 +97,16 @@ def preferences(samples: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]
     for sample in samples:
         groups[sample["round"], sample["problem_id"]].append(sample)
     for (_, problem_id), group in groups.items():
-        best = max(group, key=lambda sample: sample["correction_rate"])
-        worst = min(group, key=lambda sample: sample["correction_rate"])
-        if best["correction_rate"] - worst["correction_rate"] >= MARGIN:
+        best = max(group, key=lambda sample: sample["reward"])
+        worst = min(group, key=lambda sample: sample["reward"])
+        if best["reward"] - worst["reward"] >= MARGIN:
             yield {
                 "problem_id": problem_id,
                 "prompt": best["prompt"],
                 "chosen": _text(best),
                 "rejected": _text(worst),
-                "score_chosen": best["correction_rate"],
-                "score_rejected": worst["correction_rate"],
+                "score_chosen": best["reward"],
+                "score_rejected": worst["reward"],
             }
 
 

@@ -53,7 +53,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def reward(metrics: Rows) -> str | None:
-    """Mean correction rate of each round's samples, with one standard deviation either way."""
+    """Mean reward of each round's samples, with one standard deviation either way."""
     mean, std = points(metrics, "reward/mean"), dict(points(metrics, "reward/std"))
     if not mean:
         return None

@@ -64,7 +64,7 @@ def choose_samples(rows: list[dict[str, Any]], count: int = 3) -> list[dict[str,
     """
     latest = max((row["round"] for row in rows), default=None)
     pool = [row for row in rows if row["round"] == latest]
-    pool.sort(key=lambda row: (row.get("correction_rate") or 0.0, row.get("sample_id") or ""))
+    pool.sort(key=lambda row: (row.get("reward") or 0.0, row.get("sample_id") or ""))
     chosen: list[dict[str, Any]] = []
     for wanted in (len(pool) - 1, 0, len(pool) // 2, *range(len(pool))):
         fresh = [i for i, row in enumerate(pool) if row not in chosen]
@@ -171,6 +171,6 @@ def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
         "round": row["round"],
         "prompt": visible(row.get("prompt") or ""),
         "lines": lines,
-        "rate": row.get("correction_rate"),
+        "rate": row.get("reward"),
         "passed": row.get("passed"),
     }

@@ -21,7 +21,7 @@ from crlhf_ray.report.run_files import RELIABILITY_SCHEMA, read_jsonl
 #: A NaN in one of these means that training has gone wrong, so the row is refused; elsewhere NaN means "undefined"
 #: (an AUC with one class) and is written as null.
 MUST_BE_FINITE = frozenset(
-    {"round", "reward/mean", "reward/std", "train_pass_rate", "pass_at_1", "correction_rate"}
+    {"round", "reward/mean", "reward/std", "train_pass_rate", "pass_at_1", "reward"}
     | {f"learner/{name}" for name in ("loss", "policy_loss", "value_loss", "kl", "kl_coef", "entropy")}
 )
 

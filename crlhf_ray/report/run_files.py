@@ -38,7 +38,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
      "lines": [{"text": "    return x", "p_correct": .97, "truth": 1, "judged": true}, ...],
                 p_correct and truth (+1 correct, -1 wrong) null where unknown
      "end": {"p_correct": .9, "truth": 1},   whether nothing is missing at the end; null where that was not asked
-     "correction_rate": .8, "passed": false}
+     "reward": .8, "passed": false}
 """
 
 from __future__ import annotations

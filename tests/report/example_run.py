@@ -131,6 +131,6 @@ def sample(number: int, index: int) -> dict:
         "problem_id": f"strings/count_vowels_{index}",
         "prompt": PROMPT,
         "lines": lines,
-        "correction_rate": 0.75 + 0.02 * index,
+        "reward": 0.75 + 0.02 * index,
         "passed": index == 3,
     }

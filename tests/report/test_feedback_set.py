@@ -26,7 +26,7 @@ def sample(name: str, lines: list, score: float, problem: str = "double") -> dic
         "item_id": f"item-{name}",
         "prompt": "def double(x):",
         "lines": [{"text": text, "p_correct": p, "truth": 1, "judged": p is not None} for text, p in lines],
-        "correction_rate": score,
+        "reward": score,
         "passed": True,
     }
 

@@ -158,17 +158,17 @@ def test_writing_it_again_gives_the_same_file(tmp_path):
 
 def test_the_samples_shown_are_of_the_latest_round_and_differ_in_problem_and_score():
     rows = [
-        {"round": number, "sample_id": f"{number}-{i}", "problem_id": f"p{i % 4}", "correction_rate": i / 10}
+        {"round": number, "sample_id": f"{number}-{i}", "problem_id": f"p{i % 4}", "reward": i / 10}
         for number in (0, 1)
         for i in range(8)
     ]
     chosen = choose_samples(rows)
     assert {row["round"] for row in chosen} == {1}
     assert len({row["problem_id"] for row in chosen}) == 3
-    assert chosen[0]["correction_rate"] == 0.7
-    assert chosen[1]["correction_rate"] == 0.0
+    assert chosen[0]["reward"] == 0.7
+    assert chosen[1]["reward"] == 0.0
 
 
 def test_fewer_samples_than_three_are_all_shown():
-    rows = [{"round": 0, "sample_id": str(i), "problem_id": "p", "correction_rate": None} for i in range(2)]
+    rows = [{"round": 0, "sample_id": str(i), "problem_id": "p", "reward": None} for i in range(2)]
     assert len(choose_samples(rows)) == 2
