@@ -256,6 +256,7 @@ def aggregate(
     weight: Annotated[str | None, typer.Option(help="The file's column of weights.")] = None,
     time: Annotated[str | None, typer.Option(help="The file's column of times.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="One column a worker, with labels in the cells.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Turn crowd labels into one probability a task, and tell how reliable each worker is.
 
@@ -265,7 +266,7 @@ def aggregate(
     from crlhf_ray.aggregation.files import Columns
 
     columns = Columns(task, worker, label, weight, time, wide)
-    aggregate_files(labels, gold, out, estimator, big, console, classes or (), columns)
+    aggregate_files(labels, gold, out, estimator, big, console, classes or (), columns, as_json)
 
 
 @app.command()

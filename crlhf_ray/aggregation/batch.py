@@ -20,6 +20,7 @@ from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.logistic_l1 import LogisticL1
 from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin
+from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.aggregation.rejections import RowReport, clean, whole_ids
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import ConfigError, DataError
@@ -42,12 +43,13 @@ NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype
 class Aggregation:
     """consensus: task, label, probability (of that label), one ``p_<class>`` a class, labels (votes that stand behind
     it), tie (another class is as probable). reliability: by worker, with 95% credible intervals. temperature: None
-    where not calibrated."""
+    where not calibrated. alpha: Krippendorff's, None where no two workers share a task."""
 
     consensus: pd.DataFrame
     reliability: pd.DataFrame
     report: RowReport
     temperature: float | None
+    alpha: float | None
 
 
 def aggregate(
@@ -91,8 +93,10 @@ def aggregate(
     probas = fitted.probas_
     count = votes[votes["label"].notna()].groupby("task").size().reindex(probas.index, fill_value=0)
     consensus = consensus_table(probas.index, probas.to_numpy(), tuple(probas.columns), count.to_numpy())
+    given = votes[votes["label"].notna()]
+    alpha = krippendorff_alpha(pd.crosstab(given["task"], given["label"]).to_numpy())
     temperature = fitted.temperature_ if isinstance(fitted, Calibrated) else None
-    return Aggregation(consensus, fitted.reliability().reset_index(), report, temperature)
+    return Aggregation(consensus, fitted.reliability().reset_index(), report, temperature, alpha)
 
 
 def consensus_table(

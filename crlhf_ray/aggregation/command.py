@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from crlhf_ray.aggregation.batch import EstimatorName, aggregate
+from crlhf_ray.aggregation.batch import Aggregation, EstimatorName, aggregate
 from crlhf_ray.aggregation.files import USUAL, Columns
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
 from crlhf_ray.aggregation.rejections import RowReport, label_value
@@ -28,11 +31,12 @@ def aggregate_files(
     console: Console,
     classes: Sequence[str] = (),
     columns: Columns = USUAL,
+    as_json: bool = False,
 ) -> None:
     """Write consensus, reliability and rejected rows into ``out`` and print a summary.
 
     classes: the labels that count, as text, for two the negative one first; any other label is then rejected and
-    reported. Empty: every label found is a class.
+    reported. Empty: every label found is a class. as_json: the summary as one JSON object.
     big: for Parquet larger than memory; starts Ray on this machine where it is not running; refused (`ConfigError`) for
     an estimator it does not have. Raises as `aggregate` and `aggregate_parquet` do.
     """
@@ -57,26 +61,60 @@ def aggregate_files(
         with connect(), console.status("Ray Data passes over the labels ..."):
             large = aggregate_parquet(labels, out / "consensus", gold, classes=pair, columns=columns)
         reliability, report, consensus = large.reliability, large.report, large.consensus
+        facts = {"calibrated": False}
     else:
         found = aggregate(labels, gold, estimator=estimator, classes=named, columns=columns)
         consensus = out / "consensus.csv"
         found.consensus.to_csv(consensus, index=False)
-        reliability, report = found.reliability, found.report
-        if found.temperature is not None:
-            console.print(f"tempered by the honeypots: temperature {found.temperature:.2f}")
+        reliability, report, facts = found.reliability, found.report, _facts(found)
     reliability.to_csv(out / "reliability.csv", index=False)
     report.write(out / "rejected.jsonl")
-    _show(reliability, report, console)
+    if as_json:
+        rows = {"read": report.read, "used": report.used, "rejected": report.rejected, "notes": report.notes}
+        workers = json.loads(reliability.to_json(orient="records"))
+        console.print_json(data={"consensus": str(consensus), **facts, **rows, "workers": workers})
+        return
+    _show(reliability, report, facts, console)
     console.print(f"Consensus: [bold]{consensus}[/bold]; reliabilities and rejected rows beside it")
 
 
-def _show(reliability: pd.DataFrame, report: RowReport, console: Console) -> None:
-    table = Table(title=f"{len(reliability)} workers", title_justify="left")
-    for column in reliability.columns:
-        table.add_column(str(column))
-    for row in reliability.head(SHOWN).itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-    console.print(table)
+def _facts(found: Aggregation) -> dict[str, Any]:
+    return {
+        "tasks": len(found.consensus),
+        "ties": int(found.consensus["tie"].sum()),
+        "alpha": found.alpha,
+        "calibrated": found.temperature is not None,
+        "temperature": found.temperature,
+    }
+
+
+def _show(reliability: pd.DataFrame, report: RowReport, facts: dict[str, Any], console: Console) -> None:
+    if "tasks" in facts:
+        alpha = "unknown: no two workers share a task" if facts["alpha"] is None else f"{facts['alpha']:.2f}"
+        console.print(f"{facts['tasks']:,} tasks, {facts['ties']:,} of them ties; Krippendorff's alpha {alpha}")
+    if facts["calibrated"]:
+        console.print(f"Probabilities are calibrated on the honeypots (temperature {facts['temperature']:.2f})")
+    else:
+        console.print("Probabilities are not calibrated")
+    console.print(_workers(reliability))
     if len(reliability) > SHOWN:
-        console.print(f"and {len(reliability) - SHOWN} more, in the file")
-    console.print(str(report))
+        console.print(f"and {len(reliability) - SHOWN:,} more in reliability.csv")
+    console.print(str(report), markup=False)
+
+
+def _workers(reliability: pd.DataFrame) -> Table:
+    """The least reliable first. Of more than two rates the lowest is shown: a column for each would not fit."""
+    rates = [name for name in reliability.columns if f"{name}_low" in reliability.columns]
+    table = Table(title=f"{len(reliability):,} workers, the least reliable first", title_justify="left")
+    table.add_column("worker", overflow="ellipsis", no_wrap=True, max_width=20)
+    table.add_column("labels", justify="right")
+    for title in rates if len(rates) <= 2 else ["lowest rate"]:
+        table.add_column(f"{title} (95% interval)", overflow="fold")
+    order = reliability[rates].mean(axis=1).sort_values(kind="stable").index if rates else reliability.index
+    for _, row in reliability.loc[order].head(SHOWN).iterrows():
+        shown = rates if len(rates) <= 2 else [min(rates, key=lambda name: row[name])]
+        cells = [f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})" for name in shown]
+        if len(rates) > 2:
+            cells = [f"{shown[0]} {cells[0]}"]
+        table.add_row(Text(str(row["worker"])), f"{row['labels']:,.0f}", *map(Text, cells))
+    return table

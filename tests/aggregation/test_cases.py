@@ -191,3 +191,24 @@ def test_big_refuses_what_it_would_not_do(tmp_path):
     for estimator, columns in (("one_coin", Columns()), ("hierarchical", Columns(wide=True))):
         with pytest.raises(ConfigError, match=r"--big has the hierarchical estimator only.*leave out --big or --"):
             aggregate_files([tmp_path], None, tmp_path, estimator, True, Console(), columns=columns)
+
+
+def test_the_summary_fits_80_columns_and_shows_the_least_reliable_first(tmp_path):
+    votes = pd.DataFrame(
+        [(t, f"w{w}", (t + (w == 3)) % 5) for t in range(40) for w in range(4)], columns=["task", "worker", "label"]
+    )
+    votes.to_csv(tmp_path / "v.csv", index=False)
+    console = Console(width=80, record=True, file=io.StringIO())
+    aggregate_files([tmp_path / "v.csv"], None, tmp_path / "out", "hierarchical", False, console)
+    text = console.export_text()
+    assert "40 tasks, 0 of them ties; Krippendorff's alpha 0.38" in text
+    assert "Probabilities are not calibrated" in text
+    assert "…" not in text
+    assert text.index("w3") < text.index("w0")
+
+
+def test_json_has_the_summary(tmp_path):
+    console = Console(record=True, file=io.StringIO())
+    aggregate_files([CASES / "empty_time.csv"], None, tmp_path, "majority", False, console, as_json=True)
+    found = json.loads(console.export_text())
+    assert (found["tasks"], found["used"], found["calibrated"], len(found["workers"])) == (2, 3, False, 2)
