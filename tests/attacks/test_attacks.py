@@ -337,6 +337,28 @@ def test_an_object_of_the_prompts_class_is_only_what_it_holds(sandbox, name):
     assert all(verdict.status in ("wrong", "error") for verdict in sandbox.check(jobs))
 
 
+@pytest.mark.parametrize(
+    "test", ["assert largest_gap((largest_gap([1, 4]), 1)) == 3", "assert largest_gap(largest_gap([1, 4])) == 3"]
+)
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def largest_gap(xs):\n    x = ()\n    for _ in range({depth}): x = (x,)\n    return x",
+        "def largest_gap(xs): return 'x' * {length}",
+        "def largest_gap(xs): raise ImportError('x')",
+        "def largest_gap(xs): raise NameError('x')",
+        "def largest_gap(xs): import os; return os",
+        "class Untestable(Exception): pass\ndef largest_gap(xs): raise Untestable",
+    ],
+)
+def test_no_answer_makes_a_wrong_program_the_tests_mistake(sandbox, test, program):
+    problem = Problem("excused", PROMPT, "largest_gap", AssertChecker((test,)), ())
+    for depth, length in ((78, 1 << 20), (99, 8 << 20), (150, 15 << 20)):
+        source = program.replace("{depth}", str(depth)).replace("{length}", str(length))
+        (verdict,) = sandbox.check([(problem, f"\n{source}\n")])
+        assert verdict.status in ("wrong", "error", "timeout", "out_of_memory"), verdict
+
+
 CALLED_BACK = {
     "looks for the tests behind a function": (
         "def f(g):\n    for name in ('__globals__', '__code__', '__closure__', '__self__', '__func__'):\n"

@@ -30,7 +30,7 @@ PROBLEMS = [
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=12,
+    max_leaves=5,
 )
 TAGS = st.sampled_from(
     [
@@ -51,7 +51,7 @@ KINDS = st.sampled_from([*wire.KINDS, *wire.ARRAY_KINDS, "DataFrame", "Series", 
 TAGGED = st.recursive(
     JSON,
     lambda inner: st.builds(lambda tag, content: {"t": tag, "v": content}, TAGS, inner | st.lists(inner, max_size=3)),
-    max_leaves=8,
+    max_leaves=5,
 )
 FUNCTION = {"t": "object", "v": [0, {"t": "class", "v": [1, "function", "builtins", ["call"], []]}]}
 BOUND = [{"t": "tuple", "v": [{"t": "tuple", "v": ["f", FUNCTION]}]}, []]
@@ -94,7 +94,7 @@ STREAMS = st.one_of(MESSAGES, MESSAGES.map(lambda rest: framed([1, "ok", BOUND, 
 class PlaybackJail:
     """Stands where the jail is and plays a stream of bytes as the program's answers."""
 
-    isolation, libraries = "jailed", ("numpy",)
+    isolation, libraries, memory_by = "jailed", ("numpy",), "watch"
 
     def __init__(self, stream: bytes):
         self.stream = stream
@@ -107,7 +107,10 @@ class PlaybackJail:
         self.kept = theirs  # open, so that what the verifier sends goes somewhere
         return wire.Channel(ours, deadline)
 
-    def finish(self, seconds: float = 0.0) -> Ending:
+    def usage(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
+    def finish(self, seconds: float = 0.0, watch=None) -> Ending:
         self.kept.close()
         return Ending(signal=0, code=0, cpu=0.0, memory_kb=0)
 
@@ -119,7 +122,7 @@ class PlaybackJail:
 
 
 @given(stream=STREAMS, problem=st.sampled_from(PROBLEMS))
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_malformed_messages_end_in_a_verdict_and_never_pass(stream, problem):
     verdict = Check(PlaybackJail(stream), Limits(wall_seconds=2)).verdict(problem, "")
     assert verdict.status in ("wrong", "error", "timeout", "killed", "out_of_memory")
@@ -133,7 +136,7 @@ def heap(first: int = 0) -> wire.Heap:
 
 
 @given(data=PACKED)
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_decoding_gives_a_value_or_a_protocol_error(data):
     with contextlib.suppress(wire.ProtocolError):
         heap().unpack(data)
@@ -159,7 +162,7 @@ VALUES = st.recursive(
         | st.dictionaries(st.text() | st.integers(), inner)
         | st.sets(st.integers() | st.text())
     ),
-    max_leaves=20,
+    max_leaves=10,
 )
 
 
