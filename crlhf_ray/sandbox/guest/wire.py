@@ -332,11 +332,8 @@ class Heap:
 
     def pack(self, value: Any) -> list[Any]:
         """The value, and all objects that are new to the other side or have changed. Raises Unsendable."""
-        self._fresh = [
-            number
-            for number, known in self.objects.items()
-            if not _unchanged(self._parts(number, known), self.before[number])
-        ]
+        before, parts_of = self.before, self._parts
+        self._fresh = [n for n, known in self.objects.items() if not _unchanged(parts_of(n, known), before[n])]
         body = self.encode(value)
         table: list[Any] = []
         for number in self._fresh:  # which grows on the way
@@ -428,6 +425,9 @@ class Heap:
         return self.classes.get(kind.__qualname__) is kind
 
     def _encode_other(self, value: Any, kind: Any, depth: int) -> Any:
+        if kind is types.FunctionType or hasattr(kind, "_remote"):  # what most messages have
+            return self.outside(value)
+
         def several(items: Any) -> list[Any]:
             return [self.encode(item, depth) for item in items]
 
@@ -496,7 +496,7 @@ class Heap:
                     (whole if later else waiting).append(entry)
             for number, kind, content in reversed(whole):  # what they are made of was met after them
                 self.share(self._kind(kind).make(self._decode_parts(content)), kind, number)
-            for number, kind, content in sorted(waiting, key=self._rank):
+            for number, kind, content in sorted(waiting, key=self._rank) if len(waiting) > 1 else waiting:
                 parts = self._decode_parts(content)
                 if kind == "instance":
                     _fill_instance(self.objects[number], parts)

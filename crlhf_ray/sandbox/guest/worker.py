@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import copy
 import ctypes
+import functools
 import importlib
 import io
 import math
@@ -43,19 +44,24 @@ _NAMES = (*wire.COMPARISONS, *wire.ARITHMETIC, *wire.UNARY, *wire.AWAITED, *sort
 _PLAIN_BASES = (int, float, str, tuple, frozenset, list, dict, set)
 
 
+_METHODS = tuple((name, "send" if name == "send" else f"__{name}__") for name in _NAMES)
+
+
+@functools.cache
 def specials(kind: type) -> list[str]:
     """Which special methods objects of this class have, beyond those that every object has."""
     found = []
-    for name in _NAMES:
-        method = "send" if name == "send" else f"__{name}__"
+    for name, method in _METHODS:
         own = getattr(kind, method, None)
         if own is not None and own is not getattr(object, method, None):
             found.append(name)
-        if f"__i{name}__" in dir(kind) and name in wire.ARITHMETIC:
-            found.append(f"i{name}")
-        if name in wire.ARITHMETIC and hasattr(kind, f"__r{name}__"):
-            found.append(f"r{name}")
+    for name in wire.ARITHMETIC:
+        found += [f"{side}{name}" for side in "ir" if hasattr(kind, f"__{side}{name}__")]
     return found
+
+
+for _kind in (types.FunctionType, type, types.MethodType, types.GeneratorType):
+    specials(_kind)  # once for all programs
 
 
 def describe(error: BaseException) -> list[str]:
@@ -123,9 +129,13 @@ class Worker:
                 self.numbers.pop(id(self.handles.pop(handle, None)), None)
             if state is not None:
                 random.setstate(tuple(tuple(part) if type(part) is list else part for part in state))
-            with captured(streams) as written:
-                answer = self.operations[operation](*(self.heap.unpack(content) if operation != "calls" else content))
-            answer += [[stream.getvalue() if stream else None for stream in written], state and random.getstate()]
+            operands = self.heap.unpack(content) if operation != "calls" else content
+            if True in streams:
+                with captured(streams) as written:
+                    answer = self.operations[operation](*operands)
+                answer += [[stream and stream.getvalue() for stream in written], state and random.getstate()]
+            else:
+                answer = [*self.operations[operation](*operands), [], state and random.getstate()]
         except BaseException as error:
             answer = self.raised(error)
         try:
