@@ -124,7 +124,7 @@ def test_marks_that_come_together_are_stored_and_the_refused_one_harms_no_other(
     other = server.desk.save_marks(Marking(account_id(server, 0), tasks[0].lease_id, [NewMark("event-0", 0, -1)]))
     for future in (*good, again):
         future.result(30)
-    with pytest.raises(Conflict, match="not in your hands"):
+    with pytest.raises(Conflict, match="no longer assigned to you"):
         bad.result(30)
     with pytest.raises(Conflict, match="stored with another content"):
         other.result(30)

@@ -22,7 +22,7 @@ from tests.desk.conftest import PASSWORD, honeypot, judge, work
 HOSTILE = '    return "</code><script>alert(1)</script><img src=x onerror=alert(1)>"  # {{ 7*7 }}'
 PUBLIC = {"/login", "/invite/{token}", "/password/{token}", "/healthz", "/api/v1/join", "/api/v1/token"}
 #: Calls of each person whose answers are timed.
-MANY = 200
+MANY = 100
 VALUES = {"lease_id": "1", "item_id": "i-1", "annotator_id": "p-1", "action": "suspend", "token": "x"}
 
 
@@ -135,7 +135,8 @@ def test_honeypots_and_other_work_look_alike(serve):
 def long_work(serve):
     """A server with many programs of the same length and as many honeypots, half of each one's work; nothing else."""
     server = serve(
-        queue=QueueSettings(qualification=0, honeypots_least=0.5, honeypots_most=0.5), requests_a_minute=100_000
+        queue=QueueSettings(qualification=0, honeypots_least=0.5, honeypots_most=0.5, skips_a_day=10_000),
+        requests_a_minute=100_000,
     )
     lines = tuple(f"    value_{n} = [x for x in range({n}) if x % 2 == 0]" for n in range(40))
     items = [work(n, (f"    # {n:03}", *lines), range(1, 41)) for n in range(2 * MANY)]

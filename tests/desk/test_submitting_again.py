@@ -45,5 +45,5 @@ def test_what_another_person_submitted_is_nobody_elses_to_submit_again(serve):
     ann, bob = server.person("ann"), server.person("bob")
     task = held_and_marked(ann)
     submit(ann, task, 2)
-    with pytest.raises(ServerError, match="not in your hands"):
+    with pytest.raises(ServerError, match="no longer assigned to you"):
         submit(bob, task, 2)

@@ -122,7 +122,7 @@ def test_a_program_given_back_does_not_come_again(server):
     task = a.next()
     a.release(task.lease_id)
     assert a.next() is None
-    with pytest.raises(ServerError, match="not in your hands"):
+    with pytest.raises(ServerError, match="no longer assigned to you"):
         a.mark(task.lease_id, {0: 1})
 
 
@@ -226,7 +226,7 @@ def test_lines_without_code_take_no_mark(server):
 def test_somebody_elses_program_takes_no_mark(server):
     server.publish([work(1)])
     a, b = server.person("a"), server.person("b")
-    with pytest.raises(ServerError, match="not in your hands"):
+    with pytest.raises(ServerError, match="no longer assigned to you"):
         b.mark(a.next().lease_id, {0: 1})
 
 

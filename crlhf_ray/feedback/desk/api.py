@@ -56,6 +56,12 @@ class SubmitIn(Body):
     confidence: Literal[1, 2, 3]
 
 
+class SkipIn(Body):
+    """reason: why the program cannot be reviewed."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=500, pattern=NO_NUL)] | None = None
+
+
 class KeysIn(Body):
     keys: dict[str, list[Annotated[str, Field(min_length=1, max_length=20)]]]
 
@@ -202,10 +208,16 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
 
 
 @router.post("/leases/{lease_id}/release")
-def release(lease_id: RowId, account: Annotator, desk: TheDesk) -> dict[str, Any]:
-    """Give a program back unjudged. It does not come again."""
+def release(lease_id: RowId, account: Annotator, desk: TheDesk, body: SkipIn | None = None) -> dict[str, Any]:
+    """Skip a program, for good. Practice programs cannot be skipped, others only so many a day; the lead sees why."""
+    now, reason = desk.clock(), body.reason if body else None
     with desk.database.write() as session:
-        work.release(session, account.id, lease_id)
+        account = session.get_one(Account, account.id, with_for_update=True)  # one request of theirs at a time
+        item_id = work.release(session, account, lease_id, desk.settings.queue, now=now)
+        if reason:
+            session.add(Comment(lease_id=lease_id, line=None, text=f"Skipped: {reason}", created_at=now))
+        if account.source == "human":
+            note(session, account.name, "skip", f"{item_id}: {reason or 'no reason given'}", now)
     return {"released": lease_id}
 
 

@@ -23,6 +23,7 @@ from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage, label_shortage
 from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.settings import WebSettings
+from crlhf_ray.feedback.desk.skips import skip_alerts
 from crlhf_ray.feedback.desk.store import programs, work
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Reliability, Setting, Submission
@@ -250,7 +251,7 @@ class KnownCrowd:
         begun = time.perf_counter()
         with self._database.read() as session:
             milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
-            short = self._too_few_labels(session) + self._too_few_honeypots(session)
+            short = self._too_few_labels(session) + self._too_few_honeypots(session) + _skips(session)
         with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
             crowd = self.engine.frozen()
         alpha, reliable_lines = crowd.agreement(self._settings.sure)
@@ -291,6 +292,19 @@ class KnownCrowd:
             sa.select(Account.id, Account.annotator_id).where(~Account.suspended, judged.exists())
         ).all()
         return honeypot_shortage({name: total - seen.get(number, 0) for number, name in people}, wanted=FEW_HONEYPOTS)
+
+
+def _skips(session: Session) -> list[Alert]:
+    handed_out = (
+        sa.select(Account.annotator_id, Lease.state == "released", Program.judged)
+        .join(Lease, Lease.account_id == Account.id)
+        .join(Program, Program.item_id == Lease.item_id)
+        .where(Account.source == "human", ~Account.suspended, Lease.state.in_(["released", "submitted"]))
+    )
+    if session.scalar(sa.select(sa.func.count()).select_from(Lease).where(Lease.state == "released")) == 0:
+        return []
+    latest = handed_out.order_by(Lease.id.desc()).limit(20_000)
+    return skip_alerts((name, bool(was), len(lines)) for name, was, lines in session.execute(latest))
 
 
 def _database_id(database: Database) -> str:

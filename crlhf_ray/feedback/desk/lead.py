@@ -217,7 +217,7 @@ def password_link(annotator_id: Name, account: Lead, desk: TheDesk) -> dict[str,
 def steer(
     annotator_id: Name, action: Literal["suspend", "reinstate", "requalify"], account: Lead, desk: TheDesk
 ) -> dict[str, str]:
-    """Suspend somebody (ends their sessions), let them back in, or have them qualify again."""
+    """Suspend somebody (ends sessions, takes back their program), let them back in, or have them qualify again."""
     with desk.database.write() as session:
         person = _led(session, annotator_id, account)
         if action == "requalify":
@@ -225,6 +225,8 @@ def steer(
         else:
             person.suspended = action == "suspend"
             person.epoch += 1
+            if person.suspended:
+                work.take_back(session, person.id)
         note(session, account.name, action, person.name, desk.clock())
     return {"annotator_id": annotator_id, "action": action}
 

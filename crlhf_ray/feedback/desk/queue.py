@@ -31,6 +31,8 @@ class QueueSettings(Settings):
     else once it has `labels_least` judgements."""
     qualification: int = Field(default=3, ge=0)
     """Programs of the first round, with known answers that are shown after each."""
+    skips_a_day: int = Field(default=10, ge=0)
+    """Programs that one person may skip in 24 hours. Practice programs cannot be skipped."""
     honeypots_least: float = Field(default=0.05, ge=0, le=1)
     """Share of silent honeypots for those whose reliability is known well."""
     honeypots_most: float = Field(default=0.4, ge=0, le=1)

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from sqlalchemy.orm import Session
 
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.desk import names
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.models import ROLES, Account, Audit, Setting
 
@@ -143,12 +145,11 @@ def hashed(password: str) -> str:
 def create_account(
     session: Session, name: str, password: str, role: str, *, checks: int, now: float, source: str = "human"
 ) -> Account:
-    """A new account. Raises ConfigError for a name that is taken or a password that is too short."""
-    name = name.strip()
-    if not name or len(name) > 64:
-        raise ConfigError("choose a name of 1 to 64 characters")
-    if session.scalar(sa.select(Account.id).where(Account.name == name)):
-        raise ConfigError(f"the name {name!r} is taken: choose another")
+    """A new account. Raises ConfigError for a name that is taken, or looks like one that is, and a short password."""
+    name = names.normalised(name)
+    if (other := names.taken(name, session.scalars(sa.select(Account.name)))) is not None:
+        like = "is taken" if other == name else f"looks like {other!r}, which is taken"
+        raise ConfigError(f"the name {name!r} {like}: choose another")
     account = Account(
         name=name, annotator_id=f"p-{secrets.token_hex(6)}", password_hash=hashed(password), role=role,
         source=source, checks_left=checks if role == "annotator" else 0, keys={}, created_at=now,
@@ -160,7 +161,9 @@ def create_account(
 
 def verify_password(session: Session, name: str, password: str) -> Account | None:
     """The account where name and password are right and it is not suspended."""
-    account = session.scalar(sa.select(Account).where(Account.name == name.strip()))
+    account = None
+    with suppress(ConfigError):
+        account = session.scalar(sa.select(Account).where(Account.name == names.normalised(name)))
     try:
         _HASHER.verify(account.password_hash if account else _NOBODY, password)
     except (VerificationError, InvalidHashError):

@@ -13,11 +13,13 @@ from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.feedback.desk import queue
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.store import work
-from crlhf_ray.feedback.desk.store.models import ROLES, Account, Lease, Program, Submission
+from crlhf_ray.feedback.desk.store.models import ROLES, Account, Lease, Program, Submission, text_hash
 from crlhf_ray.feedback.desk.store.work import Conflict
 
 #: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
 CROWD_RATES = (0.77, 0.6)
+#: Puts honeypots into an order that nobody can foresee.
+DRAW = random.SystemRandom()
 
 
 def publish(
@@ -55,17 +57,27 @@ def publish(
                     old.state, old.done_at = "open", None
             continue
         truth = gold.get(item.item_id)
+        content = text_hash(item.prompt, item.lines)
         prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
         fresh[item.item_id] = Program(
             item_id=item.item_id, problem_id=item.problem_id, prompt=item.prompt, lines=list(item.lines),
-            judged=list(item.judged), gold=None if truth is None else list(truth), honeypot=truth is not None,
-            round=round, state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
+            content=content, judged=list(item.judged), gold=None if truth is None else list(truth),
+            honeypot=truth is not None, round=round,
+            state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
             slots=settings.labels_least, deadline=deadline, done_at=None if item.judged else now,
             # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
-            rank=queue.rank(now, prior, settings) if truth is None else random.SystemRandom().random(),
+            rank=_rank(now, content, prior, settings) if truth is None else DRAW.random(),
         )  # fmt: skip
     session.add_all(fresh.values())
     return len(fresh)
+
+
+def _rank(came_at: float, content: str, gain: np.ndarray, settings: QueueSettings) -> float:
+    """`queue.rank`, and what came together in mixed order: a honeypot amid the samples of one problem would stand out.
+
+    content: the program's `text_hash`.
+    """
+    return queue.rank(came_at, gain, settings) + int(content[:8], 16) / 2**32
 
 
 def expire(session: Session, now: float) -> list[str]:
@@ -147,7 +159,7 @@ def settle(
         gain = queue.expected_gain(p, *CROWD_RATES)
         wanted = queue.labels_wanted(program.labels, gain, settings)
         program.slots = max(wanted - program.labels - held.get(program.item_id, 0), 0)
-        program.rank = queue.rank(program.created_at, gain, settings)
+        program.rank = _rank(program.created_at, program.content, gain, settings)
         late = program.deadline is not None and program.deadline < now  # nobody waits for more
         over = late or wanted <= program.labels
         if not over:

@@ -34,7 +34,7 @@ from crlhf_ray.feedback.desk.store.models import (
 SAME = aliased(Program)
 #: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
 LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
-NOT_YOURS = "this program is not in your hands: ask for the next one"
+NOT_YOURS = "this program is no longer assigned to you: ask for the next one"
 
 
 class Conflict(CrlhfError):
@@ -137,8 +137,9 @@ def hand_out(
         _take_up(session, account.id, begun, settings, now)
         return _task(session, begun)
     # The same is asked for and read in any case: how long an answer takes must not tell what it is.
-    honeypot, other = _take(session, account.id, True), _take(session, account.id, False)
     qualification = account.checks_left > 0
+    other = _take(session, account.id)
+    honeypot = _take_honeypot(session, account.id, other, practice=qualification)
     if qualification and honeypot is None and other is not None:
         qualification, account.checks_left = False, 0
         ended = "no honeypot is left for them: they work without practice"
@@ -190,10 +191,23 @@ def had(account_id: Any = None) -> sa.Select[Any]:
     return sa.select(SAME.item_id).where(SAME.content == Program.content, given.exists()).correlate_except(SAME)
 
 
-def _take(session: Session, account_id: int, honeypot: bool) -> Program | None:
+def _take(session: Session, account_id: int, *rules: sa.ColumnElement[bool], honeypot: bool = False) -> Program | None:
     waits = Program.honeypot.is_(honeypot), WAITING, ~had(account_id).exists()  # honeypots always have slots
-    first = sa.select(Program).where(*waits).order_by(Program.rank).limit(1)
+    first = sa.select(Program).where(*waits, *rules).order_by(Program.rank).limit(1)
     return session.scalar(first.with_for_update(skip_locked=True, of=Program))
+
+
+def _take_honeypot(session: Session, account_id: int, other: Program | None, *, practice: bool) -> Program | None:
+    """A honeypot of a problem that the work at hand is of, too: one of another problem would be known by its problem.
+
+    other: the work that would be handed out instead. practice: any problem will do, since everybody knows what it is.
+    """
+    if practice:
+        return _take(session, account_id, honeypot=True)
+    beside = aliased(Program)
+    same_round = beside.round.is_not_distinct_from(other.round if other is not None else None)
+    problems = sa.select(beside.problem_id).where(~beside.honeypot, same_round)
+    return _take(session, account_id, Program.problem_id.in_(problems), honeypot=True)
 
 
 def _task(session: Session, lease: Lease) -> Task:
@@ -259,12 +273,33 @@ def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSet
     lease.expires_at = now + settings.lease_seconds
 
 
-def release(session: Session, account_id: int, lease_id: int) -> None:
-    """Give a program back unjudged, for good. Raises Conflict where it is not in the person's hands."""
+def release(session: Session, account: Account, lease_id: int, settings: QueueSettings, *, now: float) -> str:
+    """Skip a program for good; returns its item_id. Raises Conflict where it is not assigned to this person.
+
+    People cannot skip practice programs, or they would see every known answer without being checked, and they can skip
+    at most ``settings.skips_a_day`` others. Simulated annotators leave programs of other runs alone, so they may.
+    """
     lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
-    if lease is None or lease.account_id != account_id or lease.state not in ("open", "expired"):
+    if lease is None or lease.account_id != account.id or lease.state not in ("open", "expired"):
         raise Conflict(NOT_YOURS)
+    if account.source == "human":
+        if lease.qualification:
+            raise Conflict("practice programs cannot be skipped: mark the lines that you cannot tell as unsure")
+        mine = Lease.account_id == account.id, Lease.state == "released", Lease.issued_at > now - 86400
+        if (session.scalar(sa.select(sa.func.count()).where(*mine)) or 0) >= settings.skips_a_day:
+            raise Conflict(
+                f"you have skipped {settings.skips_a_day} programs in the last 24 hours, which is the maximum: "
+                "mark the lines that you cannot tell as unsure"
+            )
     _give_back(session, lease, "released")
+    return lease.item_id
+
+
+def take_back(session: Session, account_id: int) -> None:
+    """End what this person holds, at once; it is theirs again later only while nobody else took it."""
+    held = sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open").with_for_update()
+    for lease in session.scalars(held):
+        _give_back(session, lease, "expired")
 
 
 def free_slot(session: Session, item_id: str) -> None:
