@@ -44,6 +44,9 @@ class WebFeedbackSettings(Settings):
     """The file with its API token; `crlhf serve` names it."""
     deadline_minutes: float = Field(default=120.0, gt=0)
     """How long a round waits for people. Programs that nobody was sure about by then count by what is known."""
+    least_reviewed: float = Field(default=0.5, gt=0, le=1)
+    """Share of a round's programs that must have been reviewed for it to go on at its deadline. With fewer, the
+    deadline is put off by as much again, and an alert says so."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """Between two looks at what came in."""
     simulated_crowd: bool = False

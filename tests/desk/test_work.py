@@ -392,6 +392,6 @@ def test_a_client_with_patience_waits_for_a_server_that_is_being_restarted(tmp_p
     desk = Desk(WebSettings(dir=tmp_path), Aggregator)
     started = []
     threading.Timer(0.8, lambda: started.append(BackgroundServer(desk, port))).start()
-    with AnnotationClient.from_file(f"http://127.0.0.1:{port}", service_token(desk), retries=5) as client:
+    with AnnotationClient.from_file(f"http://127.0.0.1:{port}", service_token(desk), patience=20) as client:
         assert client.me()["role"] == "admin"
     started[0].close()

@@ -134,7 +134,6 @@ def join(body: JoinIn, request: Request, desk: TheDesk) -> dict[str, str]:
 @router.post("/token", responses={401: {"description": "name and password do not fit"}})
 def token(body: LogInIn, request: Request, desk: TheDesk) -> dict[str, str]:
     """An API token by name and password."""
-    desk.limiter.check("login", address(request), desk.settings.logins_a_minute)
     account = log_in(desk, body.name, body.password, address(request))
     if account is None:
         raise HTTPException(401, "name and password do not fit, or the account is suspended")
@@ -147,9 +146,17 @@ def address(request: Request) -> str:
 
 
 def log_in(desk: Desk, name: str, password: str, where: str) -> Account | None:
-    """The account, if name and password fit; audited either way."""
+    """The account, if name and password fit; audited either way. Attempts are limited by address, and by account.
+
+    Where somebody has logged in to an account before, it stays open to them: or anybody could lock others out.
+    """
+    desk.limiter.check("login", where, desk.settings.logins_a_minute)
+    if (name, where) not in desk.logged_in_from:
+        desk.limiter.check("login to account", name, 3 * desk.settings.logins_a_minute)
     with desk.database.read() as session:
         account = verify_password(session, name, password)
+    if account is not None:
+        desk.logged_in_from.add((name, where))
     with desk.database.write() as session:
         note(session, name[:64], "log in" if account else "log in refused", where, desk.clock())
     return account

@@ -8,17 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk import api, lead, pages
 from crlhf_ray.feedback.desk.desk import Desk
+from crlhf_ray.feedback.desk.limits import BodyLimit
 from crlhf_ray.feedback.desk.security import LoggedOut
 from crlhf_ray.feedback.desk.store.work import Conflict, Unjudged
 
@@ -67,13 +69,14 @@ def create_app(desk: Desk) -> FastAPI:
     app.state.logged_out = LoggedOut(desk.database, desk.settings.session_seconds)
     #: Set when the server stops: what streams without an end ends by it.
     app.state.ending = asyncio.Event()
-    app.add_middleware(SafeHeaders)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(SafeHeaders)  # around the other: its answers carry them, too
     for router in (api.router, lead.router, pages.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(ConfigError, _unusable)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
 
     @app.get("/healthz", include_in_schema=False)
@@ -100,7 +103,10 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 401 and not request.url.path.startswith("/api/"):
-        return RedirectResponse("/login", 303)
+    assert isinstance(error, StarletteHTTPException)
+    if not request.url.path.startswith("/api/"):
+        if error.status_code == 401:
+            return RedirectResponse("/login", 303)
+        if "text/html" in request.headers.get("accept", ""):
+            return pages.problem_page(request, error.status_code, str(error.detail))
     return await http_exception_handler(request, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ import pyarrow as pa
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.errors import ConfigError, CrlhfError
+
+#: Between two attempts, seconds: at first, and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+#: The server did not answer (0: nothing did, or something else), or what stands before it says so.
+ABSENT = (0, 502, 503, 504)
 
 
 class ServerError(CrlhfError):
@@ -38,26 +44,26 @@ class Assignment:
 class AnnotationClient:
     """Calls on one server in one account's name.
 
-    url: such as http://127.0.0.1:8000. token: an API token. retries: further attempts where the server does not
-    accept connections, after 0.5 s and then twice as long each time. Raises ServerError for whatever goes wrong.
+    url: such as http://127.0.0.1:8000. token: an API token. patience: seconds for which a call is repeated while the
+    server, or a proxy before it, does not answer: it may be restarted. Whatever is sent again changes nothing the
+    second time. Raises ServerError for whatever goes wrong.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0, retries: int = 0):
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0, patience: float = 0.0):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.url, self.token = url, token
+        self.url, self.token, self._patience = url, token, patience
         self._http = httpx.Client(
             base_url=url.rstrip("/") + "/api/v1",
             headers=headers,
             timeout=timeout,
-            transport=httpx.HTTPTransport(retries=retries),
         )
 
     @classmethod
-    def from_file(cls, url: str, token_file: Path, *, retries: int = 0) -> Self:
+    def from_file(cls, url: str, token_file: Path, *, patience: float = 0.0) -> Self:
         """A client with the token that `crlhf serve` wrote. Raises ConfigError where there is none."""
         if not token_file.exists():
             raise ConfigError(f"{token_file}: no token there; start `crlhf serve` first, or name its DIR/token")
-        return cls(url, token_file.read_text().strip(), retries=retries)
+        return cls(url, token_file.read_text().strip(), patience=patience)
 
     def __enter__(self) -> Self:
         return self
@@ -158,10 +164,21 @@ class AnnotationClient:
         return _assignment(self._call("POST", f"/leases/{lease_id}/submit", {"confidence": confidence})["next"])
 
     def release(self, lease_id: int) -> None:
-        """Give a program back unjudged; it does not come again."""
+        """Skip a program; it does not come again."""
         self._call("POST", f"/leases/{lease_id}/release")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        until, pause = time.monotonic() + self._patience, FIRST_PAUSE
+        while True:
+            try:
+                return self._call_once(method, path, body)
+            except ServerError as error:
+                if error.status not in ABSENT or time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _call_once(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
             response = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:

@@ -39,6 +39,8 @@ from crlhf_ray.feedback.desk.webhooks import Webhooks
 
 #: Between two looks for programs that were left alone or whose deadline is over.
 EXPIRE_SECONDS = 1.0
+#: Between two looks for programs that wait for nobody.
+TIDY_SECONDS = 60.0
 
 
 class Desk:
@@ -53,11 +55,12 @@ class Desk:
         self.database = Database(settings.database or f"sqlite:///{settings.dir.absolute() / 'store.db'}")
         self.signer, self.limiter = Signer(server_secret(self.database)), Limiter()
         self.webhooks = Webhooks(settings.webhooks, settings.webhook_secret, settings.dir / "webhooks")
+        self.logged_in_from: set[tuple[str, str]] = set()  # (name, address)
         self._random = random.SystemRandom()
-        self._expired_at = float("-inf")
+        self._expired_at = self._tidied_at = float("-inf")
         self._marking, self._submitting = Together(self._store_marks), Together(self._submit)
         self.crowd = KnownCrowd(self.database, settings, engine, self.webhooks, clock)
-        self.crowd.start(self._expire)
+        self.crowd.start(self._tidy)
 
     def close(self) -> None:
         """Wait for what is being learnt, and let go of the folder. Harmless when called twice."""
@@ -86,6 +89,18 @@ class Desk:
             self._expired_at = now
             with self.database.write() as session:
                 over = programs.expire(session, now)
+            self.crowd.tell_done(over)
+
+    def _tidy(self) -> None:
+        """What has to happen though nobody asks: deadlines, and programs for which nobody is left."""
+        self._expire()
+        now, settings = self.clock(), self.settings.queue
+        if abs(now - self._tidied_at) >= TIDY_SECONDS:
+            self._tidied_at = now
+            with self.database.write() as session:
+                over = programs.close_exhausted(
+                    session, None, settings, now=now, present_seconds=settings.absent_seconds
+                )
             self.crowd.tell_done(over)
 
     def _chance(self, account: Account) -> dict[str, float]:
@@ -146,7 +161,8 @@ class Desk:
         now = self.clock()
         with self.database.write() as session:
             over = programs.expire(session, now)
-            over += programs.close_exhausted(session, item_ids, self.settings.queue, now=now)
+            queue_ = self.settings.queue
+            over += programs.close_exhausted(session, item_ids, queue_, now=now, present_seconds=queue_.present_seconds)
             rows = session.execute(sa.select(Program.item_id, Program.state).where(Program.item_id.in_(item_ids)))
             states = dict(rows.tuples().all())
         self.crowd.tell_done(over)

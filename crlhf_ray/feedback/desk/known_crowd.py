@@ -252,6 +252,8 @@ class KnownCrowd:
         with self._database.read() as session:
             milliseconds = session.scalar(sa.select(sa.func.sum(Submission.milliseconds))) or 0
             short = self._too_few_labels(session) + self._too_few_honeypots(session) + _skips(session)
+            nobody = programs.waiting_for_nobody(session, self._settings.queue, now=self._clock())
+        short += nobody_left(nobody)
         with self._learning:  # for as long as a copy takes: learning and drill-down go on meanwhile
             crowd = self.engine.frozen()
         alpha, reliable_lines = crowd.agreement(self._settings.sure)
@@ -292,6 +294,20 @@ class KnownCrowd:
             sa.select(Account.id, Account.annotator_id).where(~Account.suspended, judged.exists())
         ).all()
         return honeypot_shortage({name: total - seen.get(number, 0) for number, name in people}, wanted=FEW_HONEYPOTS)
+
+
+def nobody_left(count: int) -> list[Alert]:
+    """Open programs that everybody at work has had."""
+    if not count:
+        return []
+    what = "1 program is" if count == 1 else f"{count} programs are"
+    return [
+        Alert(
+            "nobody left",
+            f"{what} still unsure, and everybody at work has reviewed or skipped them",
+            "invite somebody else, or let them close after queue.absent_seconds",
+        )
+    ]
 
 
 def _skips(session: Session) -> list[Alert]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Form, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
@@ -18,9 +18,10 @@ from crlhf_ray.feedback.desk.security import (
     Annotator,
     Lead,
     csrf_token,
+    same_origin,
     session_cookie,
 )
-from crlhf_ray.feedback.desk.store.models import Account
+from crlhf_ray.feedback.desk.store.models import Account, Program
 
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(Path(__file__).parent / "templates")
@@ -31,8 +32,14 @@ Short = Annotated[str, Form(max_length=200, pattern=NO_NUL)]
 def _page(
     request: Request, template: str, account: Account | None = None, status: int = 200, **context: Any
 ) -> Response:
-    about = {"account": account, "csrf": csrf_token(request) if account else "", **context}
+    about = {"status": status, "account": account, "csrf": csrf_token(request) if account else "", **context}
     return templates.TemplateResponse(request, template, about, status_code=status)
+
+
+def problem_page(request: Request, status: int, detail: str) -> Response:
+    """What somebody at a browser is told instead of the page that they asked for."""
+    detail = "Check the address, or go back to the start." if detail == "Not Found" else detail
+    return _page(request, "problem.html", status=status, detail=detail)
 
 
 def _enter(desk: TheDesk, account: Account, target: str = "/") -> Response:
@@ -49,9 +56,8 @@ def login_page(request: Request) -> Response:
     return _page(request, "login.html")
 
 
-@router.post("/login")
+@router.post("/login", dependencies=[Depends(same_origin)])
 def login(request: Request, name: Short, password: Short, desk: TheDesk) -> Response:
-    desk.limiter.check("login", address(request), desk.settings.logins_a_minute)
     account = log_in(desk, name, password, address(request))
     if account is None:
         return _page(
@@ -69,7 +75,7 @@ def invite_page(request: Request, token: str) -> Response:
     return _page(request, "invite.html", token=token, shortest=SHORTEST_PASSWORD)
 
 
-@router.post("/invite/{token}")
+@router.post("/invite/{token}", dependencies=[Depends(same_origin)])
 def accept_invite(request: Request, token: str, name: Short, password: Short, desk: TheDesk) -> Response:
     desk.limiter.check("login", address(request), desk.settings.logins_a_minute)
     try:
@@ -86,7 +92,7 @@ def password_page(request: Request, token: str) -> Response:
     return _page(request, "password.html", token=token, shortest=SHORTEST_PASSWORD)
 
 
-@router.post("/password/{token}")
+@router.post("/password/{token}", dependencies=[Depends(same_origin)])
 def choose_password(request: Request, token: str, password: Short, desk: TheDesk) -> Response:
     desk.limiter.check("login", address(request), desk.settings.logins_a_minute)
     try:
@@ -127,7 +133,10 @@ def programs_page(request: Request, account: Lead) -> Response:
 
 
 @router.get("/lead/programs/{item_id}")
-def program_page(request: Request, item_id: str, account: Lead) -> Response:
+def program_page(request: Request, item_id: str, account: Lead, desk: TheDesk) -> Response:
+    with desk.database.read() as session:
+        if session.get(Program, item_id) is None:
+            raise HTTPException(404, f"There is no program {item_id!r}.")
     return _page(request, "program.html", account, item_id=item_id)
 
 

@@ -29,6 +29,8 @@ class QueueSettings(Settings):
     present_seconds: float = Field(default=3600.0, gt=0)
     """Whoever joined or submitted within so long is at work. A program that everybody at work has had waits for nobody
     else once it has `labels_least` judgements."""
+    absent_seconds: float = Field(default=86400.0, gt=0)
+    """Whoever neither joined nor submitted for so long is not waited for, also where no training asks."""
     qualification: int = Field(default=3, ge=0)
     """Programs of the first round, with known answers that are shown after each."""
     skips_a_day: int = Field(default=10, ge=0)

@@ -15,6 +15,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from argon2 import PasswordHasher
@@ -206,6 +207,17 @@ def identify(request: Request) -> Account | None:
 async def _sent_csrf(request: Request) -> str:
     header = request.headers.get("x-csrf-token")
     return header if header is not None else str((await request.form()).get("csrf_token", ""))
+
+
+async def same_origin(request: Request) -> None:
+    """Refuse a form that another site had a browser send: it could log somebody in to an account that is not theirs."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        ours = site in ("same-origin", "none")
+    else:  # older browsers, and plain HTTP
+        ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not ours:
+        raise HTTPException(403, "this form was sent from another site: open the page itself and try again")
 
 
 class Needs:

@@ -61,7 +61,13 @@ class _Uvicorn(uvicorn.Server):
     """Ends the streams of live dashboards when it is told to stop: it waits for open answers, and theirs never end."""
 
     def __init__(self, app: FastAPI, **options: Any):
-        super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=STOP_SECONDS, **options))
+        proxies = list(app.state.desk.settings.trusted_proxies)
+        super().__init__(
+            uvicorn.Config(
+                app, timeout_graceful_shutdown=STOP_SECONDS, proxy_headers=bool(proxies), forwarded_allow_ips=proxies,
+                **options,
+            )
+        )  # fmt: skip
         self._ending: asyncio.Event = app.state.ending
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

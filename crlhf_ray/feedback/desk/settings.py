@@ -28,7 +28,10 @@ class WebSettings(Settings):
     requests_a_minute: int = Field(default=1200, gt=0)
     """Most requests of one person; keyboards are quick, scripts that run wild are quicker."""
     logins_a_minute: int = Field(default=10, gt=0)
-    """Most log-in attempts from one address."""
+    """Most log-in attempts from one address; to one account three times as many, whatever their addresses."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of the reverse proxies in front of the server, such as 127.0.0.1. X-Forwarded-For is believed from
+    them only; without any, the address is that of the connection."""
     hourly_pay: float = Field(default=20.0, ge=0)
     """What an hour of annotation costs, in any currency: for the cost of a reliably judged line."""
     sure: float = Field(default=0.95, gt=0.5, lt=1)

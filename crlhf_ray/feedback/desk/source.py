@@ -8,6 +8,7 @@ next round: they teach reliabilities and correct what is thought of old lines, b
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +32,11 @@ from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.feedback.source import Feedback, FeedbackSettings
 
+_log = logging.getLogger(__name__)
 #: Simulated annotators that work at the same time.
 AT_ONCE = 4
-#: Attempts to connect, with pauses that double: the server may be restarted (2 minutes) while training waits.
-RETRIES = 8
+#: Seconds that training waits for a server that does not answer: it may be restarted.
+PATIENCE_SECONDS = 120.0
 #: Looks without any work done after which a crowd that is alone will not do more.
 IDLE_LOOKS = 3
 
@@ -66,6 +68,7 @@ class WebFeedback(Feedback):
         self.settings, self.pool = settings.web, pool
         self.labels_wanted = settings.web.queue.labels_least
         self._cursor, self._published = 0, False
+        self._late: list[Alert] = []
         self._server: BackgroundServer | None = None
         url, token_file = settings.web.url, settings.web.token_file
         if settings.source == "simulated":
@@ -73,7 +76,7 @@ class WebFeedback(Feedback):
                 Desk(WebSettings(dir=directory.parent / "annotation", queue=settings.web.queue), engine)
             )
             url, token_file = self._server.url, self._server.token_file
-        self.client = AnnotationClient.from_file(url, token_file, retries=RETRIES)
+        self.client = AnnotationClient.from_file(url, token_file, patience=PATIENCE_SECONDS)
         check_same(aggregation, self.client.aggregation(), url)
         self._crowd: SimulatedPeople | None = None
         if self._server is not None or settings.web.simulated_crowd:
@@ -101,6 +104,7 @@ class WebFeedback(Feedback):
         all_of_them, items = len(items), self._unanswered(items)
         progress(all_of_them - len(items))
         self.client.publish(items, round=round, deadline=deadline)
+        self._late = []
         known = {item.item_id: item for item in [*self.pool.items(), *items]}
         truth = {**self.pool.truth(), **truth}
         waiting, tables, idle = [item.item_id for item in items], [], 0
@@ -111,12 +115,25 @@ class WebFeedback(Feedback):
             states = self.client.status(waiting)
             still = [item_id for item_id in waiting if states.get(item_id) == "open"]
             progress(len(waiting) - len(still))
-            waiting = still
+            waiting = still or self._put_off(items, tables, round)
             if waiting and not judged:
                 time.sleep(self.settings.poll_seconds)
         tables += self._take_in()
         everything = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *tables])
         return everything.filter(pc.is_in(everything["item_id"], pa.array([item.item_id for item in items])))
+
+    def _put_off(self, items: Sequence[Item], tables: Sequence[pa.Table], round: int) -> list[str]:
+        """Where too little was reviewed to learn from, give people as long again; returns what is waited for then."""
+        reviewed = {item_id for table in tables for item_id in table["item_id"].to_pylist()}
+        missing = [item for item in items if item.item_id not in reviewed]
+        if self._server is not None or len(items) - len(missing) >= self.settings.least_reviewed * len(items):
+            return []
+        self.client.publish(
+            missing, round=round, deadline=datetime.now(UTC) + timedelta(minutes=self.settings.deadline_minutes)
+        )
+        self._late = too_few_reviewed(len(items) - len(missing), len(items), self.settings.least_reviewed)
+        _log.warning("%s", self._late[0])
+        return [item.item_id for item in missing]
 
     def _unanswered(self, items: Sequence[Item]) -> list[Item]:
         """Without those whose text is a honeypot's: their truth is known, and nobody gets the same text twice."""
@@ -150,13 +167,25 @@ class WebFeedback(Feedback):
         return self._crowd.skills(self.share_over(round))
 
     def alerts(self) -> list[Alert]:
-        return []  # the server watches its people itself
+        return self._late  # the server watches its people itself
 
     def state(self) -> dict[str, Any]:
         return {"cursor": self._cursor, "handed_in": self._handed_in}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._cursor, self._handed_in = state["cursor"], state["handed_in"]
+
+
+def too_few_reviewed(reviewed: int, programs: int, least: float) -> list[Alert]:
+    """A round's deadline came with too few programs reviewed. least: the share wanted."""
+    return [
+        Alert(
+            "few reviews",
+            f"{reviewed} of {programs} programs of the round were reviewed by its deadline; {least:.0%} are wanted",
+            "the deadline is put off: see whether people are at work, raise feedback.web.deadline_minutes, or lower "
+            "feedback.web.least_reviewed",
+        )
+    ]
 
 
 def check_same(run: Mapping[str, Any], server: Mapping[str, Any], url: str) -> None:

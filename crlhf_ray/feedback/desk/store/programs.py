@@ -103,34 +103,44 @@ def expire(session: Session, now: float) -> list[str]:
     return over
 
 
-def close_exhausted(session: Session, item_ids: Sequence[str], settings: QueueSettings, *, now: float) -> list[str]:
-    """Close those of these programs that have `labels_least` judgements, and that everybody at work has had already;
-    returns which. Those whose text came under another id, too, are closed with fewer judgements.
+def close_exhausted(
+    session: Session, item_ids: Sequence[str] | None, settings: QueueSettings, *, now: float, present_seconds: float
+) -> list[str]:
+    """Close those of these programs, or of all, for which nobody is left (`_exhausted`); returns which."""
+    chosen = sa.true() if item_ids is None else Program.item_id.in_(item_ids)
+    closed = session.scalars(
+        sa.update(Program)
+        .where(chosen, *_exhausted(settings, now - present_seconds))
+        .values(state="done", done_at=now)
+        .returning(Program.item_id)
+        .execution_options(synchronize_session=False)
+    )
+    return list(closed)
 
-    They would wait for somebody who is not there. At work is who joined or submitted in the last `present_seconds`.
+
+def waiting_for_nobody(session: Session, settings: QueueSettings, *, now: float) -> int:
+    """How many open programs everybody who is at work has had."""
+    waiting = sa.select(sa.func.count()).select_from(Program)
+    return session.scalar(waiting.where(*_exhausted(settings, now - settings.present_seconds))) or 0
+
+
+def _exhausted(settings: QueueSettings, since: float) -> tuple[sa.ColumnElement[bool], ...]:
+    """Rules of a program that has `labels_least` reviews, and that everybody at work has had already. Where its text
+    came under another id, too, fewer are enough. At work is who joined or submitted since.
     """
-    since = now - settings.present_seconds
     submitted = sa.select(Submission.seq).where(Submission.account_id == Account.id, Submission.created_at > since)
     joined = sa.and_(Account.role == ROLES[0], Account.created_at > since)
     of_program = sa.select(Lease.id).where(Lease.item_id == Program.item_id)
     at_work = sa.select(Account.id).where(~Account.suspended, joined | submitted.exists())
     free = at_work.where(~work.had(Account.id).exists())
     again = work.had().where(work.SAME.item_id != Program.item_id)
-    closed = session.scalars(
-        sa.update(Program)
-        .where(
-            Program.item_id.in_(item_ids),
-            Program.state == "open",
-            ~Program.honeypot,
-            (Program.labels >= settings.labels_least) | (again.exists() & at_work.exists()),
-            ~of_program.where(Lease.state == "open").exists(),
-            ~free.exists(),
-        )
-        .values(state="done", done_at=now)
-        .returning(Program.item_id)
-        .execution_options(synchronize_session=False)
+    return (
+        Program.state == "open",
+        ~Program.honeypot,
+        (Program.labels >= settings.labels_least) | (again.exists() & at_work.exists()),
+        ~of_program.where(Lease.state == "open").exists(),
+        ~free.exists(),
     )
-    return list(closed)
 
 
 def settle(

@@ -280,8 +280,10 @@ def release(session: Session, account: Account, lease_id: int, settings: QueueSe
     at most ``settings.skips_a_day`` others. Simulated annotators leave programs of other runs alone, so they may.
     """
     lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
-    if lease is None or lease.account_id != account.id or lease.state not in ("open", "expired"):
+    if lease is None or lease.account_id != account.id or lease.state == "submitted":
         raise Conflict(NOT_YOURS)
+    if lease.state == "released":
+        return lease.item_id  # sent again, as after an answer that was lost
     if account.source == "human":
         if lease.qualification:
             raise Conflict("practice programs cannot be skipped: mark the lines that you cannot tell as unsure")
