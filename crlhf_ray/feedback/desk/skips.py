@@ -18,8 +18,8 @@ RARE = 1e-4
 def skip_alerts(handed_out: Iterable[tuple[str, bool, int]]) -> list[Alert]:
     """handed_out: (annotator, skipped, lines to mark) of each program that was submitted or skipped."""
     taken: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for annotator, skipped, lines in handed_out:
-        taken[annotator][skipped].append(lines)
+    for annotator, was_skipped, lines in handed_out:
+        taken[annotator][was_skipped].append(lines)
     kept_by_all, skipped_by_all = (sum(len(lists[which]) for lists in taken.values()) for which in (0, 1))
     often, picky = [], []
     for annotator, (kept, skipped) in taken.items():
