@@ -243,7 +243,7 @@ def read_gold(gold: Any, tasks: Codebook, classes: Classes | None = None) -> tup
     truth, _ = signs(labels, classes)
     if (truth == 0).any():
         raise DataError("gold must be sure", row=int(np.argmax(truth == 0)), field="label")
-    return _consistent(tasks.encode(values), truth, tasks), truth
+    return _consistent(_gold_codes(values, tasks), truth, tasks), truth
 
 
 def read_truth(gold: Any, tasks: Codebook, classes: tuple[Hashable, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -257,7 +257,7 @@ def read_truth(gold: Any, tasks: Codebook, classes: tuple[Hashable, ...]) -> tup
         if name not in place:
             raise DataError(f"{name!r} is none of the classes {classes}", row=int(np.argmax(local == i)), field="label")
     truth = np.array([place[name] for name in names], np.int64)[local]
-    return _consistent(tasks.encode(values), truth, tasks), truth
+    return _consistent(_gold_codes(values, tasks), truth, tasks), truth
 
 
 def _gold_columns(gold: Any) -> tuple[Any, Any]:
@@ -268,6 +268,22 @@ def _gold_columns(gold: Any) -> tuple[Any, Any]:
     refuse_nulls(values, "task")
     refuse_nulls(labels, "label")
     return values, labels
+
+
+def _gold_codes(values: Any, tasks: Codebook) -> np.ndarray:
+    """Codes of the gold tasks. Raises `DataError` for one that the votes know, as another type."""
+    local, names = distinct(values)
+    for i in np.flatnonzero(tasks.encode(names, grow=False) < 0):
+        name = names[i]
+        twin = str(name) if isinstance(name, int) else int(name) if str(name).isdecimal() else name
+        if type(twin) is not type(name) and tasks.encode([twin], grow=False)[0] >= 0:
+            raise DataError(
+                f"gold is for task {name!r} ({type(name).__name__}), the votes are on task {twin!r} "
+                f"({type(twin).__name__}): give both in one type, such as with .astype(str)",
+                row=int(np.argmax(local == i)),
+                field="task",
+            )
+    return tasks.encode(values)
 
 
 def _consistent(codes: np.ndarray, truth: np.ndarray, tasks: Codebook) -> np.ndarray:

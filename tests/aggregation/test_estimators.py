@@ -579,6 +579,15 @@ def test_tempering_lowers_the_calibration_error_and_changes_no_label():
     assert (raw.labels_ == calm.labels_).all()
 
 
+@pytest.mark.parametrize("make", [TwoCoin, Hierarchical])
+@pytest.mark.parametrize("task, of_gold", [(3, "3"), ("3", 3)])
+def test_gold_whose_tasks_are_of_another_type_is_refused_with_both(make, task, of_gold):
+    votes = pd.DataFrame({"task": [task, task], "worker": ["a", "b"], "label": [1, 0]})
+    of, on = type(of_gold).__name__, type(task).__name__
+    with pytest.raises(DataError, match=rf"task {of_gold!r} \({of}\), the votes are on task {task!r} \({on}\)"):
+        make().fit(votes, pd.Series([1], index=pd.Index([of_gold], dtype=object)))
+
+
 def test_a_state_of_another_version_is_refused_in_words():
     votes = pd.DataFrame({"task": ["t"], "worker": ["w"], "label": [1]})
     state = TwoCoin().fit(votes, pd.Series({"t": 1})).state_
