@@ -324,7 +324,7 @@ def export(
 
 @app.command()
 def doctor() -> None:
-    """Check versions, cores, memory, the sandbox and the models, and print the command that mends what is missing."""
+    """Check versions, cores, memory, the sandbox and the models, and print the command that fixes what is missing."""
     from crlhf_ray.doctor import examine
 
     if not examine(console):

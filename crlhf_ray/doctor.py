@@ -1,4 +1,4 @@
-"""``crlhf doctor``: what this machine has, what is missing, and the command that mends it."""
+"""``crlhf doctor``: what this machine has, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 

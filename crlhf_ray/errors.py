@@ -28,7 +28,7 @@ class DataError(CrlhfError):
 
 
 class ResourceError(CrlhfError):
-    """The cluster or machine lacks something: says which bundle, how much, and what mends it."""
+    """The cluster or machine lacks something: says which bundle, how much, and how to fix it."""
 
 
 class EngineError(CrlhfError):

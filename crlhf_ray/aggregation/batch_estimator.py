@@ -51,7 +51,7 @@ class HeldVotesEstimator(Estimator):
             return self.partial_fit(data, true_labels)
 
     def partial_fit(self, batch: Table, true_labels: Gold | None = None) -> Self:
-        """Add votes or gold and learn anew from everything held; costs as much as `fit` on all of it.
+        """Add votes or gold and learn again from everything held; costs as much as `fit` on all of it.
 
         A worker's second vote on a task supersedes the first. A refused batch changes nothing.
         """

@@ -1,7 +1,7 @@
 """The streaming core: soft counts by worker, votes by task, and one incremental step of EM for what a batch touches.
 
 Pure arrays on integer codes, no names, no clock. `CrowdState.update` is an incremental EM step (Neal and Hinton 1998):
-the touched tasks are judged with reliabilities frozen, then each of their votes is credited anew, in place of what it
+the touched tasks are judged with reliabilities frozen, then each of their votes is credited again, in place of what it
 was credited before. So late labels, late gold and corrections leave exactly the state that honest bookkeeping demands.
 """
 
@@ -28,10 +28,10 @@ NEGATIVES, POSITIVES = 6, 7
 KEPT, SHARE_KEPT = slice(8, 10), 10
 #: Tasks that the guess of even shares is worth where the prior is learnt.
 _EVEN_TASKS = 10.0
-#: Where the prior is learnt, all tasks are judged anew so many times whenever the strengths are learnt anew, as long as
-#: there are no more labels than this: what more labels teach outweighs what the first were taken for.
+#: Where the prior is learnt, all tasks are judged again so many times whenever the strengths are learnt again, as long
+#: as there are no more labels than this: what more labels teach outweighs what the first were taken for.
 _SWEEPS, _SWEPT_LABELS = 3, 20_000
-#: The crowd's strengths are learnt anew when it has given so many times as many labels, from so many of its members.
+#: The crowd's strengths are learnt again when it has given so many times as many labels, from so many of its members.
 _RELEARN = 1.5
 _TEACHERS = 10_000
 #: Sorts annotators by their counts, only alike ones side by side; no two whole counts have the same product with it.
@@ -230,7 +230,7 @@ class CrowdState:
         self.crowd[NEGATIVES] += sign * (np.count_nonzero(posterior == posterior) - positive)
 
     def _count(self, more: int, on_gold: int) -> None:
-        """Count labels, and those on gold; at each step of a geometric series of either the crowd is learnt anew."""
+        """Count labels, and those on gold; at each step of a geometric series of either the crowd is learnt again."""
         before = _step(self.cast), _step(self.cast_on_gold)
         self.cast, self.cast_on_gold = self.cast + more, self.cast_on_gold + on_gold
         now = _step(self.cast), _step(self.cast_on_gold)
@@ -282,7 +282,7 @@ class CrowdState:
         return counts[np.argsort(counts @ _SORTING)[places.astype(np.int64)]]
 
     def sweep(self) -> None:
-        """One full EM pass: judge every task anew with the present reliabilities, and credit all votes by that."""
+        """One full EM pass: judge every task again with the present reliabilities, and credit all votes by that."""
         self.update(NO_VOTES, np.arange(self.n_tasks), self.task_gold[: self.n_tasks].copy())
 
     def _clocks(self, votes: Votes, crew: np.ndarray, who: np.ndarray, fresh: np.ndarray) -> np.ndarray:
@@ -385,7 +385,7 @@ class CrowdState:
         """Take over what `to_arrays` gave. Raises DataError for what another version of the package wrote."""
         if np.shape(arrays["crowd"]) != (CROWD,):
             raise DataError(
-                "this state was written by another version of the package: learn anew from the labels (for a training "
+                "this state was written by another version of the package: learn again from the labels (for a training "
                 "run: take the version that began it, or another run.dir; for `crlhf serve`: delete DIR/crowd)"
             )
         for name in ("crowd", *_WORKER, *_TASK, *_VOTE):

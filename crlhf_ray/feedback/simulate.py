@@ -135,7 +135,7 @@ class Crowd:
         truth: by item_id, +1 or -1 for each place of the item, shape (places,): its lines, and its end where asked.
         now: the events' created_at; with a time zone.
         annotators: ids of those who take part; everybody if None.
-        labels_per_item: how many of them judge each item, drawn anew for each; all of them if None.
+        labels_per_item: how many of them judge each item, drawn again for each; all of them if None.
         progress: share of the run that is over, 0 to 1; moves those who drift.
         Returns ANNOTATION_SCHEMA with source "simulated", ordered by item, annotator, line. An unsure answer has label
         0 and no confidence. Raises DataError for a missing or ill-formed truth, ValueError for an unknown annotator.

@@ -29,7 +29,7 @@ from crlhf_ray.rollout.weights import TransferSpec
 
 __all__ = ["Experience", "KLSettings", "LearnerGroup", "LearnerSettings"]
 
-#: glibc hands large arrays back to the kernel and faults them in anew on every use; keeping them saves that.
+#: glibc hands large arrays back to the kernel and faults them in again on every use; keeping them saves that.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 #: After a rank failed, how long to wait for news of the others before naming the culprit.

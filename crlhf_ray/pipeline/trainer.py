@@ -69,7 +69,9 @@ class Run:
         self._resumed = any((self.dir / name).exists() for name in ("evaluations.jsonl", "metrics.jsonl"))
         if self._resumed:
             if not resume:
-                raise ConfigError(f"{self.dir} holds a run already: go on with it by --resume, or name another run.dir")
+                raise ConfigError(
+                    f"{self.dir} already contains a run; continue it with --resume, or name another run.dir"
+                )
             check_unchanged(settings_of_run(self.dir), config, self.dir, free=FREE_ON_RESUME)
 
     def __enter__(self) -> Run:

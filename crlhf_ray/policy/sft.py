@@ -108,7 +108,7 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
     the last checkpoint in ``settings.dir``; the final weights equal those of an uninterrupted run.
 
     Raises:
-        ConfigError: the folder holds a run already and ``resume`` is not set, or it was made with other settings.
+        ConfigError: the folder already contains a run and ``resume`` is not set, or it was made with other settings.
         DataError: the data cannot be used; names file, row and field.
         ResourceError: the cluster cannot hold the workers.
         EngineError: a worker failed; carries its message.
@@ -157,7 +157,7 @@ def _claim(root: Path, settings: SftSettings, resume: bool) -> Path | None:
     file = root / "settings.json"
     if file.exists():
         if not resume:
-            raise ConfigError(f"{root} holds an SFT run already: go on with it by --resume, or name another dir")
+            raise ConfigError(f"{root} already contains an SFT run; continue it with --resume, or name another dir")
         before, now = json.loads(file.read_text()), json.loads(settings.model_dump_json())
         for key in now:
             if key != "dir" and before.get(key) != now[key]:

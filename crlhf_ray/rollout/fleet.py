@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 #: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
 ANSWER_SECONDS = 60.0
 
-#: vLLM compiles one comparison of its log-prob code anew for several batch sizes; that takes longer than it ever saves.
+#: vLLM compiles one comparison of its log-prob code for each of several batch sizes, which takes longer than it saves.
 CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
 
 

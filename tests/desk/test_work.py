@@ -79,7 +79,7 @@ def test_a_program_left_alone_goes_to_somebody_else_and_back_only_if_it_is_free(
     server.now += NO_CHECKS.lease_seconds + 1
     assert c.next() is not None
     a.mark(task.lease_id, {0: 1})  # one place is free: it is theirs again
-    with pytest.raises(ServerError, match="in other hands"):
+    with pytest.raises(ServerError, match="no longer assigned to you"):
         b.mark(2, {0: 1})
 
 

@@ -121,6 +121,6 @@ def test_what_the_aggregation_actor_raises_later_comes_back_as_it_was_raised(tmp
 
 
 def _round_zero():
-    from crlhf_ray.feedback import collect
+    from crlhf_ray.feedback import source
 
-    return collect._START
+    return source._START

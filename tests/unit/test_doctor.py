@@ -1,4 +1,4 @@
-"""`crlhf doctor`: what is missing, and the command that mends it."""
+"""`crlhf doctor`: what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def log_in(desk: Desk, name: str, password: str, where: str) -> Account | None:
     return account
 
 
-@router.post("/next", responses={204: {"description": "nothing is to do"}})
+@router.post("/next", responses={204: {"description": "no program to review"}})
 def next_task(account: Annotator, desk: TheDesk) -> Any:
     """The next program to judge, or the one in hand with the marks saved so far."""
     task = desk.next_task(account)

@@ -148,7 +148,7 @@ class AnnotationClient:
         return found
 
     def next(self) -> Assignment | None:
-        """The next program to judge; None when nothing is to do."""
+        """The next program to review; None when there is none."""
         return _assignment(self._call("POST", "/next", {}))
 
     def mark(self, lease_id: int, labels: Mapping[int, int], milliseconds: int | None = None) -> None:

@@ -29,7 +29,7 @@ from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Reliability, Setting, Submission
 from crlhf_ray.feedback.desk.webhooks import Webhooks
 
-#: How long a view of the whole crowd is kept before it is worked out anew.
+#: How long a view of the whole crowd is kept before it is worked out again.
 FRESH_SECONDS = 2.0
 #: How long a request waits for a newer view before it takes the one that there is.
 PATIENCE_SECONDS = 0.03
@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 0.03
 LEARN_PAUSE_SECONDS = 0.5
 #: Between two looks for deadlines and alerts where nobody asks, as at night.
 LOOK_SECONDS = 10.0
-#: Submissions taken in at a time when everything is learnt anew, and otherwise; programs settled at a time.
+#: Submissions taken in at a time when everything is learnt again, and otherwise; programs settled at a time.
 FIRST_BATCH, BATCH = 3000, 500
 #: The lead is told of whoever has fewer honeypots left.
 FEW_HONEYPOTS = 5
@@ -63,7 +63,7 @@ class CrowdView:
 class KnownCrowd:
     """Learns in a thread of its own, once started. widths: by annotator, see `queue.honeypot_share`.
 
-    What it knows lies in the folder ``crowd``; of a database that it was not learnt from, it is learnt anew.
+    What it knows lies in the folder ``crowd``; of a database that it was not learnt from, it is learnt again.
     """
 
     def __init__(

@@ -135,7 +135,7 @@ def service_token(desk: Desk) -> Path:
 def deployment(settings: WebSettings, engine: MakeEngine) -> Any:
     """The same application on Ray Serve: ``serve.run(deployment(settings, engine))``.
 
-    One replica, which alone learns from what comes in; Ray starts it anew where it dies, and it goes on from its
+    One replica, which alone learns from what comes in; Ray starts it again where it dies, and it goes on from its
     folder and database. Raises ConfigError where ray[serve] is not installed.
     """
     try:

@@ -219,7 +219,7 @@ class SimulatedPeople:
             client.close()
 
     def work(self, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> int:
-        """Everybody judges, one program each in turn, until nothing is to do; returns how many judgements that made.
+        """Everybody reviews, one program each in turn, until there is nothing left; returns how many reviews that made.
 
         items: all whose truth is known, by id.
         """

@@ -26,7 +26,7 @@ async function call(method, path, body) {
   throw new ApiError(response.status, answer);
 }
 
-// Logged out, or logged in anew elsewhere, which makes this page's CSRF token void: the page has to be opened again.
+// Logged out, or logged in again elsewhere, which makes this page's CSRF token void: the page has to be opened again.
 const outOfSession = (error) => error instanceof ApiError && (error.status === 401 || error.status === 403);
 const explain = (error) => (error instanceof ApiError ? error.message : "The server cannot be reached.");
 

@@ -61,7 +61,7 @@ async function sendMarks(lease, marks) {
     if (!marks.every((mark) => saved.has(mark.event_id))) throw new TypeError("not every mark is acknowledged");
   } catch (error) {
     if (!(error instanceof ApiError) || error.status >= 500 || error.status === 429 || outOfSession(error)) throw error;
-    note(error.message); // the program is in other hands: these marks have no place any more
+    note(error.message); // the program is no longer theirs: these marks have no place any more
     if (task && task.lease_id === lease) setTimeout(loadNext);
   }
 }

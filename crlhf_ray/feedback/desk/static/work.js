@@ -224,11 +224,11 @@ async function submitNow(confidence) {
     if (answer.feedback || !answer.next) first.me = await call("GET", "/me").catch(() => first.me);
     if (answer.feedback) await showFeedback(answer.feedback);
     show(answer.next);
-    say(task ? "Submitted. The next program" : "Submitted. Nothing is to do right now");
+    say(task ? "Submitted. The next program" : "Submitted. No programs to review right now");
   } catch (error) {
     if (outOfSession(error)) return logInAgain();
     note(error instanceof ApiError ? error.message : "The server cannot be reached: submit again when it is back.");
-    if (error.status === 409 && !error.body.unjudged) await loadNext(); // it is in other hands by now
+    if (error.status === 409 && !error.body.unjudged) await loadNext(); // it is somebody else's by now
   }
 }
 

@@ -117,7 +117,7 @@ def next_task(
     session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
 ) -> Task | None:
     """What this person judges next: the program that they hold, or left alone for too long while it is free, or a new
-    one. None when nothing is to do.
+    one. None when there is nothing to review.
 
     honeypot_share, draw: see `hand_out`.
     """
@@ -259,7 +259,7 @@ def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSet
     if lease.state == "expired":
         program = session.get_one(Program, lease.item_id, with_for_update=True)
         if program.state != "open" or (program.slots < 1 and not program.honeypot):
-            raise Conflict("this program was left alone for too long and is in other hands now")
+            raise Conflict("this program was left alone for too long and is no longer assigned to you")
         other = session.scalar(sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open"))
         if other is not None:
             if session.scalar(sa.select(Mark.seq).where(Mark.lease_id == other.id).limit(1)) is not None:
