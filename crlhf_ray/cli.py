@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,8 @@ app = typer.Typer(
     help="Train code models from line-by-line crowd feedback (cRLHF) on Ray, vLLM and DeepSpeed.",
 )
 INTERRUPTED = 130
+#: What a disk says that is full or read-only.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 console = Console()
 errors = Console(stderr=True)
@@ -62,10 +65,12 @@ def train(
     Example: crlhf train --config jobs/quickstart.yaml --set run.rounds=10 --set run.dir=runs/mine
     """
     from crlhf_ray.config import load_config
-    from crlhf_ray.loop import train as run_training
 
     chosen = [f"feedback.source={feedback}"] if feedback else []
-    run_training(load_config(config, [*(changes or []), *chosen]), resume=resume)
+    settings = load_config(config, [*(changes or []), *chosen])  # wrong ones are refused before anything heavy loads
+    from crlhf_ray.loop import train as run_training
+
+    run_training(settings, resume=resume)
 
 
 @app.command()
@@ -75,9 +80,11 @@ def plan(config: ConfigFile = None, changes: Changes = None) -> None:
     Example: crlhf plan --config jobs/quickstart.yaml --set run.rounds=20
     """
     from crlhf_ray.config import load_config
+
+    settings = load_config(config, changes or [])
     from crlhf_ray.plan import print_plan
 
-    print_plan(load_config(config, changes or []), console)
+    print_plan(settings, console)
 
 
 @app.command()
@@ -351,6 +358,13 @@ def main() -> None:
         app()
     except CrlhfError as error:
         errors.print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        text = f"{error.strerror}{where}: make room there, or name another folder. What was written before is whole; "
+        errors.print(Text.assemble(("error: ", "bold red"), text, "a training run goes on with --resume"))
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C

@@ -13,12 +13,10 @@ from pydantic import Field, model_validator
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.settings import WebSettings
-from crlhf_ray.feedback.source import FeedbackSettings
+from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.learner.advantage import ALGORITHMS
 from crlhf_ray.learner.settings import LearnerSettings
-from crlhf_ray.policy.export import Form
-from crlhf_ray.policy.model import ModelSettings
-from crlhf_ray.policy.prompts import Template
+from crlhf_ray.policy.settings import Form, ModelSettings, Template
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings

@@ -15,33 +15,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
 from scipy.special import ndtr, ndtri
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.errors import DataError
-from crlhf_ray.settings import Settings
-
-Kind = Literal["expert", "average", "careless", "always_correct", "random", "adversary", "drifting"]
-
-
-class AnnotatorSettings(Settings):
-    """One simulated annotator. What is left at None comes from the kind."""
-
-    kind: Kind
-    """expert; average; careless (quick, lets faults pass); always_correct (marks nearly everything correct, the lazy
-    spammer); random; adversary (wrong on purpose, mostly); drifting (good at first, careless at the end)."""
-    sensitivity: float | None = Field(default=None, ge=0, le=1)
-    """P(says correct | line correct), among answers that are not "unsure"."""
-    specificity: float | None = Field(default=None, ge=0, le=1)
-    """P(says wrong | line wrong), among answers that are not "unsure"."""
-    unsure: float | None = Field(default=None, ge=0, le=1)
-    """P(answers "unsure"), on any line."""
-
+from crlhf_ray.feedback.settings import CrowdSettings
 
 #: kind: (sensitivity, specificity, unsure rate, median ms a line, mean confidence where right, where wrong).
 #: A drifting annotator has these on average: .16 and .15 better at the start of the run, as much worse at its end.
@@ -55,35 +36,6 @@ _KINDS: dict[str, tuple[float, float, float, float, float, float]] = {
     "drifting": (0.74, 0.61, 0.14, 7_000, 0.79, 0.74),
 }
 _DRIFT = (0.16, 0.15)
-
-_DEFAULT_CROWD = (
-    AnnotatorSettings(kind="expert", sensitivity=0.94, specificity=0.86),
-    AnnotatorSettings(kind="expert", sensitivity=0.90, specificity=0.78),
-    AnnotatorSettings(kind="average", sensitivity=0.88, specificity=0.62),
-    AnnotatorSettings(kind="average", sensitivity=0.84, specificity=0.58),
-    AnnotatorSettings(kind="average", sensitivity=0.80, specificity=0.54),
-    AnnotatorSettings(kind="careless"),
-    AnnotatorSettings(kind="always_correct"),
-    AnnotatorSettings(kind="random"),
-    AnnotatorSettings(kind="adversary"),
-    AnnotatorSettings(kind="drifting"),
-)
-
-
-class CrowdSettings(Settings):
-    """Who is in the simulated crowd, and what its members share."""
-
-    annotators: tuple[AnnotatorSettings, ...] = _DEFAULT_CROWD
-    """The members. The default ten are as noisy as programmers in the faultloc data, spammer and adversary included."""
-    shared_difficulty: float = Field(default=0.1, ge=0, lt=1)
-    """Correlation, 0 to below 1, of the annotators' errors on one line (one-factor Gaussian copula): some lines are
-    hard for everybody. Each annotator's own sensitivity and specificity stay as set. Faultloc shows .1."""
-
-    @model_validator(mode="after")
-    def _someone(self) -> CrowdSettings:
-        if not self.annotators:
-            raise ValueError("annotators is empty: a crowd needs at least one member")
-        return self
 
 
 class Crowd:

@@ -11,73 +11,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.ingest import read_annotations
 from crlhf_ray.feedback.log import AnnotationLog
-from crlhf_ray.feedback.simulate import Crowd, CrowdSettings
-from crlhf_ray.settings import Settings
+from crlhf_ray.feedback.settings import FeedbackSettings
+from crlhf_ray.feedback.simulate import Crowd
 
 #: What errors call the one actor that is asked here.
 AGGREGATOR = "the aggregation actor"
 
 #: The simulated clock: a round an hour from here, so that the same round gives the same events whenever it is run.
 _START = datetime(2025, 1, 1, tzinfo=UTC)
-
-
-class WebFeedbackSettings(Settings):
-    """The annotation server that people work at."""
-
-    url: str = "http://127.0.0.1:8000"
-    """Where `crlhf serve` listens."""
-    token_file: Path = Path("annotation/token")
-    """The file with its API token; `crlhf serve` names it."""
-    deadline_minutes: float = Field(default=120.0, gt=0)
-    """How long a round waits for people. Programs that nobody was sure about by then count by what is known."""
-    least_reviewed: float = Field(default=0.5, gt=0, le=1)
-    """Share of a round's programs that must have been reviewed for it to go on at its deadline. With fewer, the
-    deadline is put off by as much again, and an alert says so."""
-    poll_seconds: float = Field(default=1.0, gt=0)
-    """Between two looks at what came in."""
-    simulated_crowd: bool = False
-    """web: have the simulated crowd (feedback.crowd) work beside the people. Each member takes one judgement of each
-    program, so leave people room by the server's queue.labels_least."""
-    queue: QueueSettings = QueueSettings()
-    """simulated: how the run's own server hands programs out."""
-
-
-class FeedbackSettings(Settings):
-    """Who judges, and how often their reliability is checked."""
-
-    source: Literal["in_process", "simulated", "web"] = "in_process"
-    """web: whoever works at the annotation server. simulated: the crowd below, over HTTP, at a server that the run
-    starts for itself. in_process: the same crowd without a server: quicker, and a run repeats to the last bit."""
-    web: WebFeedbackSettings = WebFeedbackSettings()
-    crowd: CrowdSettings = CrowdSettings()
-    """The simulated annotators."""
-    labels_per_item: int | None = Field(default=None, ge=1)
-    """in_process: how many annotators judge each program. None: all of them. A server decides for itself."""
-    first_honeypots: int = Field(default=12, ge=0)
-    """in_process: honeypot programs put to each annotator before the first round (honeypots come first)."""
-    honeypots_per_problem: int = Field(default=6, ge=0)
-    """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
-    honeypots_per_round: int = Field(default=2, ge=0)
-    """in_process: honeypot programs mixed into each later round, for each annotator."""
-
-    @property
-    def asks_end(self) -> bool:
-        """Whether it is asked if something is missing at a program's end. The page does not ask it yet."""
-        return self.source == "in_process"
 
 
 class Feedback(ABC):

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from crlhf_ray.errors import ConfigError, EngineError
-from crlhf_ray.policy.model import ModelSettings, load_model, load_tokenizer, resolve
+from crlhf_ray.policy.model import load_model, load_tokenizer, resolve
+from crlhf_ray.policy.settings import Form, ModelSettings
 
-Form = Literal["merged", "adapter"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 SHARD_SIZE = "5GB"

@@ -15,45 +15,19 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.policy.presets import unpack_gguf, write_tiny
-from crlhf_ray.settings import Settings
+from crlhf_ray.policy.settings import ModelSettings
 
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 #: How long a second process waits for the first to unpack a preset. Unpacking takes a minute on a slow machine.
 UNPACK_WAIT_SECONDS = 600.0
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): ``W + (alpha / r) B A``."""
-
-    r: int = Field(8, ge=1)
-    """Rank of the adapters. 8 is what the paper's libraries used."""
-    alpha: int = Field(16, ge=1)
-    """Scale; the adapter is multiplied by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability. 0, because dropout makes the learner's log-probs differ from those of the rollouts."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Names of the adapted modules; "all-linear" is every linear layer except the output head."""
-
-
-class ModelSettings(Settings):
-    """Which causal language model, in which precision, trained in full or by LoRA."""
-
-    name: str = "smollm2-135m"
-    """Preset ("smollm2-135m", "tiny"), local directory, or hub id."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights' type. On CPU fp32 is faster than bf16, and rollout and learner log-probs then agree within 1e-4."""
-    lora: LoraSettings | None = None
-    """Adapters to train instead of all weights; none means full fine-tuning."""
 
 
 def cache_dir() -> Path:

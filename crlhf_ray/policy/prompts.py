@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.policy.settings import Template
 from crlhf_ray.problems.problem import Problem
-
-Template = Literal["bare", "chat"]
 
 _REQUEST = "Complete this Python function. Answer with the whole function and nothing else.\n\n```python\n{prompt}\n```"
 

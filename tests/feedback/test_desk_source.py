@@ -16,8 +16,7 @@ from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
-from crlhf_ray.feedback.simulate import AnnotatorSettings, CrowdSettings
-from crlhf_ray.feedback.source import FeedbackSettings, WebFeedbackSettings
+from crlhf_ray.feedback.settings import AnnotatorSettings, CrowdSettings, FeedbackSettings, WebFeedbackSettings
 from tests.desk.conftest import judge, serve
 
 __all__ = ["serve"]

@@ -9,7 +9,7 @@ from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool
-from crlhf_ray.feedback.source import FeedbackSettings, WebFeedbackSettings
+from crlhf_ray.feedback.settings import FeedbackSettings, WebFeedbackSettings
 from tests.desk.conftest import serve
 
 __all__ = ["serve"]

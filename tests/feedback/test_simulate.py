@@ -8,7 +8,8 @@ import pytest
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.simulate import AnnotatorSettings, Crowd, CrowdSettings
+from crlhf_ray.feedback.settings import AnnotatorSettings, CrowdSettings
+from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.feedback.validation import validate
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -13,7 +13,8 @@ from crlhf_ray.aggregation.journal import go_back
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
-from crlhf_ray.feedback.source import FeedbackSettings, SimulatedFeedback
+from crlhf_ray.feedback.settings import FeedbackSettings
+from crlhf_ray.feedback.source import SimulatedFeedback
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 

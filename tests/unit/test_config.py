@@ -1,6 +1,8 @@
 """Settings: read strictly, changed by path, wrong keys answered with the nearest right one."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,34 @@ def test_two_trees_of_settings_are_merged_leaf_by_leaf():
     merged = with_changes(base, load_config(changes=["run.rounds=3", "model.lora.alpha=32"]))
     assert (merged.model.lora.r, merged.model.lora.alpha) == (4, 32)
     assert (merged.rollout.max_tokens, merged.run.rounds) == (24, 3)
+
+
+def test_a_wrong_setting_is_refused_before_anything_heavy_is_loaded():
+    code = (
+        "import sys\n"
+        "from crlhf_ray.cli import main\n"
+        "sys.argv = ['crlhf', 'plan', '--set', 'learner.lrr=1']\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 1\n"
+        "print([name for name in ('torch', 'transformers', 'ray', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "did you mean learner.lr?" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_disk_that_takes_no_more_is_an_error_without_a_traceback(tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("task,worker,label\n" + "".join(f"t{i},w{i % 3},{i % 2}\n" for i in range(2000)))
+    code = (
+        "import resource, signal, sys\n"
+        "from crlhf_ray.cli import main\n"
+        f"sys.argv = ['crlhf', 'aggregate', {str(labels)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: File too large" in done.stderr
+    assert "Traceback" not in done.stderr

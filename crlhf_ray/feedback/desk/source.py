@@ -29,8 +29,9 @@ from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.serve import BackgroundServer
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
+from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.feedback.simulate import Crowd
-from crlhf_ray.feedback.source import Feedback, FeedbackSettings
+from crlhf_ray.feedback.source import Feedback
 
 _log = logging.getLogger(__name__)
 #: Simulated annotators that work at the same time.

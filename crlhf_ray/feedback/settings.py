@@ -1,0 +1,102 @@
+"""Settings of the feedback: who reviews. Nothing heavy is imported here, so that a wrong setting is refused at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.settings import Settings
+
+Kind = Literal["expert", "average", "careless", "always_correct", "random", "adversary", "drifting"]
+
+
+class AnnotatorSettings(Settings):
+    """One simulated annotator. What is left at None comes from the kind."""
+
+    kind: Kind
+    """expert; average; careless (quick, lets faults pass); always_correct (marks nearly everything correct, the lazy
+    spammer); random; adversary (wrong on purpose, mostly); drifting (good at first, careless at the end)."""
+    sensitivity: float | None = Field(default=None, ge=0, le=1)
+    """P(says correct | line correct), among answers that are not "unsure"."""
+    specificity: float | None = Field(default=None, ge=0, le=1)
+    """P(says wrong | line wrong), among answers that are not "unsure"."""
+    unsure: float | None = Field(default=None, ge=0, le=1)
+    """P(answers "unsure"), on any line."""
+
+
+_DEFAULT_CROWD = (
+    AnnotatorSettings(kind="expert", sensitivity=0.94, specificity=0.86),
+    AnnotatorSettings(kind="expert", sensitivity=0.90, specificity=0.78),
+    AnnotatorSettings(kind="average", sensitivity=0.88, specificity=0.62),
+    AnnotatorSettings(kind="average", sensitivity=0.84, specificity=0.58),
+    AnnotatorSettings(kind="average", sensitivity=0.80, specificity=0.54),
+    AnnotatorSettings(kind="careless"),
+    AnnotatorSettings(kind="always_correct"),
+    AnnotatorSettings(kind="random"),
+    AnnotatorSettings(kind="adversary"),
+    AnnotatorSettings(kind="drifting"),
+)
+
+
+class CrowdSettings(Settings):
+    """Who is in the simulated crowd, and what its members share."""
+
+    annotators: tuple[AnnotatorSettings, ...] = _DEFAULT_CROWD
+    """The members. The default ten are as noisy as programmers in the faultloc data, spammer and adversary included."""
+    shared_difficulty: float = Field(default=0.1, ge=0, lt=1)
+    """Correlation, 0 to below 1, of the annotators' errors on one line (one-factor Gaussian copula): some lines are
+    hard for everybody. Each annotator's own sensitivity and specificity stay as set. Faultloc shows .1."""
+
+    @model_validator(mode="after")
+    def _someone(self) -> CrowdSettings:
+        if not self.annotators:
+            raise ValueError("annotators is empty: a crowd needs at least one member")
+        return self
+
+
+class WebFeedbackSettings(Settings):
+    """The annotation server that people work at."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Where `crlhf serve` listens."""
+    token_file: Path = Path("annotation/token")
+    """The file with its API token; `crlhf serve` names it."""
+    deadline_minutes: float = Field(default=120.0, gt=0)
+    """How long a round waits for people. Programs that nobody was sure about by then count by what is known."""
+    least_reviewed: float = Field(default=0.5, gt=0, le=1)
+    """Share of a round's programs that must have been reviewed for it to go on at its deadline. With fewer, the
+    deadline is put off by as much again, and an alert says so."""
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """Between two looks at what came in."""
+    simulated_crowd: bool = False
+    """web: have the simulated crowd (feedback.crowd) work beside the people. Each member takes one judgement of each
+    program, so leave people room by the server's queue.labels_least."""
+    queue: QueueSettings = QueueSettings()
+    """simulated: how the run's own server hands programs out."""
+
+
+class FeedbackSettings(Settings):
+    """Who judges, and how often their reliability is checked."""
+
+    source: Literal["in_process", "simulated", "web"] = "in_process"
+    """web: whoever works at the annotation server. simulated: the crowd below, over HTTP, at a server that the run
+    starts for itself. in_process: the same crowd without a server: quicker, and a run repeats to the last bit."""
+    web: WebFeedbackSettings = WebFeedbackSettings()
+    crowd: CrowdSettings = CrowdSettings()
+    """The simulated annotators."""
+    labels_per_item: int | None = Field(default=None, ge=1)
+    """in_process: how many annotators judge each program. None: all of them. A server decides for itself."""
+    first_honeypots: int = Field(default=12, ge=0)
+    """in_process: honeypot programs put to each annotator before the first round (honeypots come first)."""
+    honeypots_per_problem: int = Field(default=6, ge=0)
+    """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
+    honeypots_per_round: int = Field(default=2, ge=0)
+    """in_process: honeypot programs mixed into each later round, for each annotator."""
+
+    @property
+    def asks_end(self) -> bool:
+        """Whether it is asked if something is missing at a program's end. The page does not ask it yet."""
+        return self.source == "in_process"
