@@ -8,7 +8,6 @@ log; the aggregation actor learns of every batch before `consensus` is asked. Th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,13 @@ from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
 from crlhf_ray.config import Config
 from crlhf_ray.evaluation.results import skill
 from crlhf_ray.export import export_model
-from crlhf_ray.learner.group import Experience
+from crlhf_ray.pipeline.experience import experiences
 from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
 from crlhf_ray.report.metrics import MetricsLog
-from crlhf_ray.reward.credit import Score, score_round
-from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.reward.credit import score_round
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -44,7 +42,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
 
 def play_round(run: Run) -> None:
-    """One round: sample, judge line by line, find the consensus, score, learn, hand on the weights."""
+    """One round: sample, review line by line, find the consensus, score, learn, hand on the weights."""
     config = run.config
     problems = run.problems_of_round()
     with run.phase("generate", len(problems) * config.run.samples_per_problem):
@@ -86,28 +84,6 @@ def play_round(run: Run) -> None:
         },
     }
     run.finish_round(row, samples, items, consensus, truth, verdicts, scores)
-
-
-def experiences(samples: Sequence[Sample], scores: Sequence[Score], temperature: float) -> list[Experience]:
-    """What the learner learns from; a sample that stopped before its first token, or is masked, teaches nothing.
-
-    temperature: what the samples were drawn at, because their log-probs are those of that distribution.
-    """
-    return [
-        Experience(
-            sample_id=sample.sample_id,
-            group=sample.problem_id,
-            prompt_token_ids=sample.prompt_token_ids,
-            token_ids=sample.token_ids,
-            logprobs=sample.logprobs,
-            token_rewards=score.rewards,
-            temperature=temperature,
-            praise=score.praise,
-            blame=score.blame,
-        )
-        for sample, score in zip(samples, scores, strict=True)
-        if sample.token_ids and not score.masked
-    ]
 
 
 def evaluate(run: Run) -> None:

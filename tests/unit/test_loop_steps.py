@@ -8,7 +8,8 @@ import numpy as np
 
 from crlhf_ray.aggregation.monitors import unjudged
 from crlhf_ray.config import load_config
-from crlhf_ray.loop import evaluate, experiences
+from crlhf_ray.loop import evaluate
+from crlhf_ray.pipeline.experience import experiences
 from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.reward.credit import Score
