@@ -354,6 +354,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    sys.path.append(os.getcwd())  # parts of one's own; Ray's workers look there too
     try:
         app()
     except CrlhfError as error:

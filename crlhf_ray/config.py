@@ -14,7 +14,7 @@ from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.settings import FeedbackSettings
-from crlhf_ray.learner.advantage import ALGORITHMS
+from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.policy.settings import Form, ModelSettings, Template
 from crlhf_ray.reward.settings import RewardSettings
@@ -114,7 +114,7 @@ class Config(Settings):
                 f"rollout.temperature={self.rollout.temperature:g}: training needs the log-probs of what was sampled, "
                 f"and greedy sampling has none; use {LEAST_TEMPERATURE:g} or more (evaluation.temperature may be 0)"
             )
-        if ALGORITHMS[self.learner.algorithm].needs_groups and self.run.samples_per_problem < 2:
+        if algorithm_named(self.learner.algorithm).needs_groups and self.run.samples_per_problem < 2:
             raise ValueError(
                 f"run.samples_per_problem={self.run.samples_per_problem} leaves learner.algorithm="
                 f"{self.learner.algorithm} nothing to compare a program with; use 2 or more, or algorithm gae"

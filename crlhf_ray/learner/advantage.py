@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crlhf_ray.parts import part
+
 Arrays = list[np.ndarray]
 
 
@@ -123,6 +125,17 @@ ALGORITHMS: dict[str, Algorithm] = {
     "grpo": Algorithm(grpo, needs_groups=True),
     "reinforce_pp": Algorithm(reinforce_pp),
 }
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """The algorithm of that name; of somebody else's as ``package.module:Name``, an `Algorithm` or a function of
+    `Rewarded`, which then needs neither values nor groups. Raises ValueError as `part`."""
+    found = part(ALGORITHMS, name)
+    if isinstance(found, Algorithm):
+        return found
+    if not callable(found):
+        raise ValueError(f"{name!r} is neither an Algorithm nor a function of Rewarded")
+    return Algorithm(found)
 
 
 def signal(scores: Sequence[float], groups: Sequence[str] | None) -> float:

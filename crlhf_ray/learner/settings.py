@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from crlhf_ray.learner.advantage import ALGORITHMS
+from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.schedule import Schedule
 from crlhf_ray.settings import Settings, refuse_unused
 
@@ -37,10 +37,11 @@ class KLSettings(Settings):
 class LearnerSettings(Settings):
     """PPO (Schulman et al. 2017, arXiv 1707.06347) and the DeepSpeed ranks that run it."""
 
-    algorithm: Literal["gae", "rloo", "grpo", "reinforce_pp"] = "gae"
+    algorithm: str = "gae"
     """Advantages. gae: a value function and GAE [paper]. The others have none [extensions]. rloo: return minus the mean
     return of the other samples of the same problem (arXiv 2402.14740). grpo: minus the group's mean, over its standard
-    deviation (arXiv 2402.03300). reinforce_pp: minus the batch's mean (arXiv 2501.03262)."""
+    deviation (arXiv 2402.03300). reinforce_pp: minus the batch's mean (arXiv 2501.03262). Your own is
+    `package.module:Name`, an `Algorithm` or a function of `Rewarded`."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount a token. 1 [paper]: a program's last line counts as much as its first."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -115,9 +116,15 @@ class LearnerSettings(Settings):
     timeout_seconds: float = Field(default=1800.0, gt=0)
     """Longest wait for one update, load or save before an error names the rank that did not answer."""
 
+    @field_validator("algorithm")
+    @classmethod
+    def _found(cls, name: str) -> str:
+        algorithm_named(name)
+        return name
+
     @model_validator(mode="after")
     def _fits(self) -> LearnerSettings:
-        if not ALGORITHMS[self.algorithm].needs_values:
+        if not algorithm_named(self.algorithm).needs_values:
             refuse_unused(self, _OF_VALUES, f"algorithm={self.algorithm}, which has no value function")
         if self.algorithm == "reinforce_pp" and not self.whiten:
             raise ValueError("algorithm=reinforce_pp has no baseline but the batch's mean: leave whiten on")

@@ -20,8 +20,8 @@ import torch.distributed as dist
 
 from crlhf_ray.errors import EngineError
 from crlhf_ray.learner.advantage import (
-    ALGORITHMS,
     Rewarded,
+    algorithm_named,
     credited,
     explained_variance,
     normalised,
@@ -55,7 +55,7 @@ class LearnerWorker:
         if log_file is not None:
             print_to(log_file)
         self.settings, self.model_settings, self.rank = settings, model, rank
-        self.algorithm = ALGORITHMS[settings.algorithm]
+        self.algorithm = algorithm_named(settings.algorithm)
         self.kl = KLController(settings.kl)
         self.step = 0
         self.senders = Senders()

@@ -17,12 +17,16 @@ and a program gains by being short. A growth between them bounds both; docs/meth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, logit, logsumexp, softmax
 
-from crlhf_ray.reward.settings import RewardSettings
+from crlhf_ray.parts import part
+
+if TYPE_CHECKING:
+    from crlhf_ray.reward.settings import RewardSettings
 
 #: Lines of the program that `prior_right` is about.
 TYPICAL_LINES = 6.0
@@ -91,7 +95,7 @@ def product(evidence: np.ndarray, prior: float, settings: RewardSettings) -> np.
 
 
 #: ``(evidence [..., m], P(a line is correct), settings) -> worth [...]``, 0 to 1.
-Form = Callable[[np.ndarray, float, RewardSettings], np.ndarray]
+Form = Callable[[np.ndarray, float, "RewardSettings"], np.ndarray]
 FORMS: dict[str, Form] = {
     "right": right,
     "min": weakest,
@@ -102,13 +106,21 @@ FORMS: dict[str, Form] = {
 }
 
 
+def form_named(name: str) -> Form:
+    """The form of that name; of somebody else's as ``package.module:function``. Raises ValueError as `part`."""
+    found = part(FORMS, name)
+    if not callable(found):
+        raise ValueError(f"{name!r} is not a function of (evidence, prior, settings)")
+    return found
+
+
 def program_score(evidence: np.ndarray, prior: float, settings: RewardSettings) -> float:
     """What a program is worth by its form, 0 to 1.
 
     evidence: [m] nats, of the lines that carry code. A program without code scores 0: it solves nothing, and any other
     value would be a reward for saying nothing.
     """
-    return float(FORMS[settings.form](evidence, prior, settings)) if len(evidence) else 0.0
+    return float(form_named(settings.form)(evidence, prior, settings)) if len(evidence) else 0.0
 
 
 def learnt_log_odds(evidence: Sequence[np.ndarray], problems: Sequence[str], growth: float) -> Mapping[str, float]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from crlhf_ray.reward.forms import form_named
 from crlhf_ray.settings import Settings, refuse_unused
 
-FormName = Literal["right", "min", "softmin", "product", "mean", "hard"]
 CreditName = Literal["sequence", "to_go", "blame", "first_fault"]
 #: The settings that only one form reads.
 _OWN: dict[str, tuple[str, ...]] = {
@@ -23,11 +23,11 @@ class RewardSettings(Settings):
     source: Literal["crowd", "tests"] = "crowd"
     """`crowd`: the consensus of the annotators (the method). `tests`: 1 for a program that passes its tests and else 0,
     to compare with; the crowd is still asked, and its reliabilities still learnt."""
-    form: FormName = "right"
+    form: str = "right"
     """How lines become a program's worth. `right` [ours]: the probability that the program is right. `mean` [paper]:
     the share of correct lines (Eq. 9, soft), which pays for idle lines around a fault; `hard` [paper]: the same with
     rounded posteriors. `min`, `softmin` (PURE, arXiv 2504.15275), `product`: the weakest line, smoothly, and all lines
-    together. docs/method.md compares them."""
+    together. docs/method.md compares them. Your own, `package.module:function`, takes what ours take."""
     prior_right: float | Literal["learnt"] = Field(default=0.7)
     """right: P(a program of six lines is right) before any mark, above 0 and below 1; `learnt`: estimated for each
     problem and round from the marks alone. The bounds on gaming are tested at 0.7."""
@@ -46,6 +46,12 @@ class RewardSettings(Settings):
     most."""
     overlong: Literal["score", "mask", "zero"] = "score"
     """A program cut at rollout.max_tokens is scored as any other, left out of the update, or scored 0."""
+
+    @field_validator("form")
+    @classmethod
+    def _found(cls, name: str) -> str:
+        form_named(name)
+        return name
 
     @model_validator(mode="after")
     def _fits(self) -> RewardSettings:

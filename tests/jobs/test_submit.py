@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import signal
@@ -95,12 +96,31 @@ def test_a_client_without_the_token_is_refused(head, tmp_path):
     assert "authentication" in (refused.stdout + refused.stderr).lower()
 
 
-def test_a_submitted_job_trains_and_leaves_its_report(head, tmp_path):
+MY_PARTS = """
+import numpy as np
+
+def strict(evidence, prior, settings):
+    return float((evidence > 0).all())
+
+def centred(batch):
+    mean = np.mean([rewards.sum() for rewards in batch.rewards])
+    return [np.full(len(rewards), rewards.sum() - mean) for rewards in batch.rewards]
+"""
+
+
+def test_a_submitted_job_trains_with_parts_from_its_working_directory_and_leaves_its_report(head, tmp_path):
+    working_dir = tmp_path / "work"
+    shutil.copytree(ROOT / "jobs", working_dir / "jobs")
+    (working_dir / "my_parts.py").write_text(MY_PARTS)
     settings = tmp_path / "small.yaml"
-    settings.write_text(yaml.safe_dump(SMALL))
+    learner = SMALL["learner"] | {"algorithm": "my_parts:centred"}
+    settings.write_text(yaml.safe_dump(SMALL | {"reward": {"form": "my_parts:strict"}, "learner": learner}))
     run_dir = tmp_path / "run"
-    done = submit(head, "python", "jobs/train.py", "--config", str(settings), "--set", f"run.dir={run_dir}")
+    command = ["python", "jobs/train.py", "--config", str(settings), "--set", f"run.dir={run_dir}"]
+    done = submit(head, *command, working_dir=working_dir)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "succeeded" in done.stdout
     assert (run_dir / "report.html").is_file()
     assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 1]
+    scores = [json.loads(line)["reward"] for line in (run_dir / "samples.jsonl").read_text().splitlines()]
+    assert set(scores) <= {0.0, 1.0}, "only that reward gives nothing in between"

@@ -1,0 +1,72 @@
+"""A reward and an advantage from outside the package, named in the settings."""
+
+import numpy as np
+import pytest
+
+from crlhf_ray.config import load_config
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.learner.advantage import Rewarded, algorithm_named
+from crlhf_ray.reward import RewardSettings, program_score
+
+OURS = """
+import numpy as np
+from crlhf_ray.learner.advantage import Algorithm
+
+limit = 3
+
+def strict(evidence, prior, settings):
+    return float((evidence > 0).all())
+
+def centred(batch):
+    mean = np.mean([rewards.sum() for rewards in batch.rewards])
+    return [np.full(len(rewards), rewards.sum() - mean) for rewards in batch.rewards]
+
+grouped = Algorithm(centred, needs_groups=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def outside(tmp_path, monkeypatch):
+    """A module that is not the package's, where the run is started."""
+    (tmp_path / "my_parts.py").write_text(OURS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_reward_of_ones_own_scores_programs():
+    settings = RewardSettings(form="my_parts:strict")
+    assert program_score(np.array([2.0, 0.5]), 0.5, settings) == 1.0
+    assert program_score(np.array([2.0, -0.5]), 0.5, settings) == 0.0
+
+
+def test_an_advantage_of_ones_own_is_a_function():
+    batch = Rewarded(
+        rewards=[np.array([0.0, 1.0]), np.array([0.0])], values=[np.zeros(2), np.zeros(1)], groups=["a"] * 2
+    )
+    advantages = algorithm_named("my_parts:centred").estimate(batch)
+    assert [array.tolist() for array in advantages] == [[0.5, 0.5], [-0.5]]
+
+
+def test_an_algorithm_of_ones_own_may_need_groups():
+    with pytest.raises(ConfigError, match="nothing to compare a program with"):
+        load_config(changes=["learner.algorithm=my_parts:grouped", "run.samples_per_problem=1"])
+
+
+def test_both_are_named_in_the_settings_of_a_run():
+    config = load_config(changes=["reward.form=my_parts:strict", "learner.algorithm=my_parts:centred"])
+    assert (config.reward.form, config.learner.algorithm) == ("my_parts:strict", "my_parts:centred")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("reward.form=mena", r"reward\.form: 'mena' is not known: did you mean mean\?"),
+        ("reward.form=no_such_module:f", "no_such_module could not be imported .*folder that the run is started in"),
+        ("reward.form=my_parts:strikt", r"my_parts has no 'strikt'; did you mean my_parts:strict\?"),
+        ("reward.form=my_parts:limit", "is not a function of"),
+        ("learner.algorithm=rlo", r"learner\.algorithm: 'rlo' is not known: did you mean rloo\?"),
+        ("learner.algorithm=my_parts:limit", "is neither an Algorithm nor a function"),
+    ],
+)
+def test_what_cannot_be_found_is_refused_with_what_can(change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(changes=[change])
