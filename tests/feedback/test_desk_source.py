@@ -137,22 +137,22 @@ def test_people_and_the_simulated_crowd_work_on_one_round(serve, start):
     assert {row["source"]: row["line_count"] for row in sources} == {"human": 8, "simulated": 8}
 
 
-def test_after_the_deadline_a_round_goes_on_and_late_judgements_come_with_the_next(serve, start, aggregator):
+def test_after_the_deadline_a_round_goes_on_and_late_reviews_come_with_the_next(serve, start, aggregator):
     server = serve(queue=ONE)
     server.now = time.time()
-    feedback, (items, truth) = start(**at(server, deadline_minutes=0.01)), items_of(0)
-    ann = None
+    feedback, (items, truth) = start(**at(server, deadline_minutes=0.01, least_reviewed=0.1)), items_of(0)
+    ann = server.person("ann")
 
     def later():
-        nonlocal ann
-        ann = server.person("ann")
+        while judge(ann) is None:
+            time.sleep(0.02)
         while ann.next() is None:
             time.sleep(0.02)
         server.now += 60
 
     thread = threading.Thread(target=later)
     thread.start()
-    assert feedback.collect(items, truth, 0).num_rows == 0
+    assert feedback.collect(items, truth, 0).num_rows == 2
     thread.join()
     late = judge(ann)  # what was in somebody's hands may still be submitted
     more, truth = items_of(1)
@@ -163,6 +163,33 @@ def test_after_the_deadline_a_round_goes_on_and_late_judgements_come_with_the_ne
     judging.join()
     assert late not in set(table["item_id"].to_pylist())
     assert known(aggregator, [i for i in items if i.item_id == late]) == [1, 1]
+
+
+def test_a_deadline_before_enough_was_reviewed_is_put_off_and_said_so(serve, start):
+    server = serve(queue=ONE)
+    server.now = time.time()
+    feedback, (items, truth) = start(**at(server, deadline_minutes=0.01)), items_of(0)
+    ann = server.person("ann")
+    alerts = []
+
+    def later():
+        while ann.next() is None:
+            time.sleep(0.02)
+        server.now += 60
+        while not feedback.alerts():
+            time.sleep(0.02)
+        alerts.extend(feedback.alerts())
+        server.now = time.time()
+        for _ in items:
+            while judge(ann) is None:
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    table = feedback.collect(items, truth, 0)
+    thread.join()
+    assert set(table["item_id"].to_pylist()) == {item.item_id for item in items}
+    assert "0 of 4 programs of the round were reviewed by its deadline" in str(alerts)
 
 
 def test_a_program_that_comes_again_is_not_judged_again(serve, start):
