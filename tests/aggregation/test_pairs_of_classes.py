@@ -101,5 +101,5 @@ def test_a_second_run_into_the_same_folder_leaves_nothing_of_the_first(ray_data,
 def test_bytes_in_a_large_file_that_are_no_text_are_an_error_at_their_row(ray_data, tmp_path):
     table = votes((0, 1)).assign(task=[b"a"] * 47 + [b"\xff"])
     table.to_parquet(tmp_path / "v.parquet", row_group_size=20)
-    with pytest.raises(DataError, match=r"v.parquet, row 48, field 'task': b'.xff' is no UTF-8 text"):
+    with pytest.raises(DataError, match=r"v.parquet, row 48, field 'task': b'.xff' is not UTF-8 text"):
         aggregate_parquet([tmp_path / "v.parquet"], tmp_path / "out")

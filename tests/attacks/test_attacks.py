@@ -82,7 +82,7 @@ def other_judge():
 
 def all_gone(pids: list[int]) -> bool:
     """Whether these processes have ended, or do so in a moment."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (left := any(os.path.exists(f"/proc/{pid}") for pid in pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not left

@@ -12,7 +12,8 @@ from batches import batch
 
 from crlhf_ray.learner.batching import IDLE, plan
 from crlhf_ray.learner.forward import ActorCritic
-from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_model
+from crlhf_ray.policy.model import load_model
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 
 def plain_logprobs(model, sample):

@@ -9,7 +9,7 @@ from batches import batch, sampled_by
 
 from crlhf_ray.errors import DataError, EngineError, ResourceError
 from crlhf_ray.learner.group import KLSettings, LearnerGroup, LearnerSettings
-from crlhf_ray.policy.model import LoraSettings, ModelSettings
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 pytestmark = pytest.mark.engine
 

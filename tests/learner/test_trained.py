@@ -19,7 +19,7 @@ from crlhf_ray.learner.checkpoint import LATEST, named_tag, publish
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.trained import read_trained
 from crlhf_ray.learner.worker import LearnerWorker
-from crlhf_ray.policy.model import LoraSettings, ModelSettings
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 

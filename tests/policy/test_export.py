@@ -9,7 +9,8 @@ import torch
 
 from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.policy.export import assemble, check_repository, load_saved, push, save, serve_command
-from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_model, load_tokenizer
+from crlhf_ray.policy.model import load_model, load_tokenizer
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 FULL = ModelSettings(name="tiny")
 LORA = ModelSettings(name="tiny", lora=LoraSettings(r=4))

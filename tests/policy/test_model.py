@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from crlhf_ray.errors import ConfigError, EngineError
-from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_model, load_tokenizer, resolve
+from crlhf_ray.policy.model import load_model, load_tokenizer, resolve
 from crlhf_ray.policy.presets import unpack_gguf
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 
 def test_the_tiny_preset_is_the_same_in_every_cache(tmp_path, monkeypatch):

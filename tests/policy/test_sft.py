@@ -14,7 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from crlhf_ray.errors import ConfigError, ResourceError
-from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_model, load_tokenizer
+from crlhf_ray.policy.model import load_model, load_tokenizer
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 from crlhf_ray.policy.sft import SftSettings, read_metrics, run_sft
 
 PROMPT = 'def f{n}(x):\n    """Add {n}."""'

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from crlhf_ray.errors import EngineError, ResourceError
 from crlhf_ray.learner.group import Experience, LearnerGroup, LearnerSettings
-from crlhf_ray.policy.model import LoraSettings, ModelSettings, load_tokenizer, resolve
+from crlhf_ray.policy.model import load_tokenizer, resolve
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 from crlhf_ray.rollout.fleet import Fleet, Request, RolloutSettings
 from crlhf_ray.rollout.weights import Senders
 

@@ -17,7 +17,7 @@ REFUSED = {"mock_patch": "replaces something of a module", "file_test": "writes 
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with Sandbox(SandboxSettings(limits=Limits(cpu_seconds=2, wall_seconds=20))) as sandbox:
+    with Sandbox(SandboxSettings(limits=Limits(cpu_seconds=6, wall_seconds=60))) as sandbox:
         yield sandbox
 
 
