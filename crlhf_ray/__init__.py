@@ -26,6 +26,7 @@ _MODULES = {
     "aggregation.logistic_l1": ("LogisticL1",),
     "aggregation.calibrate": ("Calibrated",),
     "aggregation.batch": ("aggregate",),
+    "feedback.annotators.base": ("Annotator", "Review"),
     "feedback.source": ("Feedback", "SimulatedFeedback"),
     "feedback.desk.source": ("WebFeedback",),
     "feedback.desk.client": ("AnnotationClient",),

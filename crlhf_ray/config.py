@@ -149,6 +149,7 @@ FREE_ON_RESUME = (
     "sandbox.attempts",
     "evaluation.*",
     "aggregation.snapshot_events",
+    "feedback.annotators",
     "feedback.web.url",
     "feedback.web.token_file",
     "feedback.web.deadline_minutes",

@@ -108,11 +108,18 @@ def _explain(model: type[BaseModel], error: Mapping[str, Any]) -> str:
         return ": ".join(filter(None, [".".join(path), str(error["ctx"]["error"])]))
     if error["type"] != "extra_forbidden":
         return f"{'.'.join(path)}: {error['msg']} (got {error['input']!r})"
-    group = model
-    for part in path[:-1]:
-        annotation = group.model_fields[part].annotation if part in group.model_fields else None
-        options = [annotation, *get_args(annotation)]
-        group = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), group)
-    near = difflib.get_close_matches(path[-1], group.model_fields, n=1, cutoff=0.5)
-    hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known: {', '.join(group.model_fields)}"
+    groups: list[type[BaseModel]] = [model]
+    for part in path[:-1]:  # numbers and kinds of a list's entries are no names of fields
+        annotations = [group.model_fields[part].annotation for group in groups if part in group.model_fields]
+        groups = [found for annotation in annotations for found in _models(annotation)] or groups
+    fields = list(dict.fromkeys(name for group in groups for name in group.model_fields))
+    near = difflib.get_close_matches(path[-1], fields, n=1, cutoff=0.5)
+    hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known: {', '.join(fields)}"
     return f"unknown setting {'.'.join(path)}; {hint}"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a field's type, such as those of a union or of a tuple's entries."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _models(inner)]

@@ -20,7 +20,7 @@ ANNOTATION_SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
     ]
 )
-SOURCES = ("human", "simulated", "judge", "execution")
+SOURCES = ("human", "llm", "tests", "check", "memory", "simulated")
 
 #: truth: +1 correct, -1 wrong. Never leaves the server.
 GOLD_SCHEMA = pa.schema(
@@ -59,6 +59,7 @@ class Item:
     prompt: str
     lines: tuple[str, ...]
     judged: tuple[int, ...]
+    language: str = "python"
 
     @property
     def places(self) -> int:

@@ -32,7 +32,7 @@ from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.lines import carries_code
 from crlhf_ray.sandbox.samples import AnySandbox
 
-_FORMAT = 1  # of the cache file and of what goes into it; raise it when either changes
+_FORMAT = 2  # of the cache file and of what goes into it; raise it when either changes
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def make_item(problem: Problem, completion: str, item_id: str, *, end: bool = Fa
     """The item that puts a completion before annotators. end: ask also whether something is missing at its end."""
     lines = tuple(completion.split("\n"))
     judged = tuple(n for n, text in enumerate(lines) if carries_code(text))
-    return Item(item_id, problem.problem_id, problem.prompt, lines, (*judged, len(lines)) if end and judged else judged)
+    judged = (*judged, len(lines)) if end and judged else judged
+    return Item(item_id, problem.problem_id, problem.prompt, lines, judged, problem.language)
 
 
 def build_honeypots(
@@ -184,7 +185,7 @@ def _honeypot(problem: Problem, completion: str, seed: int, mutation: Mutation |
 def _from_json(row: dict[str, Any]) -> Honeypot:
     item = row["item"]
     return Honeypot(
-        Item(item["item_id"], item["problem_id"], item["prompt"], tuple(item["lines"]), tuple(item["judged"])),
+        Item(**{**item, "lines": tuple(item["lines"]), "judged": tuple(item["judged"])}),
         tuple(row["truth"]),
         row["operator"],
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from crlhf_ray.feedback.annotators.settings import AnnotatorPart
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.settings import Settings
 
@@ -95,6 +96,18 @@ class FeedbackSettings(Settings):
     """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
     honeypots_per_round: int = Field(default=2, ge=0)
     """in_process: honeypot programs mixed into each later round, for each annotator."""
+
+    annotators: tuple[AnnotatorPart, ...] = ()
+    """Machines that mark lines beside the people, each under its own name and with honeypots of its own
+    (docs/annotators.md). Each entry has a `kind`: checks, memory, or your own as package.module:Name."""
+
+    @model_validator(mode="after")
+    def _reach_the_run(self) -> FeedbackSettings:
+        if self.annotators and self.source != "in_process":
+            raise ValueError(
+                f"annotators have no effect with source={self.source} yet: use in_process, or leave them out"
+            )
+        return self
 
     @property
     def asks_end(self) -> bool:

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
 from crlhf_ray.errors import DataError
+from crlhf_ray.feedback.annotators.machines import Machines
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.ingest import read_annotations
 from crlhf_ray.feedback.log import AnnotationLog
@@ -131,6 +133,7 @@ class SimulatedFeedback(Feedback):
         self.settings = settings
         self.pool = pool
         self.crowd = Crowd(settings.crowd, seed)
+        self.machines = Machines(settings.annotators, seed)
 
     def collect(
         self,
@@ -158,22 +161,36 @@ class SimulatedFeedback(Feedback):
         answers = self.crowd.annotate(
             items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
         )
-        self.hand_in(pa.concat_tables([*tables, answers]))
+        marks, shown = self.machines.collect(items, self.pool, count, now)
+        self.add_gold(self.pool.gold(shown))
+        self.hand_in(pa.concat_tables([*tables, answers, marks]))
+        answers = pa.concat_tables([answers, about(items, marks)])
+        self.machines.observe(items, answers, round)
         progress(len(items))
         return answers
+
+    def close(self) -> None:
+        self.machines.close()
 
     def skills(self, round: int) -> pa.Table:
         return self.crowd.skills(self.share_over(round))
 
     def alerts(self) -> list[Alert]:
-        """Annotators for whom the honeypots run out."""
-        unseen = {annotator: self.pool.remaining(annotator) for annotator in self.crowd.annotator_ids}
-        return honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round)
+        """Annotators for whom the honeypots run out, and machines whose budget has."""
+        names = [*self.crowd.annotator_ids, *(machine.annotator_id for machine in self.machines.annotators)]
+        unseen = {annotator: self.pool.remaining(annotator) for annotator in names}
+        return [*honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round), *self.machines.alerts()]
 
     def state(self) -> dict[str, Any]:
-        return {"pool": self.pool.state(), "handed_in": self._handed_in}
+        return {"pool": self.pool.state(), "handed_in": self._handed_in, "machines": self.machines.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.pool.restore(state["pool"])
+        self.machines.restore(state["machines"])
         self._handed_in = state["handed_in"]
         self.log.cut(self._handed_in)  # later rounds are played again, and what is answered then is all that counts
+
+
+def about(items: Sequence[Item], marks: pa.Table) -> pa.Table:
+    """The marks on these items."""
+    return marks.filter(pc.is_in(marks["item_id"], pa.array([item.item_id for item in items], pa.string())))

@@ -1,5 +1,6 @@
 """A round of simulated feedback through the real path: crowd, log, Ray Dataset, aggregation actor."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -98,6 +99,33 @@ def test_a_crash_between_the_log_and_the_actor_loses_no_event(tmp_path):
     consensus = ray.get(aggregator.consensus.remote([i.item_id for i in items]))
     assert consensus.num_rows == 8
     assert min(consensus["labels"].to_pylist()) > 0
+    ray.kill(aggregator)
+
+
+def test_machines_mark_beside_the_crowd_and_a_round_played_again_changes_nothing(tmp_path):
+    settings = FeedbackSettings(
+        first_honeypots=3,
+        honeypots_per_round=1,
+        annotators=[{"kind": "checks", "tool": "python"}, {"kind": "memory"}],
+    )
+
+    def begin(aggregator):
+        return SimulatedFeedback(settings, pool(), aggregator, tmp_path / "log", seed=1, rounds=3, wait_seconds=120)
+
+    aggregator = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation")
+    feedback = begin(aggregator)
+    feedback.collect(*work(0), 0)
+    saved = json.loads(json.dumps(feedback.state()))
+    marks = feedback.collect(*work(1), 1).drop_columns(["milliseconds"])
+    digest = ray.get(aggregator.digest.remote())
+    assert {"simulated", "check", "memory"} == set(marks["source"].to_pylist())
+    known = ray.get(aggregator.reliability.remote()).to_pylist()
+    assert {row["annotator_id"]: row["gold_labels"] for row in known}["python"] == 2 * (3 + 1)
+
+    again = begin(aggregator)
+    again.restore(saved)
+    assert again.collect(*work(1), 1).drop_columns(["milliseconds"]).equals(marks)
+    assert ray.get(aggregator.digest.remote()) == digest
     ray.kill(aggregator)
 
 

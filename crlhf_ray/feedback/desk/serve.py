@@ -124,7 +124,7 @@ def service_token(desk: Desk) -> Path:
         account = session.scalar(sa.select(Account).where(Account.name == SERVICE))
         if account is None:
             account = create_account(
-                session, SERVICE, secrets.token_urlsafe(32), "admin", checks=0, now=desk.clock(), source="judge"
+                session, SERVICE, secrets.token_urlsafe(32), "admin", checks=0, now=desk.clock(), source="service"
             )
     if not file.exists() or desk.signer.read("token", file.read_text().strip(), 1e9) is None:
         with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as out:

@@ -44,7 +44,7 @@ class Account(Base):
     annotator_id: Mapped[str] = mapped_column(String(64), unique=True)
     password_hash: Mapped[str] = mapped_column(Text)
     role: Mapped[str] = mapped_column(String(16))
-    source: Mapped[str] = mapped_column(String(16))  # as in ANNOTATION_SCHEMA: human, simulated or judge
+    source: Mapped[str] = mapped_column(String(16))  # as in ANNOTATION_SCHEMA: human or simulated
     suspended: Mapped[bool] = mapped_column(default=False)
     epoch: Mapped[int] = mapped_column(default=0)
     checks_left: Mapped[int] = mapped_column(default=0)
