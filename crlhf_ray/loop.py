@@ -65,11 +65,11 @@ def play_round(run: Run) -> None:
         )
         scores = np.array([score.value for score in worth])
     with run.phase("learn"):
-        learnt = run.learner.update(experiences(samples, worth, config.rollout.temperature))
+        learnt = run.engines.learner.update(experiences(samples, worth, config.rollout.temperature))
     if "logprob_gap_mean" in learnt:  # not where the batch was skipped
         run.check_gap(learnt["logprob_gap_mean"])
     with run.phase("sync"):
-        run.fleet.sync(run.learner, run.round + 1)
+        run.engines.fleet.sync(run.engines.learner, run.round + 1)
     row = {
         "samples": len(samples),
         "unjudged": len(drawn) - len(samples),

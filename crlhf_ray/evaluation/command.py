@@ -14,17 +14,15 @@ from rich.table import Table
 
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FIXED_TO_EVALUATE, Config, check_unchanged, settings_of_run, with_changes
+from crlhf_ray.engines import Engines
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.results import Evaluation, earlier_rows, head_of
 from crlhf_ray.evaluation.results import evaluate as estimate
 from crlhf_ray.learner.checkpoint import latest_tag
-from crlhf_ray.learner.group import LearnerGroup
 from crlhf_ray.policy.model import folder_digest, load_tokenizer, resolve
-from crlhf_ray.policy.prompts import check_fit, encode
+from crlhf_ray.policy.prompts import check_fit
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.rollout.fleet import Fleet, Request
-from crlhf_ray.sandbox.sandbox import Sandbox
 
 
 def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str, console: Console) -> Evaluation:
@@ -57,24 +55,16 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
     with ExitStack() as stack:
         stack.enter_context(connect(config.ray.address))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crlhf-logs-")))
-        sandbox = stack.enter_context(Sandbox(config.sandbox))
-        fleet = Fleet(config.rollout, config.model, log_dir=logs)
-        stack.callback(fleet.close)
-        fleet.start()
+        engines = stack.enter_context(Engines(config, tokenizer, logs, learner=run_dir is not None))
+        engines.ready()
         if run_dir is not None:
-            learner = LearnerGroup(config.learner, config.model, log_dir=logs)
-            stack.callback(learner.close)
-            learner.start()
-            learner.load(run_dir / "checkpoints")
-            fleet.sync(learner, 1)
-            learner.close()
+            engines.learner.load(run_dir / "checkpoints")
+            engines.fleet.sync(engines.learner, 1)
+            engines.learner.close()
 
         def generate(chunk: Sequence[Problem], n: int) -> Iterable[tuple[Problem, str]]:
             by_id = {problem.problem_id: problem for problem in chunk}
-            requests = [
-                Request(p.problem_id, tuple(encode(p, config.problems.template, tokenizer)), p.stops, n) for p in chunk
-            ]
-            drawn = fleet.generate(requests, temperature=settings.temperature, seed=config.run.seed, tag="evaluate")
+            drawn = engines.generate(chunk, n=n, tag="evaluate", temperature=settings.temperature)
             return [(by_id[sample.problem_id], sample.text) for sample in drawn]
 
         progress = stack.enter_context(Progress(console=console, transient=True))
@@ -83,7 +73,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
             settings.source,
             problems,
             generate,
-            sandbox,
+            engines.sandbox,
             out,
             n=settings.samples,
             policy=policy,

@@ -23,6 +23,7 @@ from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.aggregation.monitors import Alert, score_stagnation, skipped_update, unjudged
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
+from crlhf_ray.engines import Engines
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
@@ -30,16 +31,13 @@ from crlhf_ray.feedback.repair import Checked, repair
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point, recover
 from crlhf_ray.learner.forward_check import check_gap
-from crlhf_ray.learner.group import Experience, LearnerGroup
+from crlhf_ray.learner.group import Experience
 from crlhf_ray.pipeline.claim import check_inputs, claimed, inputs
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.pipeline.watching import Display, Metrics
 from crlhf_ray.policy.model import load_tokenizer, resolve
-from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.sandbox.pool import SandboxPool
 from crlhf_ray.sandbox.samples import checked_ones
 from crlhf_ray.sandbox.verdict import Verdict
 
@@ -104,7 +102,7 @@ class Run:
             settings_file(self.dir).write_text(config.model_dump_json(indent=2))
             self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray.address))
-            self.sandbox = self._exit.enter_context(SandboxPool(config.sandbox_pool, config.sandbox))
+            self.engines = self._exit.enter_context(Engines(config, self.tokenizer, logs))
             if self._resumed:
                 go_back(self.dir / "aggregation", self._checkpointed(AGGREGATION_FILE))
             self.aggregator: Any = (
@@ -115,7 +113,7 @@ class Run:
             honeypots = HoneypotPool(
                 build_honeypots(
                     train,
-                    self.sandbox,
+                    self.engines.sandbox,
                     config.run.seed,
                     config.feedback.honeypots_per_problem,
                     cache=self.dir / "honeypots",
@@ -137,13 +135,7 @@ class Run:
                 wait_seconds=config.ray.wait_seconds,
             )
             self._exit.callback(self.feedback.close)
-            self.learner = LearnerGroup(config.learner, config.model, log_dir=logs)
-            self._exit.callback(self.learner.close)
-            self.fleet = Fleet(config.rollout, config.model, log_dir=logs)
-            self._exit.callback(self.fleet.close)
-            self.learner.launch()  # loads the model while the fleet does
-            self.fleet.start()
-            self.learner.ready()
+            self.engines.ready()
             self._restore()
             self._check_transfer()
         self.metrics = self._open_metrics(self.dir, self.round)
@@ -152,10 +144,10 @@ class Run:
     def _check_transfer(self) -> None:
         """A real sync before the first round, and a short draw on whose log-probs rollout and learner must agree."""
         if self.round == 0:
-            self.fleet.sync(self.learner, self.round)
+            self.engines.fleet.sync(self.engines.learner, self.round)
         drawn = [sample for sample in self.generate(self.heldout[:1], n=2, tag="probe") if sample.token_ids]
         if drawn:
-            told = self.learner.logprobs(
+            told = self.engines.learner.logprobs(
                 [
                     Experience(
                         sample_id=sample.sample_id,
@@ -183,11 +175,11 @@ class Run:
             if self._resumed:  # it was interrupted before its first checkpoint, and starts anew
                 self.feedback.restore(self.feedback.state())
             return
-        state = self.learner.load(self.dir / "checkpoints")
+        state = self.engines.learner.load(self.dir / "checkpoints")
         self.round = self._saved_at = state["round"]
         self._passing.update(state["passing"])
         self.feedback.restore(state["feedback"])
-        self.fleet.sync(self.learner, self.round)
+        self.engines.fleet.sync(self.engines.learner, self.round)
         self._crowd_alerts()  # the look at the crowd that the next one compares with
 
     def _checkpointed(self, name: str = "") -> Path | None:
@@ -217,18 +209,7 @@ class Run:
         self, problems: Sequence[Problem], *, n: int, tag: str, temperature: float | None = None
     ) -> list[Sample]:
         """n samples for each problem, in order."""
-        requests = [
-            Request(
-                problem_id=problem.problem_id,
-                prompt_token_ids=tuple(encode(problem, self.config.problems.template, self.tokenizer)),
-                stops=problem.stops,
-                n=n,
-            )
-            for problem in problems
-        ]
-        return self.fleet.generate(
-            requests, temperature=temperature, seed=self.config.run.seed, tag=tag, progress=self.display.advance
-        )
+        return self.engines.generate(problems, n=n, tag=tag, temperature=temperature, progress=self.display.advance)
 
     def judged(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Verdict]]:
         """The samples that the sandbox could check, and its verdicts. What it failed on is left out: it is not wrong.
@@ -236,7 +217,7 @@ class Run:
         Raises EngineError where that is more than a few.
         """
         jobs = [(self.problems[sample.problem_id], sample.text) for sample in samples]
-        return checked_ones(samples, self.sandbox.check(jobs))
+        return checked_ones(samples, self.engines.sandbox.check(jobs))
 
     def items(self, samples: Sequence[Sample]) -> list[Item]:
         """The samples as annotators see them, under ids that tell nothing and hold for one text alone.
@@ -272,7 +253,7 @@ class Run:
             )
             for item, verdict in zip(items, verdicts, strict=True)
         ]
-        found = repair(judged, self.sandbox)
+        found = repair(judged, self.engines.sandbox)
         return {item.item_id: one.truth for item, one in zip(items, found, strict=True)}
 
     def consensus(self, items: Sequence[Item]) -> dict[str, dict[int, float]]:
@@ -365,7 +346,7 @@ class Run:
     def _checkpoint(self) -> None:
         state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}
         crowd = {AGGREGATION_FILE: self._ask(self.aggregator.snapshot.remote())}
-        self.learner.save(self.dir / "checkpoints", state, files=crowd, kept=self.config.run.checkpoints_kept)
+        self.engines.learner.save(self.dir / "checkpoints", state, files=crowd, kept=self.config.run.checkpoints_kept)
         self._saved_at = self.round
 
     def _crowd_alerts(self) -> list[Alert]:

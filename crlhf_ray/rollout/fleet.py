@@ -76,7 +76,26 @@ class Fleet:
         self._loading: dict[str, tuple[Any, float]] = {}  # replica: its first answer, and when it is given up
 
     def start(self) -> None:
-        """Load the base model in every replica; it is weight version 0.
+        """`launch`, and wait until the replicas are `ready`."""
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
+        """Ask for the replicas and return at once, so that other engines can load meanwhile; `ready` waits for them.
+
+        Raises:
+            ResourceError: the cluster has too little room for them, and no autoscaler to add nodes.
+        """
+        resolve(self.model.name)  # unpacked once here rather than by all replicas at once
+        self._patience = time.monotonic() + self.settings.resources_seconds
+        self._fill()
+        lacks = lacking(self._bundle(), self.settings.replicas)
+        if lacks and not self.settings.resources_seconds:
+            self.close()
+            raise ResourceError(self._no_room(lacks))
+
+    def ready(self) -> None:
+        """Wait until every replica that was launched has loaded the base model, which is weight version 0.
 
         Where an autoscaler has not brought all nodes within ``resources_seconds``, the replicas that have loaded serve,
         and the others join when their nodes come.
@@ -85,16 +104,13 @@ class Fleet:
             ResourceError: no replica has room within ``resources_seconds``; says what the cluster lacks.
             EngineError: a replica failed or did not load in time; names it and its log.
         """
-        resolve(self.model.name)  # unpacked once here rather than by all replicas at once
-        self._fill()
-        patience = time.monotonic() + self.settings.resources_seconds
         while self._health.starting():
             lacks = lacking(self._bundle(), self.settings.replicas)
-            if lacks and time.monotonic() >= patience:
+            if lacks and time.monotonic() >= self._patience:
                 if self._health.alive():
                     log.warning("starting with %d replicas: %s", len(self._health.alive()), self._no_room(lacks))
                     break
-                if not self.settings.resources_seconds or lacking(self._bundle(), 1):
+                if lacking(self._bundle(), 1):
                     self.close()
                     raise ResourceError(self._no_room(lacks))
             for replica, why in self._arrive(1.0).items():
