@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -142,6 +143,7 @@ def _describe(run_dir: Path, config: Config, folder: Path, *, form: Form, dtype:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Progress bars and advice of the libraries stay out of the terminal."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # whoever imports deepspeed here is not told what it looked for
     from transformers.utils import logging as hf
 
     level = hf.get_verbosity()

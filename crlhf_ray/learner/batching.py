@@ -19,11 +19,13 @@ class Experience:
     """One sample to learn from.
 
     prompt_token_ids, token_ids: the prompt (at least one token) and T >= 1 generated tokens.
-    logprobs: [T] nats; of the behaviour policy, which is PPO's old policy. At temperature 1 unless said otherwise.
+    logprobs: [T] nats; of the behaviour policy, which at age 0 is PPO's old policy. At temperature 1 unless said
+        otherwise.
     token_rewards: [T]; without the KL penalty, which the learner adds.
     praise, blame: [T] factors of a token's advantage where that is above and where it is below zero; 1 if not given.
     group: samples with the same group answer the same problem.
     temperature: what the sample was drawn at; the learner's log-probs are taken at the same one.
+    age: updates since the weights that drew it.
     """
 
     sample_id: str
@@ -35,6 +37,7 @@ class Experience:
     temperature: float = 1.0
     praise: np.ndarray | None = None
     blame: np.ndarray | None = None
+    age: int = 0
 
     def __post_init__(self) -> None:
         length = len(self.token_ids)

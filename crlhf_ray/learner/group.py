@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -124,7 +124,9 @@ class LearnerGroup:
         token against the reference) and kl_per_sample; kl_coef; approx_kl (of the policy against the one that
         sampled); clip_fraction; entropy; explained_variance; logprob_gap_mean and logprob_gap_max (|learner -
         rollout| a token before the first step, free of charge from its forward pass); grad_norm; tokens;
-        optimizer_steps; stopped_early; seconds_reference, seconds_policy, seconds_step.
+        optimizer_steps; stopped_early; seconds_reference, seconds_policy, seconds_step. Where older weights drew some
+        of the batch: age_mean, age_max (updates) and effective_share, truncated, left_out (see `staleness.Correction`);
+        the gap is then that of the other samples, and absent where there are none.
         """
         if not batch:
             raise EngineError(
@@ -182,9 +184,9 @@ class LearnerGroup:
         to what went wrong, by replica id."""
         return self._begin("connect", list(specs))
 
-    def send_weights(self) -> list[Any]:
-        """Begin to stream the weights to all connected replicas; object refs as from `connect`."""
-        return self._begin("send_weights")
+    def send_weights(self, only: Collection[str] | None = None) -> list[Any]:
+        """Begin to stream the weights to the connected replicas, or some of them; object refs as from `connect`."""
+        return self._begin("send_weights", only)
 
     def close(self) -> None:
         """End the ranks and give back what they held. Safe to call twice."""

@@ -6,9 +6,15 @@ import torch
 
 
 def policy_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip: float
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    clip: float,
+    weights: torch.Tensor | float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, equation 7), negated and summed over tokens [M].
+
+    weights: [M], of each token's term; see `crlhf_ray.learner.staleness`.
 
     Returns (loss, number of clipped tokens, sum of the estimates ``ratio - 1 - log ratio`` of KL(old, new), which are
     unbiased and never negative).
@@ -20,7 +26,7 @@ def policy_loss(
     with torch.no_grad():
         beyond = (clipped < unclipped).sum()
         divergence = (ratio - 1.0 - log_ratio).sum()
-    return -torch.minimum(unclipped, clipped).sum(), beyond, divergence
+    return -(weights * torch.minimum(unclipped, clipped)).sum(), beyond, divergence
 
 
 def value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.schedule import Schedule
+from crlhf_ray.learner.staleness import CorrectionSettings
 from crlhf_ray.settings import Settings, refuse_unused
 
 #: What only a value function, and only an adaptive KL coefficient, reads.
@@ -66,6 +67,8 @@ class LearnerSettings(Settings):
     values cost nothing more. shared: the policy's own trunk [paper], which costs one more forward pass a batch."""
     kl: KLSettings = KLSettings()
     """Penalty against the reference model."""
+    correction: CorrectionSettings = CorrectionSettings()
+    """Of samples that older weights drew."""
 
     epochs: int = Field(default=4, ge=1)
     """Passes over a batch. 4 [paper]; time is proportional to it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -37,6 +37,7 @@ from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
 from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
+from crlhf_ray.learner.staleness import correct
 from crlhf_ray.output import print_to
 from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model
 from crlhf_ray.process_group import join_group
@@ -139,7 +140,8 @@ class LearnerWorker:
         ]
         with clock("reference"):
             frozen, reference, values = self._score_frozen(batch, rows)
-        old = [np.asarray(experience.logprobs, dtype=np.float64) for experience in batch]
+        drawn = [np.asarray(experience.logprobs, dtype=np.float64) for experience in batch]
+        old, weights, corrected = self._current(batch, drawn)
         kl_sums = np.array([(own - ref).sum() for own, ref in zip(old, reference, strict=True)])
         tokens = sum(len(own) for own in old)
         metrics = {
@@ -151,18 +153,45 @@ class LearnerWorker:
             "tokens": float(tokens),
         }
         if metrics["skipped"]:
-            gaps = np.abs(np.concatenate(self.logprobs(batch)) - np.concatenate(old))
-            metrics |= {"logprob_gap_mean": float(gaps.mean()), "logprob_gap_max": float(gaps.max())}
+            now = old if corrected else [one.astype(np.float64) for one in self.logprobs(batch)]
+            metrics |= _gaps(batch, now, drawn)
         else:
             advantages, returns = self._advantages(batch, old, reference, values)
-            metrics |= self._steps(rows, frozen, list(zip(old, advantages, returns, values, strict=True)), clock)
+            metrics |= self._steps(
+                rows, frozen, list(zip(old, advantages, returns, values, weights, strict=True)), clock
+            )
             if self.algorithm.needs_values:
                 metrics["explained_variance"] = explained_variance(values, returns)
                 metrics["value_mean"] = float(np.concatenate(values).mean())
+            if corrected:  # the first step's gap is to what was found a moment ago, and shows nothing
+                metrics = {name: value for name, value in metrics.items() if not name.startswith("logprob_gap")}
+                metrics |= _gaps(batch, old, drawn)
+        metrics |= corrected
         self.kl.update(float(kl_sums.mean()), len(batch))
         self.step += 1
         metrics["step"] = float(self.step)
         return metrics | {f"seconds_{name}": seconds for name, seconds in clock.seconds.items()}
+
+    def _current(
+        self, batch: Sequence[Experience], drawn: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, float]]:
+        """Log-probs of the policy as the update begins, each token's weight, and what the correction shows.
+
+        Of a batch that the current weights drew they are those of the rollout, and nothing is computed.
+        """
+        if not any(experience.age for experience in batch):
+            return list(drawn), [np.ones(len(one)) for one in drawn], {}
+        current = [one.astype(np.float64) for one in self.logprobs(batch)]
+        found = correct(current, drawn, self.settings.correction)
+        ages = [experience.age for experience in batch]
+        shown = {
+            "age_mean": float(np.mean(ages)),
+            "age_max": float(max(ages)),
+            "effective_share": found.effective_share,
+            "truncated": found.truncated,
+            "left_out": found.left_out,
+        }
+        return current, found.weights, shown
 
     def _advantages(
         self,
@@ -251,11 +280,11 @@ class LearnerWorker:
         for row, known in zip(rows, frozen, strict=True):
             scored = self.engine(row, "policy", known)
             if row.samples:
-                data = [np.concatenate([columns[i][c] for i in row.samples]) for c in range(4)]
+                data = [np.concatenate([columns[i][c] for i in row.samples]) for c in range(5)]
             else:
-                data = [np.zeros(0)] * 4
-            old, advantages, returns, values = (torch.from_numpy(array).to(scored.logprobs) for array in data)
-            surrogate, clipped, divergence = policy_loss(scored.logprobs, old, advantages, settings.clip)
+                data = [np.zeros(0)] * 5
+            old, advantages, returns, values, weights = (torch.from_numpy(array).to(scored.logprobs) for array in data)
+            surrogate, clipped, divergence = policy_loss(scored.logprobs, old, advantages, settings.clip, weights)
             squared = value_loss(scored.values, values, returns, settings.value_clip)
             entropy = scored.entropies.sum()
             loss = surrogate - settings.entropy_coef * entropy
@@ -373,9 +402,9 @@ class LearnerWorker:
         """Meet replicas, in place of older connections to the same. Returns what went wrong, by replica id."""
         return self.senders.connect(specs if self.rank == 0 else (), self.weight_meta())
 
-    def send_weights(self) -> dict[str, str]:
-        """Stream all weights to the connected replicas. Returns what went wrong, by replica id."""
-        return self.senders.send(self.iter_weights())
+    def send_weights(self, only: Collection[str] | None = None) -> dict[str, str]:
+        """Stream all weights to the connected replicas, or some of them. Returns what went wrong, by replica id."""
+        return self.senders.send(self.iter_weights(), only)
 
     def _weights(self) -> Iterator[tuple[str, torch.Tensor, Any]]:
         """(Hugging Face name, base weight, peft layer around it or None)."""
@@ -423,6 +452,15 @@ class LearnerWorker:
 
     def _sum(self, array: np.ndarray) -> np.ndarray:
         return np.sum(self._gather(array), axis=0)
+
+
+def _gaps(batch: Sequence[Experience], now: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> dict[str, float]:
+    """|learner - rollout| a token, of samples that the current weights drew; nothing where there are none."""
+    fresh = [np.abs(own - theirs) for one, own, theirs in zip(batch, now, drawn, strict=True) if not one.age]
+    if not fresh:
+        return {}
+    gaps = np.concatenate(fresh)
+    return {"logprob_gap_mean": float(gaps.mean()), "logprob_gap_max": float(gaps.max())}
 
 
 class _Clock:

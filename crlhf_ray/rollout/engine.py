@@ -7,7 +7,7 @@ through vLLM's own weight-transfer interface. It is plain: no Ray, no versions, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,18 +30,10 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.sampling_params import RequestOutputKind
 
 from crlhf_ray.errors import ConfigError, TransferError
+from crlhf_ray.rollout.tasks import Task
 from crlhf_ray.rollout.weights import REPLICA, GlooPair, TransferSpec, connect_store, read_meta, read_nccl_id
 
 VLLM_SERIES = "0.32."
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One completion to draw. seed: of this draw alone, so that it does not depend on what else is in the batch."""
-
-    prompt_token_ids: tuple[int, ...]
-    stops: tuple[str, ...]
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -97,38 +89,28 @@ class Engine:
             **(_CPU_SCHEDULING | {"max_num_batched_tokens": max(4096, options.context)} if on_cpu else {}),
         )
 
-    def generate(
-        self, draws: Sequence[Draw], *, temperature: float, top_p: float, max_tokens: int
-    ) -> Iterator[tuple[int, Completion]]:
-        """Draw all completions together; yields (index of the draw, completion) in the order in which they finish.
+    def draw(self, more: Callable[[], Sequence[Task]]) -> Iterator[tuple[Task, Completion]]:
+        """Draw whatever ``more`` hands over, together; yields each as it is finished, and ends when nothing is left.
 
-        Leaving the iterator early aborts what is unfinished.
+        more: asked before each step, so that what comes later joins what is being drawn. Leaving the iterator early
+        aborts what is unfinished.
         """
         engine: Any = self.llm.llm_engine
-        for index, draw in enumerate(draws):
-            params = SamplingParams(
-                temperature=temperature,
-                top_p=top_p,
-                max_tokens=max_tokens,
-                seed=draw.seed,
-                stop=list(draw.stops),
-                logprobs=0,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-                skip_special_tokens=True,
-                detokenize=bool(draw.stops),
-            )
-            engine.add_request(str(index), {"prompt_token_ids": list(draw.prompt_token_ids)}, params)
-        unfinished = set(range(len(draws)))
+        unfinished: dict[str, Task] = {}
         try:
-            while unfinished:
+            while True:
+                for task in more():
+                    unfinished[task.sample_id] = task
+                    prompt = {"prompt_token_ids": list(task.prompt_token_ids)}
+                    engine.add_request(task.sample_id, prompt, _sampling(task))
+                if not unfinished:
+                    return
                 for output in engine.step():
                     if output.finished:
-                        index = int(output.request_id)
-                        unfinished.discard(index)
-                        yield index, _completion(output.outputs[0])
+                        yield unfinished.pop(output.request_id), _completion(output.outputs[0])
         finally:
             if unfinished:
-                engine.abort_request([str(index) for index in unfinished])
+                engine.abort_request(list(unfinished))
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-prob of each token after the first of each sequence, at temperature 1; arrays of shape [T - 1]."""
@@ -170,6 +152,20 @@ class Engine:
 # Blocks of 32 tokens, the smallest that the CPU kernels take, instead of 128: only whole blocks of a prompt are shared,
 # and the samples of a short prompt would each compute it again.
 _CPU_SCHEDULING: dict[str, Any] = {"enable_chunked_prefill": False, "block_size": 32}
+
+
+def _sampling(task: Task) -> SamplingParams:
+    return SamplingParams(
+        temperature=task.sampling.temperature,
+        top_p=task.sampling.top_p,
+        max_tokens=task.sampling.max_tokens,
+        seed=task.seed,
+        stop=list(task.stops),
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_special_tokens=True,
+        detokenize=bool(task.stops),
+    )
 
 
 def _completion(output: Any) -> Completion:

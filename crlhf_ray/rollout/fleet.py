@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,12 +28,15 @@ from crlhf_ray.rollout.health import Health
 from crlhf_ray.rollout.replica import Replica
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.rollout.settings import RolloutSettings
-from crlhf_ray.rollout.tasks import Request, Task, split, tasks_of
+from crlhf_ray.rollout.tasks import Drawing, Request, Sampling, Task, tasks_of
 from crlhf_ray.rollout.weights import TransferSpec
 
 __all__ = ["Fleet", "Request", "RolloutSettings"]
 
 log = logging.getLogger(__name__)
+
+#: Longest sleep on the driver while samples are drawn.
+POLL_SECONDS = 5.0
 
 #: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
 ANSWER_SECONDS = 60.0
@@ -50,7 +53,7 @@ class Learner(Protocol):
 
     def connect(self, specs: list[TransferSpec]) -> Sequence[Any]: ...
 
-    def send_weights(self) -> Sequence[Any]: ...
+    def send_weights(self, only: Collection[str] | None = None) -> Sequence[Any]: ...
 
 
 class Fleet:
@@ -73,6 +76,12 @@ class Fleet:
         self._actors: dict[str, Any] = {}
         self._learner: Learner | None = None
         self._connected: set[str] = set()
+        self._drawing = Drawing()
+        self._streams: dict[Any, str] = {}  # what a replica hands over of what it draws: the replica
+        self._heard: dict[str, float] = {}
+        self._finished: list[Sample] = []
+        self._recoveries = 0
+        self._stall = settings.stall_seconds
         self._loading: dict[str, tuple[Any, float]] = {}  # replica: its first answer, and when it is given up
 
     def start(self) -> None:
@@ -137,25 +146,59 @@ class Fleet:
             ConfigError: a prompt is too long or a problem requested twice.
             EngineError: replicas failed more often than ``recoveries`` allows; names each and why.
         """
-        temperature = self.settings.temperature if temperature is None else temperature
-        max_tokens = self.settings.max_tokens if max_tokens is None else max_tokens
-        tasks = tasks_of(requests, seed=seed, tag=tag, longest_prompt=self.settings.context - max_tokens)
-        sampling = {"temperature": temperature, "top_p": self.settings.top_p, "max_tokens": max_tokens}
-        done: dict[int, Sample] = {}
-        recoveries = 0
-        self._arrive(0.0)
-        if self._learner is None and len(self._health.serving(0)) < len(self._health.alive()):
-            self._adopt_base()
-        while pending := [task for task in tasks if task.position not in done]:
-            serving = self._health.serving(self.version)
-            if not serving:
-                if recoveries == self.settings.recoveries:
-                    raise EngineError(f"{len(pending)} of {len(tasks)} samples were not drawn: {self._deaths()}")
-                recoveries += 1
-                self._recover()
-            else:
-                self._collect(split(pending, serving), sampling, done, progress)
-        return [done[task.position] for task in tasks]
+        tasks = self.tasks(requests, temperature=temperature, max_tokens=max_tokens, seed=seed, tag=tag)
+        wanted = {task.sample_id for task in tasks}
+        done: dict[str, Sample] = {}
+        others: list[Sample] = []
+        self.submit(tasks)
+        while len(done) < len(tasks):
+            samples = self.poll(POLL_SECONDS)
+            own = {sample.sample_id: sample for sample in samples if sample.sample_id in wanted}
+            others += [sample for sample in samples if sample.sample_id not in own]
+            done |= own
+            if progress is not None and own:
+                progress(len(own))
+        self._finished = others + self._finished
+        return [done[task.sample_id] for task in tasks]
+
+    def tasks(
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int,
+        tag: str = "",
+    ) -> list[Task]:
+        """What to `submit` for the requests; arguments and ConfigError as of `generate`."""
+        sampling = Sampling(
+            self.settings.temperature if temperature is None else temperature,
+            self.settings.top_p,
+            self.settings.max_tokens if max_tokens is None else max_tokens,
+        )
+        longest = self.settings.context - sampling.max_tokens
+        return tasks_of(requests, sampling, seed=seed, tag=tag, longest_prompt=longest)
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Put tasks into the queue that the replicas draw from; `poll` hands over what they have finished."""
+        if not self._drawing:
+            self._recoveries = 0
+        self._drawing.add(tasks)
+        self._hand_out()
+
+    def poll(self, seconds: float) -> list[Sample]:
+        """Samples that were finished since the last call, waiting so many seconds for the first.
+
+        A replica that has loaded meanwhile takes the current weights and joins in. The learner must be idle.
+
+        Raises EngineError: replicas failed more often than ``recoveries`` allows; names each and why.
+        """
+        if self._drawing:
+            self._join()
+            self._hand_out()
+            self._listen(0.0 if self._finished else seconds)
+        finished, self._finished = self._finished, []
+        return finished
 
     def sync(self, learner: Learner, version: int) -> None:
         """Bring the learner's present weights to every replica that has loaded and call them ``version``.
@@ -163,8 +206,12 @@ class Fleet:
         Empty slots are filled in the background: a new replica gets the weights at the first sync after it has loaded.
         The learner's weights must not change while samples are drawn, because a replica may have to take them again.
 
+        Replicas finish what they are drawing first; what waits is drawn with the new weights.
+
         Raises TransferError, naming replica and weight, when no replica could be brought up to date.
         """
+        while self._drawing.busy():  # what they draw now is of the weights that they hold
+            self._listen(POLL_SECONDS)
         if learner is not self._learner:
             self._connected.clear()
         self._learner, self.version = learner, version
@@ -172,7 +219,7 @@ class Fleet:
             self._fill()
             self._await_one()
             self._connect(learner)
-            self._transfer(learner, version)
+            self._transfer(learner, version, self._health.alive())
             if self._health.serving(version):
                 self._fill()
                 return
@@ -192,39 +239,63 @@ class Fleet:
         for replica in list(self._actors):
             self._bury(replica, "closed")
 
-    def _collect(
-        self,
-        shares: Mapping[str, list[Task]],
-        sampling: Mapping[str, Any],
-        done: dict[int, Sample],
-        progress: Callable[[int], None] | None,
-    ) -> None:
-        """Run the shares side by side into ``done``; replicas that fail or stall are buried."""
-        streams: dict[Any, str] = {}
-        for replica, tasks in shares.items():
-            method = self._actors[replica].generate.options(num_returns="streaming")
-            streams[method.remote(self.version, tasks, **sampling)] = replica
-        heard = dict.fromkeys(shares, time.monotonic())
-        while streams:
-            ready: list[Any] = ray.wait(list(streams), num_returns=1, timeout=5.0)[0]
+    def _hand_out(self) -> None:
+        """Give the replicas that serve what waits, as far as they have room for it."""
+        serving = self._health.serving(self.version)
+        if not serving and self._drawing and not self._drawing.busy():
+            if self._recoveries == self.settings.recoveries:
+                raise EngineError(f"{len(self._drawing)} samples were not drawn: {self._deaths()}")
+            self._recoveries += 1
+            self._recover()
+            serving = self._health.serving(self.version)
+        for replica, tasks in self._drawing.hand_out(serving, self.settings.max_num_seqs).items():
+            if replica in self._streams.values():
+                self._actors[replica].add.remote(tasks)
+            else:
+                self._draw(replica, tasks)
+
+    def _draw(self, replica: str, tasks: Sequence[Task]) -> None:
+        method = self._actors[replica].draw.options(num_returns="streaming")
+        self._streams[method.remote(self.version, tasks)] = replica
+        self._heard[replica] = time.monotonic()
+
+    def _listen(self, seconds: float) -> None:
+        """Take in finished samples, waiting so long for the first; replicas that fail or stall are buried."""
+        while self._streams:
+            ready: list[Any] = ray.wait(list(self._streams), num_returns=1, timeout=seconds)[0]
             for stream in ready:
-                replica = streams[stream]
-                heard[replica] = time.monotonic()
-                try:
-                    position, sample = ray.get(next(stream), timeout=ANSWER_SECONDS)
-                except StopIteration:
-                    del streams[stream]
-                except RayError as error:
-                    del streams[stream]
-                    self._bury(replica, _why(error))
-                else:
-                    done[position] = sample
-                    if progress is not None:
-                        progress(1)
-            for stream, replica in list(streams.items()):
-                if time.monotonic() - heard[replica] > self.settings.stall_seconds:
-                    del streams[stream]
-                    self._bury(replica, f"finished no sample for {self.settings.stall_seconds:g} s")
+                self._next(stream, self._streams[stream])
+            now = time.monotonic()
+            for replica in [one for one in self._streams.values() if now - self._heard[one] > self._stall]:
+                self._bury(replica, f"finished no sample for {self._stall:g} s")
+            if not ready:
+                return
+            seconds = 0.0
+
+    def _next(self, stream: Any, replica: str) -> None:
+        """The next sample of a stream, or its end."""
+        self._heard[replica] = time.monotonic()
+        try:
+            sample: Sample = ray.get(next(stream), timeout=ANSWER_SECONDS)
+        except StopIteration:
+            del self._streams[stream]
+            if replica in self._drawing.busy():  # what was added came too late for it
+                self._draw(replica, [])
+        except RayError as error:
+            self._bury(replica, _why(error))
+        else:
+            self._drawing.done(replica, sample.sample_id)
+            self._finished.append(sample)
+
+    def _join(self) -> None:
+        """Bring replicas that have loaded since the last sync to the weights that the others hold."""
+        self._arrive(0.0)
+        late = [replica for replica in self._health.alive() if replica not in self._health.serving(self.version)]
+        if late and self._learner is None:
+            self._adopt_base()
+        elif late and self._learner is not None:
+            self._connect(self._learner)
+            self._transfer(self._learner, self.version, late)
 
     def _recover(self) -> None:
         if self._learner is not None:
@@ -252,13 +323,13 @@ class Fleet:
         self._meet(learner.connect(specs), joins, self.settings.transfer_seconds)
         self._connected.update(replica for replica in opened if replica in self._actors)
 
-    def _transfer(self, learner: Learner, version: int) -> None:
-        alive = self._health.alive()
-        if not alive:
+    def _transfer(self, learner: Learner, version: int, replicas: Sequence[str]) -> None:
+        chosen = [replica for replica in replicas if replica in self._connected]
+        if not chosen:
             return
-        receives = {replica: self._actors[replica].receive.remote(version) for replica in alive}
-        self._meet(learner.send_weights(), receives, 10 * self.settings.transfer_seconds)
-        for replica in alive:
+        receives = {replica: self._actors[replica].receive.remote(version) for replica in chosen}
+        self._meet(learner.send_weights(chosen), receives, 10 * self.settings.transfer_seconds)
+        for replica in chosen:
             if replica in self._actors:
                 self._health.synced(replica, version)
 
@@ -342,6 +413,7 @@ class Fleet:
             num_cpus=settings.cpus_per_replica,
             num_gpus=settings.gpus_per_replica,
             resources=settings.resources,
+            max_concurrency=2,  # `add` beside `draw`
             max_restarts=0,  # a restarted actor would be stale; the fleet replaces it and syncs
             runtime_env={"env_vars": environment},
         )
@@ -351,6 +423,8 @@ class Fleet:
     def _bury(self, replica: str, why: str) -> None:
         """Never use the replica again, and free what it holds."""
         self._health.died(replica, why)
+        self._drawing.lost(replica)
+        self._streams = {stream: one for stream, one in self._streams.items() if one != replica}
         self._connected.discard(replica)
         self._loading.pop(replica, None)
         actor = self._actors.pop(replica, None)

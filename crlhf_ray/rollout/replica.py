@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -58,6 +59,7 @@ class Replica:
         from crlhf_ray.rollout.engine import Engine, EngineOptions
 
         self.version: int | None = None
+        self._more: deque[Task] = deque()
         self.tokenizer = load_tokenizer(model.name)
         self.engine = Engine(
             resolve(model.name),
@@ -78,41 +80,38 @@ class Replica:
         """Declare the weights as loaded from disk to be version 0. Only right while the learner has not learnt yet."""
         self.version = 0
 
-    def generate(
-        self, version: int, tasks: Sequence[Task], *, temperature: float, top_p: float, max_tokens: int
-    ) -> Iterator[tuple[int, Sample]]:
-        """Draw all tasks with the weights of ``version``; yields (position, sample) as each is finished.
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Hand over more to the `draw` under way, beside which this is called in another thread, or to the next."""
+        self._more.extend(tasks)
+
+    def draw(self, version: int, tasks: Sequence[Task]) -> Iterator[Sample]:
+        """Draw the tasks, and those that are added meanwhile, with the weights of ``version``; each as it is finished.
 
         Raises EngineError when the replica holds other weights, or when its engine fails.
         """
-        from crlhf_ray.rollout.engine import Draw
-
         if self.version != version:
             held = "no synced weights" if self.version is None else f"version {self.version}"
             raise EngineError(f"replica {self.replica_id} holds {held}, wanted is version {version}: sync it first")
-        draws = [Draw(task.prompt_token_ids, task.stops, task.seed) for task in tasks]
-        with self._fatal("generate"):
-            for index, drawn in self.engine.generate(
-                draws, temperature=temperature, top_p=top_p, max_tokens=max_tokens
-            ):
-                task = tasks[index]
+        self._more.extend(tasks)
+        with self._fatal("draw"):
+            for task, drawn in self.engine.draw(self._handed_over):
                 kept, stop = cut_at_stop(drawn.token_ids, task.stops, self.tokenizer)
                 text, lines = split_lines(drawn.token_ids[:kept], self.tokenizer)
-                yield (
-                    task.position,
-                    Sample(
-                        sample_id=task.sample_id,
-                        problem_id=task.problem_id,
-                        prompt_token_ids=task.prompt_token_ids,
-                        token_ids=drawn.token_ids[:kept],
-                        logprobs=drawn.logprobs[:kept],
-                        text=text,
-                        lines=lines,
-                        weight_version=version,
-                        finish_reason=drawn.finish_reason if stop is None else "stop",
-                        replica_id=self.replica_id,
-                    ),
+                yield Sample(
+                    sample_id=task.sample_id,
+                    problem_id=task.problem_id,
+                    prompt_token_ids=task.prompt_token_ids,
+                    token_ids=drawn.token_ids[:kept],
+                    logprobs=drawn.logprobs[:kept],
+                    text=text,
+                    lines=lines,
+                    weight_version=version,
+                    finish_reason=drawn.finish_reason if stop is None else "stop",
+                    replica_id=self.replica_id,
                 )
+
+    def _handed_over(self) -> list[Task]:
+        return [self._more.popleft() for _ in range(len(self._more))]
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probs of each token after the first of each sequence, under the weights that the replica holds."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from crlhf_ray.errors import ConfigError
 
@@ -20,21 +22,32 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One completion to draw. position: its place in the result; seed: of its own random generator."""
+class Sampling:
+    """What completions are drawn by. max_tokens: of one completion."""
 
-    position: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One completion to draw. seed: of its own random generator."""
+
     sample_id: str
     problem_id: str
     prompt_token_ids: tuple[int, ...]
     stops: tuple[str, ...]
     seed: int
+    sampling: Sampling
 
 
-def tasks_of(requests: Sequence[Request], *, seed: int, tag: str, longest_prompt: int) -> list[Task]:
+def tasks_of(
+    requests: Sequence[Request], sampling: Sampling, *, seed: int, tag: str, longest_prompt: int
+) -> list[Task]:
     """All completions of ``requests`` in order; ids are ``{tag}-{problem_id}-{i}``.
 
-    A task's seed hangs on the run's seed and the sample's id alone, so a sample does not depend on how many replicas
+    A task's seed depends on the run's seed and the sample's id alone, so a sample does not depend on how many replicas
     there are or what else they draw.
 
     Raises ConfigError for a prompt longer than ``longest_prompt`` tokens, an empty one, and a problem asked for twice.
@@ -57,12 +70,12 @@ def tasks_of(requests: Sequence[Request], *, seed: int, tag: str, longest_prompt
             sample_id = f"{tag}-{request.problem_id}-{i}" if tag else f"{request.problem_id}-{i}"
             tasks.append(
                 Task(
-                    position=len(tasks),
                     sample_id=sample_id,
                     problem_id=request.problem_id,
                     prompt_token_ids=tuple(request.prompt_token_ids),
                     stops=tuple(request.stops),
                     seed=sample_seed(seed, sample_id),
+                    sampling=sampling,
                 )
             )
     return tasks
@@ -73,11 +86,46 @@ def sample_seed(seed: int, sample_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{sample_id}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-def split(tasks: Sequence[Task], replicas: Sequence[str]) -> dict[str, list[Task]]:
-    """Consecutive, nearly equal shares, one a replica; replicas beyond the number of tasks get none.
+class Drawing:
+    """What waits to be drawn, and who draws what. Every task that was added is in one of the two until it is done."""
 
-    Consecutive, because tasks of one problem share a prompt and so a cached prefix.
-    """
-    count = min(len(replicas), len(tasks))
-    bounds = [len(tasks) * k // count for k in range(count + 1)] if count else []
-    return {replica: list(tasks[bounds[k] : bounds[k + 1]]) for k, replica in enumerate(replicas[:count])}
+    def __init__(self) -> None:
+        self.waiting: deque[Task] = deque()
+        self._at: dict[str, dict[str, Task]] = {}
+
+    def __len__(self) -> int:
+        """Tasks that are not done."""
+        return len(self.waiting) + sum(map(len, self._at.values()))
+
+    def busy(self) -> list[str]:
+        """The replicas that are drawing."""
+        return [replica for replica, tasks in self._at.items() if tasks]
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Put tasks at the end of the queue."""
+        self.waiting.extend(tasks)
+
+    def hand_out(self, replicas: Sequence[str], window: int) -> dict[str, list[Task]]:
+        """Level the replicas' loads with what waits, at most ``window`` tasks each; what each gets in addition.
+
+        Consecutive tasks go to one replica, because those of one problem share a prompt and so a cached prefix.
+        """
+        given: dict[str, list[Task]] = {}
+        loads = {replica: len(self._at.get(replica, ())) for replica in replicas}
+        for place, replica in enumerate(replicas):
+            level = ceil(
+                (len(self.waiting) + sum(loads[other] for other in replicas[place:])) / (len(replicas) - place)
+            )
+            count = min(level, window) - loads[replica]
+            if tasks := [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]:
+                given[replica] = tasks
+                self._at.setdefault(replica, {}).update({task.sample_id: task for task in tasks})
+        return given
+
+    def done(self, replica: str, sample_id: str) -> None:
+        """The replica has drawn the task."""
+        self._at[replica].pop(sample_id, None)
+
+    def lost(self, replica: str) -> None:
+        """The replica is gone: what it was drawing waits again, before everything else."""
+        self.waiting.extendleft(reversed(self._at.pop(replica, {}).values()))

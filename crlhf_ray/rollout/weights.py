@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -161,8 +161,8 @@ class Senders:
                 failures[spec.replica_id] = str(error)
         return failures
 
-    def send(self, weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
-        """Stream all weights to all replicas in one pass; returns what went wrong, by replica id.
+    def send(self, weights: Iterable[tuple[str, torch.Tensor]], only: Collection[str] | None = None) -> dict[str, str]:
+        """Stream all weights to the replicas in one pass; returns what went wrong, by replica id. only: None means all.
 
         weights: whole tensors in the announced order; one is read no more once the next is asked for. The iterable is
         always exhausted, because under ZeRO-3 every rank takes part in each step of it: a replica that fails is left
@@ -172,23 +172,26 @@ class Senders:
         count = 0
         try:
             for name, weight in weights:
-                failures |= self._send_one(count, name, weight.detach().contiguous())
+                failures |= self._send_one(count, name, weight.detach().contiguous(), only)
                 count += 1
         except BaseException:
             for replica in list(self._senders):  # else every replica would wait for its time limit
                 self._drop(replica)
             raise
-        for replica, sender in list(self._senders.items()):
+        for replica, sender in self._chosen(only):
             if count != len(sender.meta):
                 failures[replica] = f"was sent {count} weights, announced were {len(sender.meta)}"
                 self._drop(replica)
         return failures
 
-    def _send_one(self, index: int, name: str, tensor: torch.Tensor) -> dict[str, str]:
-        """Send one weight to all replicas side by side."""
+    def _chosen(self, only: Collection[str] | None) -> list[tuple[str, Sender]]:
+        return [(replica, sender) for replica, sender in self._senders.items() if only is None or replica in only]
+
+    def _send_one(self, index: int, name: str, tensor: torch.Tensor, only: Collection[str] | None) -> dict[str, str]:
+        """Send one weight to the replicas side by side."""
         failures: dict[str, str] = {}
         started: list[tuple[str, Any]] = []
-        for replica, sender in list(self._senders.items()):
+        for replica, sender in self._chosen(only):
             try:
                 started.append((replica, sender.start_send(index, name, tensor)))
             except (RuntimeError, TransferError) as error:

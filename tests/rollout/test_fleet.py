@@ -53,8 +53,8 @@ class HfModel:
             specs, [(n, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for n, w in weights]
         )
 
-    def send_weights(self):
-        return self.senders.send(self.model.named_parameters())
+    def send_weights(self, only):
+        return self.senders.send(self.model.named_parameters(), only)
 
     @torch.no_grad()
     def logprobs(self, sequences, temperature=1.0):
@@ -75,8 +75,8 @@ class StandIn:
     def connect(self, specs):
         return [self.rank.connect.remote(specs)]
 
-    def send_weights(self):
-        return [self.rank.send_weights.remote()]
+    def send_weights(self, only=None):
+        return [self.rank.send_weights.remote(only)]
 
     def logprobs(self, sequences, temperature=1.0):
         return ray.get(self.rank.logprobs.remote(sequences, temperature))
@@ -275,7 +275,7 @@ def test_when_all_replicas_are_gone_new_ones_get_the_learners_weights_before_the
 def test_a_fresh_replica_refuses_to_draw_and_one_whose_learner_never_comes_ends_its_process(cluster):
     settings = RolloutSettings(kv_cache_gib=0.25, threads=1, transfer_seconds=2.0)
     fresh = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster)._actor("fresh")
-    stream = fresh.generate.options(num_returns="streaming").remote(0, [], temperature=1.0, top_p=1.0, max_tokens=1)
+    stream = fresh.draw.options(num_returns="streaming").remote(0, [])
     with pytest.raises(EngineError, match="replica fresh holds no synced weights, wanted is version 0"):
         ray.get(next(stream))
     process = ray.get(fresh.pid.remote())

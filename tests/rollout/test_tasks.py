@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.rollout.health import Health
-from crlhf_ray.rollout.tasks import Request, sample_seed, split, tasks_of
+from crlhf_ray.rollout.tasks import Drawing, Request, Sampling, sample_seed, tasks_of
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=4)
 
 
 def requests(*counts):
@@ -16,7 +18,7 @@ def requests(*counts):
 
 
 def tasks(*counts, **kwargs):
-    return tasks_of(requests(*counts), **({"seed": 0, "tag": "r1", "longest_prompt": 8} | kwargs))
+    return tasks_of(requests(*counts), SAMPLING, **({"seed": 0, "tag": "r1", "longest_prompt": 8} | kwargs))
 
 
 def test_sample_ids_name_round_problem_and_number_in_order():
@@ -34,21 +36,58 @@ def test_every_sample_has_a_seed_of_its_own_that_hangs_on_run_seed_and_id_alone(
 @pytest.mark.parametrize("prompt", [(), tuple(range(9))])
 def test_a_prompt_that_does_not_fit_is_refused_by_name_before_anything_runs(prompt):
     with pytest.raises(ConfigError, match="problem 'long': the prompt has"):
-        tasks_of([Request("long", prompt, (), 1)], seed=0, tag="", longest_prompt=8)
+        tasks_of([Request("long", prompt, (), 1)], SAMPLING, seed=0, tag="", longest_prompt=8)
 
 
 def test_a_problem_requested_twice_is_refused():
     with pytest.raises(ConfigError, match="requested twice"):
-        tasks_of(requests(1) * 2, seed=0, tag="", longest_prompt=8)
+        tasks_of(requests(1) * 2, SAMPLING, seed=0, tag="", longest_prompt=8)
 
 
-@given(counts=st.lists(st.integers(0, 9), max_size=6), replicas=st.integers(1, 7))
-def test_shares_hold_every_task_once_in_order_and_differ_by_at_most_one(counts, replicas):
-    all_tasks = tasks(*counts)
-    shares = split(all_tasks, [str(k) for k in range(replicas)])
-    assert [task for share in shares.values() for task in share] == all_tasks
-    sizes = [len(share) for share in shares.values()]
-    assert not sizes or (min(sizes) > 0 and max(sizes) - min(sizes) <= 1)
+@given(counts=st.lists(st.integers(0, 9), max_size=6), replicas=st.integers(1, 7), window=st.integers(1, 20))
+def test_what_waits_is_levelled_over_the_replicas_in_order_up_to_their_windows(counts, replicas, window):
+    drawing, all_tasks = Drawing(), tasks(*counts)
+    drawing.add(all_tasks)
+    given = drawing.hand_out([str(k) for k in range(replicas)], window)
+    handed = [task for share in given.values() for task in share]
+    assert handed + list(drawing.waiting) == all_tasks
+    sizes = [len(given.get(str(k), ())) for k in range(replicas)]
+    assert max(sizes) <= window
+    assert max(sizes) - min(sizes) <= 1
+    assert not drawing.waiting or min(sizes) == window
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "hand out", "done", "lost"]), st.integers(0, 2)), max_size=40))
+def test_whatever_happens_every_task_waits_is_drawn_or_is_done(events):
+    drawing, fresh, done, at = Drawing(), iter(tasks(*[3] * 40)), [], {"0": [], "1": [], "2": []}
+    added = 0
+    for event, number in events:
+        replica = str(number)
+        if event == "add":
+            drawing.add([next(fresh), next(fresh)])
+            added += 2
+        elif event == "hand out":
+            for one, given in drawing.hand_out(["0", "1", "2"], window=4).items():
+                at[one] += given
+        elif event == "done" and at[replica]:
+            done.append(at[replica].pop(0))
+            drawing.done(replica, done[-1].sample_id)
+        elif event == "lost":
+            first = at[replica]
+            drawing.lost(replica)
+            assert list(drawing.waiting)[: len(first)] == first, "what was being drawn waits before everything else"
+            at[replica] = []
+        assert len(drawing) == added - len(done)
+        assert drawing.busy() == [one for one in drawing.busy() if at[one]]
+
+
+def test_a_replica_that_is_done_sooner_draws_more():
+    drawing = Drawing()
+    drawing.add(tasks(12))
+    at = drawing.hand_out(["fast", "slow"], window=3)
+    for task in at["fast"]:
+        drawing.done("fast", task.sample_id)
+    assert len(drawing.hand_out(["fast", "slow"], window=3)["fast"]) == 3
 
 
 def running(slots):

@@ -1,0 +1,95 @@
+"""Which groups of programs may be begun, and which are learnt from next. Pure: no Ray, no clock.
+
+A group is all samples of one problem, which stay together because a baseline needs them all. It is *open* from the
+moment it is begun until it is learnt from or dropped. People finish in any order, so a bound on how much is under way
+does not by itself bound the age of what is learnt from (AReaL's capacity rule, arXiv 2505.24298, equation 3, does where
+work is consumed in the order in which it came). The rule here [ours], with P groups an update and staleness S at most:
+
+1. No more than (S + 1) P groups are open.
+2. A group that was begun at version v is due at update v + S. A batch takes the groups that are due first; it waits as
+   long as those that it would leave behind could not all be learnt from by the time they are due, which is so if for
+   some d more than (d - u) P of them are due by update d.
+
+Then no group is older than S when it is learnt from, and where all are reviewed at some time, no update waits for ever:
+if everything open is ready, rule 1 sees to it that the P that are due first are a batch. With S = 0 a batch is exactly
+what was begun since the last update: the synchronous loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+#: What happens to a group that is not reviewed in time: the learner waits for it, or goes on without it.
+Above = Literal["wait", "drop"]
+
+
+@dataclass
+class Open:
+    """A group under way. version: of the weights when it was begun; ready: place in the order of readiness, or None."""
+
+    version: int
+    ready: int | None = None
+
+
+class Buffer:
+    """Groups by id. batch: P, groups an update. max_staleness: S, in updates.
+
+    above: what becomes of groups that are not ready when they are due. ``wait`` keeps rule 2; ``drop`` takes whatever
+    is ready, and drops what is overdue then.
+    """
+
+    def __init__(self, batch: int, max_staleness: int = 0, above: Above = "wait"):
+        self.batch, self.max_staleness, self.above = batch, max_staleness, above
+        self._open: dict[int, Open] = {}
+        self._readied = 0
+        self.dropped: list[int] = []
+
+    def room(self, updates_left: int) -> int:
+        """Groups that may be begun now, where so many updates are to come: none that no update is left for."""
+        return max(0, min(self.max_staleness + 1, updates_left) * self.batch - len(self._open))
+
+    def begin(self, group: int, version: int) -> None:
+        """The group is being drawn with the weights of ``version``."""
+        self._open[group] = Open(version)
+
+    def ready(self, groups: Iterable[int]) -> None:
+        """The groups are reviewed. Those that were dropped meanwhile are passed over."""
+        for group in groups:
+            if group in self._open and self._open[group].ready is None:
+                self._open[group].ready = self._readied
+                self._readied += 1
+
+    def take(self, update: int) -> list[int] | None:
+        """The batch of an update, oldest first; None where the learner has to wait. Dropped groups join `dropped`."""
+        ready = [group for group, one in self._open.items() if one.ready is not None]
+        if len(ready) < self.batch:
+            return None
+        batch = sorted(ready, key=lambda group: (self._open[group].version, self._open[group].ready))[: self.batch]
+        left = [group for group in self._open if group not in set(batch)]
+        if self.above == "wait" and not self._in_time(left, update):
+            return None
+        self.dropped += [group for group in left if self._due(group) <= update]
+        self._open = {group: self._open[group] for group in left if self._due(group) > update}
+        return sorted(batch)
+
+    def waiting(self) -> list[int]:
+        """Groups that are being drawn or reviewed, oldest first."""
+        return [group for group, one in self._open.items() if one.ready is None]
+
+    def open(self) -> list[int]:
+        """All groups under way, in the order in which they were begun."""
+        return list(self._open)
+
+    def version(self, group: int) -> int:
+        """Of the weights when the group was begun."""
+        return self._open[group].version
+
+    def _due(self, group: int) -> int:
+        return self._open[group].version + self.max_staleness
+
+    def _in_time(self, groups: list[int], update: int) -> bool:
+        """Whether groups that stay behind at an update can all be learnt from by the time they are due."""
+        due = sorted(self._due(group) for group in groups)
+        return all(count <= (by - update) * self.batch for count, by in enumerate(due, 1))
