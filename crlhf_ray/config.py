@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,7 @@ from crlhf_ray.policy.settings import Form, ModelSettings, Template
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
-from crlhf_ray.settings import Settings, flat, read_settings, validated
+from crlhf_ray.settings import Settings, flat, read_settings, refuse_unused, validated
 
 #: vLLM samples at this temperature where a lower one above 0 is asked for.
 LEAST_TEMPERATURE = 0.01
@@ -75,6 +75,28 @@ class EvaluationSettings(Settings):
     """Only the first so many problems. None: all."""
 
 
+#: What happens to programs that are not reviewed in time: the learner waits for them, or they are dropped.
+Above = Literal["wait", "drop"]
+
+
+class PipelineSettings(Settings):
+    """Who waits for whom."""
+
+    max_staleness: int = Field(default=0, ge=0)
+    """Updates that may lie between the weights that draw a program and the update that learns from it. 0: sampling,
+    reviews and learning take turns, as in the paper. Above: programs are drawn while others are under review, and the
+    learner takes those that are reviewed first."""
+    above: Above = "wait"
+    """What becomes of programs that are not reviewed when they would grow older than that: the learner waits for them,
+    or they are dropped, counted and told of."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> PipelineSettings:
+        if not self.max_staleness:
+            refuse_unused(self, ("above",), "max_staleness=0, where every update waits for its programs")
+        return self
+
+
 class ServerConfig(WebSettings):
     """All settings of `crlhf serve`."""
 
@@ -103,6 +125,7 @@ class Config(Settings):
     aggregation: AggregationSettings = AggregationSettings()
     reward: RewardSettings = RewardSettings()
     learner: LearnerSettings = LearnerSettings()
+    pipeline: PipelineSettings = PipelineSettings()
     sandbox: SandboxSettings = SandboxSettings()
     sandbox_pool: SandboxPoolSettings = SandboxPoolSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -118,6 +141,10 @@ class Config(Settings):
             raise ValueError(
                 f"run.samples_per_problem={self.run.samples_per_problem} leaves learner.algorithm="
                 f"{self.learner.algorithm} nothing to compare a program with; use 2 or more, or algorithm gae"
+            )
+        if not self.pipeline.max_staleness:
+            refuse_unused(
+                self.learner, ("correction",), "pipeline.max_staleness=0, where no sample is of older weights"
             )
         people = len(self.feedback.crowd.annotators)
         if self.feedback.labels_per_item is not None and self.feedback.labels_per_item > people:

@@ -19,6 +19,7 @@ from crlhf_ray.policy.prompts import encode
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.rollout.tasks import Task
 from crlhf_ray.sandbox.pool import SandboxPool
 
 
@@ -71,11 +72,18 @@ class Engines:
         progress: Callable[[int], None] | None = None,
     ) -> list[Sample]:
         """n samples of each problem, in order. Arguments and errors as `Fleet.generate`."""
-        template = self.config.problems.template
-        requests = [
-            Request(problem.problem_id, tuple(encode(problem, template, self.tokenizer)), problem.stops, n)
-            for problem in problems
-        ]
+        requests = self._requests(problems, n)
         return self.fleet.generate(
             requests, temperature=temperature, seed=self.config.run.seed, tag=tag, progress=progress
         )
+
+    def tasks(self, problems: Sequence[Problem], *, n: int, tag: str) -> list[Task]:
+        """What to submit to the fleet for n samples of each problem."""
+        return self.fleet.tasks(self._requests(problems, n), seed=self.config.run.seed, tag=tag)
+
+    def _requests(self, problems: Sequence[Problem], n: int) -> list[Request]:
+        template = self.config.problems.template
+        return [
+            Request(problem.problem_id, tuple(encode(problem, template, self.tokenizer)), problem.stops, n)
+            for problem in problems
+        ]

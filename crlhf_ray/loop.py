@@ -1,9 +1,16 @@
 """The training loop: Algorithm 1 of cRLHF (arXiv 2503.15129), one function per step of it.
 
-Who waits for whom. The driver runs this file and waits for each step in turn; nothing else has an order of its own.
-Rollout replicas sleep until `generate` wakes them and are current again only after `sync`. Annotators answer into the
-log; the aggregation actor learns of every batch before `consensus` is asked. The learner's ranks sleep until
-`update`. Every wait is bounded, and its error names the replica, rank or actor that did not answer.
+    people, simulated or not      rollout replicas               learner
+             ^  |                    ^   |                         |
+     publish |  | marks        tasks |   | samples    batch  +-----+ weights
+             |  v                    |   v                   v     v
+             +------------------ this driver ------------------ sync
+
+Who waits for whom. The driver waits for the first of a sample or a mark (`Flow`), and for a whole update. With
+pipeline.max_staleness=0 everything takes turns, as in the paper; above it replicas draw, people review and the learner
+learns at the same time, and what is learnt from is never older than that many updates (`pipeline/buffer.py`). Replicas
+take new weights when they have finished what they are drawing. Every wait is bounded, and its error names the replica,
+rank or actor that did not answer.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
 from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.reward.credit import score_round
+from crlhf_ray.sandbox.samples import checked_ones
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -42,17 +50,17 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
 
 def play_round(run: Run) -> None:
-    """One round: sample, review line by line, find the consensus, score, learn, hand on the weights."""
+    """One update: sample, review line by line, find the consensus, score, learn, hand on the weights."""
     config = run.config
-    problems = run.problems_of_round()
-    with run.phase("generate", len(problems) * config.run.samples_per_problem):
-        drawn = run.generate(problems, n=config.run.samples_per_problem, tag=f"r{run.round}")
-    with run.phase("judge"):
-        samples, verdicts = run.judged(drawn)
-        items = run.items(samples)
-        truth = run.line_truth(items, verdicts)
-    with run.phase("annotate", len(items)):
-        annotations = run.feedback.collect(items, truth, run.round, run.display.advance)
+    while (batch := run.flow.take(run.round)) is None:
+        run.flow.begin(run.round)
+        drawn = run.flow.draw()
+        run.flow.check(drawn)
+        run.flow.review(drawn, run.round)
+    samples = [sample for work in batch for sample in work.samples]
+    items = [item for work in batch for item in work.items]
+    passed = [verdict.passed for work in batch for verdict in work.verdicts]
+    truth = {item_id: lines for work in batch for item_id, lines in work.truth.items()}
     with run.phase("aggregate"):
         consensus = run.consensus(items)
         worth = score_round(
@@ -60,30 +68,32 @@ def play_round(run: Run) -> None:
             [consensus[item.item_id] for item in items],
             config.reward,
             prior=run.line_prior(),
-            passed=[verdict.passed for verdict in verdicts],
+            passed=passed,
             seed=config.run.seed,
         )
         scores = np.array([score.value for score in worth])
     with run.phase("learn"):
-        learnt = run.engines.learner.update(experiences(samples, worth, config.rollout.temperature))
-    if "logprob_gap_mean" in learnt:  # not where the batch was skipped
+        learnt = run.engines.learner.update(experiences(samples, worth, config.rollout.temperature, run.round))
+    if "logprob_gap_mean" in learnt:  # not where the batch was skipped, or is all of older weights
         run.check_gap(learnt["logprob_gap_mean"])
     with run.phase("sync"):
         run.engines.fleet.sync(run.engines.learner, run.round + 1)
+    marks = run.flow.marks_of(batch)
     row = {
         "samples": len(samples),
-        "unjudged": len(drawn) - len(samples),
+        "unjudged": sum(work.lost for work in batch),
         "reward": {"mean": scores.mean(), "std": scores.std()},
-        "train_pass_rate": np.mean([verdict.passed for verdict in verdicts]),
+        "train_pass_rate": np.mean(passed),
         "tokens_per_sample": np.mean([len(sample.token_ids) for sample in samples]),
         "learner": learnt,
+        "pipeline": run.flow.report(),
         "aggregation": {
-            "labels": annotations.num_rows,
-            "majority_accuracy": consensus_quality(majority_consensus(annotations), truth, items)["consensus_accuracy"],
+            "labels": marks.num_rows,
+            "majority_accuracy": consensus_quality(majority_consensus(marks), truth, items)["consensus_accuracy"],
             **consensus_quality(consensus, truth, items),
         },
     }
-    run.finish_round(row, samples, items, consensus, truth, verdicts, scores)
+    run.finish_round(row, batch, consensus, scores)
 
 
 def evaluate(run: Run) -> None:
@@ -92,7 +102,8 @@ def evaluate(run: Run) -> None:
     problems = run.heldout
     with run.phase(f"evaluate round {run.round}", len(problems) * settings.samples):
         drawn = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
-        samples, verdicts = run.judged(drawn)
+        jobs = [(run.problems[sample.problem_id], sample.text) for sample in drawn]
+        samples, verdicts = checked_ones(drawn, run.engines.sandbox.check(jobs))
     outcomes = [(sample.problem_id, verdict.passed) for sample, verdict in zip(samples, verdicts, strict=True)]
     run.metrics.append_evaluation(
         {

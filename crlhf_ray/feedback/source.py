@@ -1,4 +1,4 @@
-"""One round of feedback: programs and honeypots out, answers to the log, the log to the aggregation actor.
+"""Feedback: programs and honeypots out, answers to the log, the log to the aggregation actor.
 
 Whoever answers, people or the simulated crowd, the answers take one path: an append-only log, read as a Ray Dataset,
 validated, and handed in Arrow batches to the actor. Here is that path, and the crowd in this process;
@@ -7,8 +7,10 @@ validated, and handed in Arrow batches to the actor. Here is that path, and the 
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crlhf_ray.actors import answer
-from crlhf_ray.aggregation.marks import Item
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
 from crlhf_ray.errors import DataError
 from crlhf_ray.feedback.annotators.machines import Machines
@@ -35,8 +37,17 @@ AGGREGATOR = "the aggregation actor"
 _START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
+@dataclass(frozen=True)
+class Heard:
+    """marks: events (ANNOTATION_SCHEMA) about programs, without honeypots. reviewed: ids of the programs that are done,
+    which is told once: sure enough, reviewed as often as they may be, or past their deadline."""
+
+    marks: pa.Table
+    reviewed: frozenset[str]
+
+
 class Feedback(ABC):
-    """Where a round's judgements come from. Every event is in the log, then in the aggregation actor.
+    """Where judgements come from. Every event is in the log, then in the aggregation actor.
 
     aggregator: handle of the aggregation actor. wait_seconds: longest wait for it before the error that names it.
     rounds: how many the run has; simulated annotators who drift know how far it is.
@@ -44,6 +55,8 @@ class Feedback(ABC):
 
     #: Judgements that a line should have when a round goes on.
     labels_wanted = 3
+    #: Between two looks at what was said, where nothing was.
+    pause_seconds = 0.0
 
     def __init__(self, directory: Path, aggregator: Any, wait_seconds: float, rounds: int):
         self.log = AnnotationLog(directory)
@@ -53,6 +66,19 @@ class Feedback(ABC):
         self._handed_in = 0
 
     @abstractmethod
+    def publish(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> None:
+        """Ask for reviews of programs, and mix honeypots in, which every round brings new ones of.
+
+        truth: +1 or -1 for each line by item_id, for simulated annotators alone.
+        """
+
+    @abstractmethod
+    def hear(self) -> Heard:
+        """What was said since the last call. The aggregation actor holds all of it on return.
+
+        Raises DataError if a stored event cannot be read back.
+        """
+
     def collect(
         self,
         items: Sequence[Item],
@@ -60,12 +86,25 @@ class Feedback(ABC):
         round: int,
         progress: Callable[[int], None] = lambda _: None,
     ) -> pa.Table:
-        """Have a round's items judged; returns the events about them that came meanwhile, honeypots' left out.
+        """`publish`, and `hear` until every program is reviewed; returns the events about them.
 
-        truth: +1 or -1 for each line by item_id, for simulated annotators alone. progress: told how many more items
-        are done. On return the aggregation actor holds every event. Raises DataError if a stored event cannot be read
-        back.
+        progress: told how many more items are reviewed.
         """
+        self.publish(items, truth, round)
+        waiting, marks = {item.item_id for item in items}, [ANNOTATION_SCHEMA.empty_table()]
+        while waiting:
+            heard = self.hear()
+            marks.append(heard.marks)
+            progress(sum(item.item_id in heard.reviewed & waiting for item in items))
+            waiting -= heard.reviewed
+            if waiting and not heard.marks.num_rows:
+                self.pause()
+        everything = pa.concat_tables(marks)
+        return everything.filter(pc.is_in(everything["item_id"], pa.array([item.item_id for item in items])))
+
+    def pause(self) -> None:
+        """Wait as long as lies between two looks at what was said."""
+        time.sleep(self.pause_seconds)
 
     def close(self) -> None:  # noqa: B027  most sources hold nothing
         """Let go of whatever the annotators needed. Harmless when called twice."""
@@ -134,19 +173,14 @@ class SimulatedFeedback(Feedback):
         self.pool = pool
         self.crowd = Crowd(settings.crowd, seed)
         self.machines = Machines(settings.annotators, seed)
+        self._round = -1  # the last that honeypots were shown in
+        self._said: list[tuple[pa.Table, Sequence[Item]]] = []
 
-    def collect(
-        self,
-        items: Sequence[Item],
-        truth: Mapping[str, np.ndarray],
-        round: int,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> pa.Table:
-        now = _START + timedelta(hours=round)
-        far = self.share_over(round)
+    def publish(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> None:
+        now, far = _START + timedelta(hours=round), self.share_over(round)
         count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
         tables: list[pa.Table] = []
-        for annotator in self.crowd.annotator_ids:
+        for annotator in self.crowd.annotator_ids if round != self._round else ():
             shown = self.pool.next_for(annotator, count)
             self.add_gold(self.pool.gold(shown))
             tables.append(
@@ -161,13 +195,18 @@ class SimulatedFeedback(Feedback):
         answers = self.crowd.annotate(
             items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
         )
-        marks, shown = self.machines.collect(items, self.pool, count, now)
+        marks, shown = self.machines.collect(items, self.pool, count if round != self._round else 0, now)
         self.add_gold(self.pool.gold(shown))
         self.hand_in(pa.concat_tables([*tables, answers, marks]))
         answers = pa.concat_tables([answers, about(items, marks)])
         self.machines.observe(items, answers, round)
-        progress(len(items))
-        return answers
+        self._round = round
+        self._said.append((answers, items))
+
+    def hear(self) -> Heard:
+        said, self._said = self._said, []
+        marks = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *(answers for answers, _ in said)])
+        return Heard(marks, frozenset(item.item_id for _, items in said for item in items))
 
     def close(self) -> None:
         self.machines.close()
@@ -182,12 +221,17 @@ class SimulatedFeedback(Feedback):
         return [*honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round), *self.machines.alerts()]
 
     def state(self) -> dict[str, Any]:
-        return {"pool": self.pool.state(), "handed_in": self._handed_in, "machines": self.machines.state()}
+        return {
+            "pool": self.pool.state(),
+            "handed_in": self._handed_in,
+            "machines": self.machines.state(),
+            "round": self._round,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.pool.restore(state["pool"])
         self.machines.restore(state["machines"])
-        self._handed_in = state["handed_in"]
+        self._handed_in, self._round = state["handed_in"], state["round"]
         self.log.cut(self._handed_in)  # later rounds are played again, and what is answered then is all that counts
 
 

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-#: What happens to a group that is not reviewed in time: the learner waits for it, or goes on without it.
-Above = Literal["wait", "drop"]
+from crlhf_ray.config import Above
 
 
 @dataclass

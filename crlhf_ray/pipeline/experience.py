@@ -9,10 +9,13 @@ from crlhf_ray.reward.credit import Score
 from crlhf_ray.rollout.sample import Sample
 
 
-def experiences(samples: Sequence[Sample], scores: Sequence[Score], temperature: float) -> list[Experience]:
+def experiences(
+    samples: Sequence[Sample], scores: Sequence[Score], temperature: float, version: int
+) -> list[Experience]:
     """What the learner learns from; a sample that stopped before its first token, or is masked, teaches nothing.
 
-    temperature: what the samples were drawn at, because their log-probs are those of that distribution.
+    temperature: what the samples were drawn at, because their log-probs are those of that distribution. version: of
+    the weights that learn.
     """
     return [
         Experience(
@@ -25,6 +28,7 @@ def experiences(samples: Sequence[Sample], scores: Sequence[Score], temperature:
             temperature=temperature,
             praise=score.praise,
             blame=score.blame,
+            age=version - sample.weight_version,
         )
         for sample, score in zip(samples, scores, strict=True)
         if sample.token_ids and not score.masked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,20 +26,20 @@ from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_f
 from crlhf_ray.engines import Engines
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.source import WebFeedback
-from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots, make_item, opaque_id
-from crlhf_ray.feedback.repair import Checked, repair
+from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point, recover
 from crlhf_ray.learner.forward_check import check_gap
 from crlhf_ray.learner.group import Experience
 from crlhf_ray.pipeline.claim import check_inputs, claimed, inputs
+from crlhf_ray.pipeline.flow import Flow
 from crlhf_ray.pipeline.problems import questions
+from crlhf_ray.pipeline.records import sample_rows
 from crlhf_ray.pipeline.watching import Display, Metrics
+from crlhf_ray.pipeline.work import Work
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.sandbox.samples import checked_ones
-from crlhf_ray.sandbox.verdict import Verdict
 
 #: The aggregation actor's state in a checkpoint's folder.
 AGGREGATION_FILE = "aggregation.npz"
@@ -61,7 +61,6 @@ class Run:
         self.problems: dict[str, Problem] = {}
         self.heldout: list[Problem] = []
         self._seconds: dict[str, float] = defaultdict(float)
-        self._passing: dict[str, list[str]] = {}
         self._exit = ExitStack()
         # A run that failed before it had anything to write down is none: it may be started again with other settings.
         self._resumed = any((self.dir / name).exists() for name in ("evaluations.jsonl", "metrics.jsonl"))
@@ -100,7 +99,6 @@ class Run:
             named = {"problems.source": config.problems.source, "model.name": config.model.name}
             check_inputs(self.dir, inputs(config, train), named)
             settings_file(self.dir).write_text(config.model_dump_json(indent=2))
-            self._train_ids = [problem.problem_id for problem in train]
             self._exit.enter_context(connect(config.ray.address))
             self.engines = self._exit.enter_context(Engines(config, self.tokenizer, logs))
             if self._resumed:
@@ -135,6 +133,7 @@ class Run:
                 wait_seconds=config.ray.wait_seconds,
             )
             self._exit.callback(self.feedback.close)
+            self.flow = Flow(config, train, self.engines, self.feedback, self._step, self.display.advance)
             self.engines.ready()
             self._restore()
             self._check_transfer()
@@ -177,9 +176,9 @@ class Run:
             return
         state = self.engines.learner.load(self.dir / "checkpoints")
         self.round = self._saved_at = state["round"]
-        self._passing.update(state["passing"])
         self.feedback.restore(state["feedback"])
         self.engines.fleet.sync(self.engines.learner, self.round)
+        self.flow.restore(state["flow"], self.round)
         self._crowd_alerts()  # the look at the crowd that the next one compares with
 
     def _checkpointed(self, name: str = "") -> Path | None:
@@ -190,71 +189,24 @@ class Run:
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[None]:
         """Show a phase and add its seconds to the round's."""
-        begun = time.monotonic()
-        with self.display.phase(name, total):
+        with self.display.phase(name, total), self._timed(name):
             yield
+
+    def _step(self, name: str, total: int | None = None) -> AbstractContextManager[None]:
+        """A step of the flow: a phase of its own where steps take turns, else its seconds alone."""
+        return self.phase(name, total) if self.flow.in_turns else self._timed(name)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
         self._seconds[name] += time.monotonic() - begun
-
-    def problems_of_round(self) -> list[Problem]:
-        """The round's problems: a fresh shuffle for each pass over them. Derived from seed and round alone.
-
-        Problems left over at the end of a pass, too few for a round, wait for the next one.
-        """
-        count = self.config.run.problems_per_round
-        epoch, part = divmod(self.round, max(1, len(self._train_ids) // count))
-        order = np.random.default_rng([self.config.run.seed, epoch]).permutation(len(self._train_ids))
-        return [self.problems[self._train_ids[index]] for index in order[part * count : (part + 1) * count]]
 
     def generate(
         self, problems: Sequence[Problem], *, n: int, tag: str, temperature: float | None = None
     ) -> list[Sample]:
         """n samples for each problem, in order."""
         return self.engines.generate(problems, n=n, tag=tag, temperature=temperature, progress=self.display.advance)
-
-    def judged(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Verdict]]:
-        """The samples that the sandbox could check, and its verdicts. What it failed on is left out: it is not wrong.
-
-        Raises EngineError where that is more than a few.
-        """
-        jobs = [(self.problems[sample.problem_id], sample.text) for sample in samples]
-        return checked_ones(samples, self.engines.sandbox.check(jobs))
-
-    def items(self, samples: Sequence[Sample]) -> list[Item]:
-        """The samples as annotators see them, under ids that tell nothing and hold for one text alone.
-
-        At a server the id follows from the text, so that nobody is paid to judge the same program again; the crowd
-        in this process answers about every sample anew, as if each were another program.
-        """
-        anew = self.config.feedback.source == "in_process"
-        return [
-            make_item(
-                self.problems[sample.problem_id],
-                sample.text,
-                opaque_id(self.config.run.seed, sample.sample_id if anew else sample.problem_id, sample.text),
-                end=self.config.feedback.asks_end,
-            )
-            for sample in samples
-        ]
-
-    def line_truth(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
-        """What a simulated annotator sees as truth, by item_id; passing samples join the references from now on."""
-        for item, verdict in zip(items, verdicts, strict=True):
-            text = "\n".join(item.lines)
-            known = self._passing.setdefault(item.problem_id, [])
-            if verdict.passed and text not in known:
-                known.append(text)
-        judged = [
-            Checked(
-                self.problems[item.problem_id],
-                "\n".join(item.lines),
-                verdict,
-                tuple(self._passing[item.problem_id]),
-                end=item.places > len(item.lines),
-            )
-            for item, verdict in zip(items, verdicts, strict=True)
-        ]
-        found = repair(judged, self.engines.sandbox)
-        return {item.item_id: one.truth for item, one in zip(items, found, strict=True)}
 
     def consensus(self, items: Sequence[Item]) -> dict[str, dict[int, float]]:
         """P(line is correct) by item and line, for every judged line of the items."""
@@ -296,43 +248,15 @@ class Run:
     def finish_round(
         self,
         row: Mapping[str, Any],
-        samples: Sequence[Sample],
-        items: Sequence[Item],
+        batch: Sequence[Work],
         consensus: Mapping[str, Mapping[int, float]],
-        truth: Mapping[str, np.ndarray],
-        verdicts: Sequence[Verdict],
         scores: np.ndarray,
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
         found = [*self._crowd_alerts(), *self.feedback.alerts(), *score_stagnation(scores), *unjudged(row["unjudged"])]
         found += skipped_update(row["learner"]["signal"], self.config.learner.signal_floor)
         alerts = [asdict(alert) for alert in found]
-        self.metrics.append_samples(
-            [
-                {
-                    "round": self.round,
-                    "sample_id": sample.sample_id,
-                    "problem_id": sample.problem_id,
-                    "item_id": item.item_id,
-                    "prompt": item.prompt,
-                    "lines": [
-                        {
-                            "text": text,
-                            "p_correct": consensus[item.item_id].get(number),
-                            "truth": truth[item.item_id][number],
-                            "judged": number in item.judged,
-                        }
-                        for number, text in enumerate(item.lines)
-                    ],
-                    "end": {"p_correct": consensus[item.item_id][item.places - 1], "truth": truth[item.item_id][-1]}
-                    if item.places > len(item.lines)
-                    else None,
-                    "reward": score,
-                    "passed": verdict.passed,
-                }
-                for sample, item, verdict, score in zip(samples, items, verdicts, scores, strict=True)
-            ]
-        )
+        self.metrics.append_samples(sample_rows(self.round, batch, consensus, scores))
         self.metrics.append_reliability(self._reliability())
         full = {"round": self.round, **row, "seconds": dict(self._seconds), "alerts": alerts}
         self._seconds.clear()
@@ -344,7 +268,7 @@ class Run:
                 self._checkpoint()
 
     def _checkpoint(self) -> None:
-        state = {"round": self.round, "passing": dict(self._passing), "feedback": self.feedback.state()}
+        state = {"round": self.round, "flow": self.flow.state(), "feedback": self.feedback.state()}
         crowd = {AGGREGATION_FILE: self._ask(self.aggregator.snapshot.remote())}
         self.engines.learner.save(self.dir / "checkpoints", state, files=crowd, kept=self.config.run.checkpoints_kept)
         self._saved_at = self.round

@@ -186,6 +186,10 @@ class Fleet:
         self._drawing.add(tasks)
         self._hand_out()
 
+    def withdraw(self, sample_ids: Collection[str]) -> None:
+        """Take tasks out of the queue; those that are being drawn are finished."""
+        self._drawing.withdraw(sample_ids)
+
     def poll(self, seconds: float) -> list[Sample]:
         """Samples that were finished since the last call, waiting so many seconds for the first.
 

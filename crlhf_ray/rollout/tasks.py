@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -104,6 +104,10 @@ class Drawing:
     def add(self, tasks: Sequence[Task]) -> None:
         """Put tasks at the end of the queue."""
         self.waiting.extend(tasks)
+
+    def withdraw(self, sample_ids: Collection[str]) -> None:
+        """Take tasks out of the queue; those that are being drawn stay."""
+        self.waiting = deque(task for task in self.waiting if task.sample_id not in sample_ids)
 
     def hand_out(self, replicas: Sequence[str], window: int) -> dict[str, list[Task]]:
         """Level the replicas' loads with what waits, at most ``window`` tasks each; what each gets in addition.

@@ -194,11 +194,11 @@ def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, 
 def checked_ones(samples: Sequence[Sampled], verdicts: Sequence[Verdict]) -> tuple[list[Sampled], list[Verdict]]:
     """The samples about which the sandbox said something, with their verdicts: an `infra_error` says nothing of them.
 
-    Raises EngineError where more than `MOST_UNCHECKED` of them have no verdict.
+    Raises EngineError where more than `MOST_UNCHECKED` of them, and more than one, have no verdict.
     """
     pairs = [pair for pair in zip(samples, verdicts, strict=True) if pair[1].status != "infra_error"]
     lost = len(samples) - len(pairs)
-    if lost > MOST_UNCHECKED * len(samples):
+    if lost > max(1, MOST_UNCHECKED * len(samples)):
         first = next(verdict for verdict in verdicts if verdict.status == "infra_error")
         raise EngineError(
             f"the sandbox gave no verdict on {lost} of {len(samples)} programs; of the first it says: {first.detail}. "

@@ -1,17 +1,17 @@
-"""A round of feedback from the annotation server: people, the simulated crowd over the same API, or both.
+"""Feedback from the annotation server: people, the simulated crowd over the same API, or both.
 
-Who waits for whom: the driver publishes a round's programs and looks every `poll_seconds` for what was submitted; what
-is there goes to the aggregation actor at once. The round goes on when the server calls every program done (its lines
-are sure, or it has as many judgements as it may), or at the deadline. Judgements that come later are taken in with the
-next round: they teach reliabilities and correct what is thought of old lines, but no reward that was given.
+Who waits for whom: the driver publishes programs and looks every `poll_seconds` for what was submitted; what is there
+goes to the aggregation actor at once. A program is done when the server says so (its lines are sure, or it has as many
+judgements as it may), or at its deadline. Judgements that come later are taken in as well: they teach reliabilities and
+correct what is thought of old lines, but no reward that was given.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
 from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.feedback.simulate import Crowd
-from crlhf_ray.feedback.source import Feedback
+from crlhf_ray.feedback.source import Feedback, Heard
 
 _log = logging.getLogger(__name__)
 #: Simulated annotators that work at the same time.
@@ -40,6 +40,22 @@ AT_ONCE = 4
 PATIENCE_SECONDS = 120.0
 #: Looks without any work done after which a crowd that is alone will not do more.
 IDLE_LOOKS = 3
+
+
+@dataclass
+class _Lot:
+    """Programs that were published together. waiting: those that are not done; reviewed: those that somebody reviewed;
+    told: those that `hear` has told of."""
+
+    round: int
+    items: dict[str, Item]
+    truth: Mapping[str, np.ndarray]
+    waiting: list[str] = field(init=False)
+    reviewed: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.waiting = list(self.items)
 
 
 class WebFeedback(Feedback):
@@ -68,7 +84,11 @@ class WebFeedback(Feedback):
         super().__init__(directory, aggregator, wait_seconds, rounds)
         self.settings, self.pool = settings.web, pool
         self.labels_wanted = settings.web.queue.labels_least
-        self._cursor, self._published = 0, False
+        self.pause_seconds = settings.web.poll_seconds
+        self._cursor, self._published, self._idle, self._round = 0, False, 0, -1
+        self._lots: list[_Lot] = []
+        self._known: set[str] = set()  # programs that equal a honeypot, and were not told of yet
+        self._honeypots = pa.array([item.item_id for item in pool.items()], pa.string())
         self._late: list[Alert] = []
         self._server: BackgroundServer | None = None
         url, token_file = settings.web.url, settings.web.token_file
@@ -90,49 +110,57 @@ class WebFeedback(Feedback):
         if self._server is not None:
             self._server.close()
 
-    def collect(
-        self,
-        items: Sequence[Item],
-        truth: Mapping[str, np.ndarray],
-        round: int,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> pa.Table:
-        deadline = datetime.now(UTC) + timedelta(minutes=self.settings.deadline_minutes)
+    def publish(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> None:
         if not self._published:
             self.client.publish(self.pool.items(), gold={i: z.tolist() for i, z in self.pool.truth().items()})
             self.add_gold(self.pool.gold())
             self._published = True
-        all_of_them, items = len(items), self._unanswered(items)
-        progress(all_of_them - len(items))
-        self.client.publish(items, round=round, deadline=deadline)
-        self._late = []
-        known = {item.item_id: item for item in [*self.pool.items(), *items]}
-        truth = {**self.pool.truth(), **truth}
-        waiting, tables, idle = [item.item_id for item in items], [], 0
-        while waiting and (self._server is None or idle < IDLE_LOOKS):
-            judged = self._crowd.work(known, truth, self.share_over(round)) if self._crowd else 0
-            idle = 0 if judged else idle + 1
-            tables += self._take_in()
-            states = self.client.status(waiting)
-            still = [item_id for item_id in waiting if states.get(item_id) == "open"]
-            progress(len(waiting) - len(still))
-            waiting = still or self._put_off(items, tables, round)
-            if waiting and not judged:
-                time.sleep(self.settings.poll_seconds)
-        tables += self._take_in()
-        everything = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *tables])
-        return everything.filter(pc.is_in(everything["item_id"], pa.array([item.item_id for item in items])))
+        if round != self._round:
+            self._round, self._late = round, []
+        self._idle, asked = 0, self._unanswered(items)
+        self._known |= {item.item_id for item in items} - {item.item_id for item in asked}
+        self.client.publish(asked, round=round, deadline=self._deadline())
+        self._lots.append(_Lot(round, {item.item_id: item for item in asked}, truth))
 
-    def _put_off(self, items: Sequence[Item], tables: Sequence[pa.Table], round: int) -> list[str]:
+    def hear(self) -> Heard:
+        worked = self._work()
+        marks = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *self._take_in()])
+        told = set(marks["item_id"].to_pylist())
+        waiting = [item_id for lot in self._lots for item_id in lot.waiting]
+        states = self.client.status(waiting) if waiting else {}
+        reviewed, self._known = set(self._known), set()
+        self._idle = 0 if worked or told else self._idle + 1
+        for lot in self._lots:
+            lot.reviewed |= told & lot.items.keys()
+            still = [item_id for item_id in lot.waiting if states.get(item_id) == "open"]
+            if self._server is not None and self._idle >= IDLE_LOOKS:
+                still = []
+            closed, lot.waiting = set(lot.waiting) - set(still), still or self._put_off(lot)
+            reviewed |= (closed & lot.reviewed) if lot.waiting else lot.items.keys() - lot.told
+            lot.told |= reviewed
+        self._lots = [lot for lot in self._lots if lot.waiting]
+        return Heard(marks.filter(pc.invert(pc.is_in(marks["item_id"], self._honeypots))), frozenset(reviewed))
+
+    def _work(self) -> int:
+        """Have the simulated crowd, if there is one, review what there is; returns how many reviews that made."""
+        if self._crowd is None or not self._lots:
+            return 0
+        items, truth = {item.item_id: item for item in self.pool.items()}, self.pool.truth()
+        for lot in self._lots:
+            items, truth = items | lot.items, {**truth, **lot.truth}
+        return self._crowd.work(items, truth, self.share_over(max(lot.round for lot in self._lots)))
+
+    def _deadline(self) -> datetime:
+        return datetime.now(UTC) + timedelta(minutes=self.settings.deadline_minutes)
+
+    def _put_off(self, lot: _Lot) -> list[str]:
         """Where too little was reviewed to learn from, give people as long again; returns what is waited for then."""
-        reviewed = {item_id for table in tables for item_id in table["item_id"].to_pylist()}
-        missing = [item for item in items if item.item_id not in reviewed]
-        if self._server is not None or len(items) - len(missing) >= self.settings.least_reviewed * len(items):
+        missing = [item for item in lot.items.values() if item.item_id not in lot.reviewed]
+        reviewed = len(lot.items) - len(missing)
+        if self._server is not None or reviewed >= self.settings.least_reviewed * len(lot.items):
             return []
-        self.client.publish(
-            missing, round=round, deadline=datetime.now(UTC) + timedelta(minutes=self.settings.deadline_minutes)
-        )
-        self._late = too_few_reviewed(len(items) - len(missing), len(items), self.settings.least_reviewed)
+        self.client.publish(missing, round=lot.round, deadline=self._deadline())
+        self._late = too_few_reviewed(reviewed, len(lot.items), self.settings.least_reviewed)
         _log.warning("%s", self._late[0])
         return [item.item_id for item in missing]
 

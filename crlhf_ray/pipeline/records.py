@@ -1,0 +1,44 @@
+"""What a run writes down of the programs that it learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crlhf_ray.pipeline.work import Work
+
+
+def sample_rows(
+    round: int, batch: Sequence[Work], consensus: Mapping[str, Mapping[int, float]], scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row of samples.jsonl for each program. scores: rewards, in the order of the groups and their samples."""
+    rows = []
+    programs = [(work, *one) for work in batch for one in zip(work.samples, work.items, work.verdicts, strict=True)]
+    for (work, sample, item, verdict), score in zip(programs, scores, strict=True):
+        posterior, truth = consensus[item.item_id], work.truth[item.item_id]
+        rows.append(
+            {
+                "round": round,
+                "sample_id": sample.sample_id,
+                "problem_id": sample.problem_id,
+                "item_id": item.item_id,
+                "prompt": item.prompt,
+                "lines": [
+                    {
+                        "text": text,
+                        "p_correct": posterior.get(number),
+                        "truth": truth[number],
+                        "judged": number in item.judged,
+                    }
+                    for number, text in enumerate(item.lines)
+                ],
+                "end": {"p_correct": posterior[item.places - 1], "truth": truth[-1]}
+                if item.places > len(item.lines)
+                else None,
+                "reward": score,
+                "passed": verdict.passed,
+            }
+        )
+    return rows

@@ -1,0 +1,69 @@
+"""`Work`: one group of samples on its way from the policy to the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crlhf_ray.aggregation.marks import Item
+from crlhf_ray.rollout.sample import Line, Sample
+from crlhf_ray.sandbox.verdict import Verdict
+
+
+@dataclass
+class Work:
+    """The samples of one problem, which a baseline needs all of.
+
+    number: counts groups from the start of the run; seeds and problems follow from it. version: of the weights when it
+    was begun. samples: those that are drawn, and once they are checked (`items` is not empty, or all were lost) those
+    that the sandbox could check. lost: those that it could not. waiting: ids of items that are not reviewed yet.
+    """
+
+    number: int
+    problem_id: str
+    version: int
+    sample_ids: tuple[str, ...]
+    samples: list[Sample] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+    checked: bool = False
+    lost: int = 0
+
+    def take(self, sample: Sample) -> bool:
+        """Add a sample; whether the group is complete. The order is that of the ids, whoever was drawn first."""
+        self.samples.append(sample)
+        self.samples.sort(key=lambda one: self.sample_ids.index(one.sample_id))
+        return len(self.samples) == len(self.sample_ids)
+
+    def keep(
+        self, samples: Sequence[Sample], verdicts: Sequence[Verdict], items: Sequence[Item], truth: Mapping[str, Any]
+    ) -> None:
+        """Take note of what the sandbox found; samples that it could not check are gone."""
+        self.lost = len(self.sample_ids) - len(samples)
+        self.samples, self.verdicts, self.items = list(samples), list(verdicts), list(items)
+        self.truth = {item.item_id: truth[item.item_id] for item in items}
+        self.waiting, self.checked = set(self.truth), True
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, as plain values. A group that is not wholly drawn is drawn again."""
+        if not self.checked:
+            return {"number": self.number}
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Work:
+        """A group that was checked when its `state` was taken."""
+        samples = [Sample(**{**one, "lines": tuple(Line(**line) for line in one["lines"])}) for one in state["samples"]]
+        return cls(
+            **{
+                **state,
+                "samples": samples,
+                "verdicts": [Verdict(**one) for one in state["verdicts"]],
+                "items": [Item(**one) for one in state["items"]],
+            }
+        )
