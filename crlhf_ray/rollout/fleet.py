@@ -1,11 +1,12 @@
 """The rollout fleet: vLLM replicas as Ray actors behind one object on the driver.
 
 Who waits for whom. A replica is asked for first and waited for afterwards, because an autoscaler adds nodes only for
-actors that exist. `generate` hands every replica its share and then sleeps until a sample is finished; `sync` lets the
-learner send and the replicas receive at the same time and sleeps until both have ended. Every wait is bounded, and
-its error names the replica. A replica that fails is killed and never used again: what it left undone goes to the
-others, and its slot is filled in the background, so that a lost node delays nobody. Only where no replica is left does
-the run wait for a new one, which first receives the learner's weights.
+actors that exist. Tasks wait in one queue; replicas get as many as they have room for, and `poll` sleeps until a sample
+is finished. `sync` waits until nobody draws, then lets the learner send and the replicas receive at the same time, and
+sleeps until both have ended. Every wait is bounded, and its error names the replica. A replica that fails is killed and
+never used again: what it left undone goes to the others, and its slot is filled in the background, so that a lost node
+delays nobody; the new one takes the current weights when it has loaded, while the others draw. Only where no replica is
+left does the run wait for a new one.
 """
 
 from __future__ import annotations
@@ -207,10 +208,9 @@ class Fleet:
     def sync(self, learner: Learner, version: int) -> None:
         """Bring the learner's present weights to every replica that has loaded and call them ``version``.
 
-        Empty slots are filled in the background: a new replica gets the weights at the first sync after it has loaded.
-        The learner's weights must not change while samples are drawn, because a replica may have to take them again.
-
-        Replicas finish what they are drawing first; what waits is drawn with the new weights.
+        Replicas finish what they are drawing first; what waits is drawn with the new weights. Empty slots are filled in
+        the background. The learner's weights must not change while `poll` runs, because a replica may have to take them
+        again.
 
         Raises TransferError, naming replica and weight, when no replica could be brought up to date.
         """
