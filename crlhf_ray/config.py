@@ -16,6 +16,7 @@ from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.settings import LearnerSettings
+from crlhf_ray.parts import name_of
 from crlhf_ray.policy.settings import Form, ModelSettings, Template
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
@@ -248,6 +249,19 @@ def check_unchanged(
 def with_changes(base: Config, changes: Config) -> Config:
     """``base`` with every setting that was given, and not left at its default, in ``changes``."""
     return validated(Config, _merged(base.model_dump(), changes.model_dump(exclude_unset=True)))
+
+
+def with_parts(config: Config, *, reward: Any = None, advantage: Any = None) -> Config:
+    """``config`` with parts that are given as objects, or by name, in place of those that it names.
+
+    Raises ConfigError for a part that does not fit, or that the run's processes could not find.
+    """
+    changes: dict[str, Any] = {}
+    if reward is not None:
+        changes["reward"] = {"form": name_of(reward)}
+    if advantage is not None:
+        changes["learner"] = {"algorithm": name_of(advantage)}
+    return validated(Config, _merged(config.model_dump(), changes))
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

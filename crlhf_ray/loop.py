@@ -16,14 +16,15 @@ rank or actor that did not answer.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
-from crlhf_ray.config import Config
+from crlhf_ray.config import Config, with_parts
 from crlhf_ray.evaluation.results import skill
 from crlhf_ray.export import export_model
 from crlhf_ray.pipeline.experience import experiences
+from crlhf_ray.pipeline.records import round_row
 from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
@@ -33,8 +34,12 @@ from crlhf_ray.reward.credit import score_round
 from crlhf_ray.sandbox.samples import checked_ones
 
 
-def train(config: Config, *, resume: bool = False) -> Path:
-    """Train by Algorithm 1, with held-out skill measured before it and after; returns the report's path."""
+def train(config: Config, *, resume: bool = False, reward: Any = None, advantage: Any = None) -> Path:
+    """Train by Algorithm 1, with held-out skill measured before it and after; returns the report's path.
+
+    reward, advantage: parts of your own, as functions of a module, in place of those that ``config`` names.
+    """
+    config = with_parts(config, reward=reward, advantage=advantage)
     with Display() as display, Run(config, resume=resume, display=display, metrics=MetricsLog) as run:
         while True:
             if run.evaluation_due():
@@ -59,8 +64,6 @@ def play_round(run: Run) -> None:
         run.flow.review(drawn, run.round)
     samples = [sample for work in batch for sample in work.samples]
     items = [item for work in batch for item in work.items]
-    passed = [verdict.passed for work in batch for verdict in work.verdicts]
-    truth = {item_id: lines for work in batch for item_id, lines in work.truth.items()}
     with run.phase("aggregate"):
         consensus = run.consensus(items)
         worth = score_round(
@@ -68,7 +71,7 @@ def play_round(run: Run) -> None:
             [consensus[item.item_id] for item in items],
             config.reward,
             prior=run.line_prior(),
-            passed=passed,
+            passed=[verdict.passed for work in batch for verdict in work.verdicts],
             seed=config.run.seed,
         )
         scores = np.array([score.value for score in worth])
@@ -78,21 +81,7 @@ def play_round(run: Run) -> None:
         run.check_gap(learnt["logprob_gap_mean"])
     with run.phase("sync"):
         run.engines.fleet.sync(run.engines.learner, run.round + 1)
-    marks = run.flow.marks_of(batch)
-    row = {
-        "samples": len(samples),
-        "unjudged": sum(work.lost for work in batch),
-        "reward": {"mean": scores.mean(), "std": scores.std()},
-        "train_pass_rate": np.mean(passed),
-        "tokens_per_sample": np.mean([len(sample.token_ids) for sample in samples]),
-        "learner": learnt,
-        "pipeline": run.flow.report(),
-        "aggregation": {
-            "labels": marks.num_rows,
-            "majority_accuracy": consensus_quality(majority_consensus(marks), truth, items)["consensus_accuracy"],
-            **consensus_quality(consensus, truth, items),
-        },
-    }
+    row = {"learner": learnt, **round_row(batch, consensus, scores, run.flow.marks_of(batch), run.flow.report())}
     run.finish_round(row, batch, consensus, scores)
 
 

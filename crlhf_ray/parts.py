@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from crlhf_ray.errors import ConfigError
+
 
 def part(ours: Mapping[str, Any], name: str) -> Any:
     """The part of that name, from our table or from a module that can be imported on every node of the run.
@@ -32,3 +34,19 @@ def part(ours: Mapping[str, Any], name: str) -> Any:
         hint = f"; did you mean {module_name}:{near[0]}?" if near else ""
         raise ValueError(f"{name!r}: {module_name} has no {attribute!r}{hint}")
     return getattr(module, attribute)
+
+
+def name_of(found: Any) -> str:
+    """What settings call a part that is given as an object: ``package.module:Name``; a name stays as it is.
+
+    Raises ConfigError where no other process would find it under that name, as with a lambda.
+    """
+    if isinstance(found, str):
+        return found
+    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
+    if module in (None, "__main__") or getattr(import_module(module), name or "", None) is not found:
+        raise ConfigError(
+            f"{found!r} cannot be found by the processes of the run: define it at the top of a module of your own, and "
+            "import it from there"
+        )
+    return f"{module}:{name}"

@@ -6,8 +6,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+
+from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
 
 from crlhf_ray.pipeline.work import Work
+
+
+def round_row(
+    batch: Sequence[Work],
+    consensus: Mapping[str, Mapping[int, float]],
+    scores: np.ndarray,
+    marks: pa.Table,
+    flow: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A row of metrics.jsonl, without what the learner has to say. marks: those on the batch's programs."""
+    items = [item for work in batch for item in work.items]
+    truth = {item_id: lines for work in batch for item_id, lines in work.truth.items()}
+    return {
+        "samples": len(items),
+        "unjudged": sum(work.lost for work in batch),
+        "reward": {"mean": scores.mean(), "std": scores.std()},
+        "train_pass_rate": np.mean([verdict.passed for work in batch for verdict in work.verdicts]),
+        "tokens_per_sample": np.mean([len(sample.token_ids) for work in batch for sample in work.samples]),
+        "pipeline": dict(flow),
+        "aggregation": {
+            "labels": marks.num_rows,
+            "majority_accuracy": consensus_quality(majority_consensus(marks), truth, items)["consensus_accuracy"],
+            **consensus_quality(consensus, truth, items),
+        },
+    }
 
 
 def sample_rows(

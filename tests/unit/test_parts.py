@@ -1,9 +1,11 @@
 """A reward and an advantage from outside the package, named in the settings."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
-from crlhf_ray.config import load_config
+from crlhf_ray.config import load_config, with_parts
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.learner.advantage import Rewarded, algorithm_named
 from crlhf_ray.reward import RewardSettings, program_score
@@ -70,3 +72,14 @@ def test_both_are_named_in_the_settings_of_a_run():
 def test_what_cannot_be_found_is_refused_with_what_can(change, message):
     with pytest.raises(ConfigError, match=message):
         load_config(changes=[change])
+
+
+def test_a_part_may_be_given_as_an_object():
+    module = import_module("my_parts")
+    config = with_parts(load_config(), reward=module.strict, advantage="my_parts:grouped")
+    assert (config.reward.form, config.learner.algorithm) == ("my_parts:strict", "my_parts:grouped")
+
+
+def test_a_part_that_no_other_process_finds_is_refused():
+    with pytest.raises(ConfigError, match="define it at the top of a module of your own"):
+        with_parts(load_config(), reward=lambda evidence, prior, settings: 1.0)
