@@ -57,11 +57,12 @@ def train(config: Config, *, resume: bool = False, reward: Any = None, advantage
 def play_round(run: Run) -> None:
     """One update: sample, review line by line, find the consensus, score, learn, hand on the weights."""
     config = run.config
-    while (batch := run.flow.take(run.round)) is None:
-        run.flow.begin(run.round)
-        drawn = run.flow.draw()
-        run.flow.check(drawn)
-        run.flow.review(drawn, run.round)
+    with run.gathering():
+        while (batch := run.flow.take(run.round)) is None:
+            run.flow.begin(run.round)
+            drawn = run.flow.draw()
+            run.flow.check(drawn)
+            run.flow.review(drawn, run.round)
     samples = [sample for work in batch for sample in work.samples]
     items = [item for work in batch for item in work.items]
     with run.phase("aggregate"):

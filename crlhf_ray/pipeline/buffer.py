@@ -52,12 +52,13 @@ class Buffer:
         """The group is being drawn with the weights of ``version``."""
         self._open[group] = Open(version)
 
-    def ready(self, groups: Iterable[int]) -> None:
-        """The groups are reviewed. Those that were dropped meanwhile are passed over."""
-        for group in groups:
-            if group in self._open and self._open[group].ready is None:
-                self._open[group].ready = self._readied
-                self._readied += 1
+    def ready(self, groups: Iterable[int]) -> int:
+        """The groups are reviewed; returns how many were not before. Those that were dropped are passed over."""
+        fresh = [one for group in groups if (one := self._open.get(group)) is not None and one.ready is None]
+        for place, one in enumerate(fresh, self._readied):
+            one.ready = place
+        self._readied += len(fresh)
+        return len(fresh)
 
     def take(self, update: int) -> list[int] | None:
         """The batch of an update, oldest first; None where the learner has to wait. Dropped groups join `dropped`."""

@@ -133,7 +133,8 @@ class Flow:
             while True:
                 heard = self.feedback.hear()
                 self._take_in(heard.marks)
-                self.advance(sum(item.item_id in heard.reviewed for item in items) if self.in_turns else 0)
+                if self.in_turns:
+                    self.advance(sum(item.item_id in heard.reviewed for item in items))
                 for work in self._works.values():
                     work.waiting -= heard.reviewed
                 waiting = any(work.waiting for work in self._works.values())
@@ -141,7 +142,9 @@ class Flow:
                     self.feedback.pause()
                 if not (waiting and self.in_turns):
                     break
-        self.buffer.ready(n for n, work in self._works.items() if work.checked and not work.waiting)
+        fresh = self.buffer.ready(n for n, work in self._works.items() if work.checked and not work.waiting)
+        if not self.in_turns:
+            self.advance(fresh)
 
     def take(self, update: int) -> list[Work] | None:
         """The groups of an update, in the order in which they were begun; None while it has to wait."""

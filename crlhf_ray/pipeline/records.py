@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from crlhf_ray.aggregation.quality import consensus_quality, majority_consensus
-
 from crlhf_ray.pipeline.work import Work
 
 

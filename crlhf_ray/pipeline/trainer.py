@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -191,6 +191,12 @@ class Run:
         """Show a phase and add its seconds to the round's."""
         with self.display.phase(name, total), self._timed(name):
             yield
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Show how many groups of an update are ready, where its steps go on side by side."""
+        if self.flow.in_turns:
+            return nullcontext()
+        return self.display.phase("generate, check, review", self.config.run.problems_per_round)
 
     def _step(self, name: str, total: int | None = None) -> AbstractContextManager[None]:
         """A step of the flow: a phase of its own where steps take turns, else its seconds alone."""
