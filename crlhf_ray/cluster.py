@@ -76,8 +76,14 @@ def lacking(bundle: Mapping[str, float], count: int) -> str:
     )
 
 
-def autoscaler_report() -> str:
-    """What Ray's autoscaler says of nodes that are on their way or could not be had; "" where it says nothing."""
+def autoscaler_says(asked: float) -> str:
+    """The end of an error that names missing resources: what Ray's autoscaler says of nodes that are on their way or
+    could not be had. "" where it says nothing, or, at 0 seconds, was not waited for."""
+    found = _autoscaler_report() if asked else ""
+    return f". The autoscaler says: {found}" if found else ""
+
+
+def _autoscaler_report() -> str:
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
     except Exception as error:  # the report is a help, and its absence must not hide what it is to explain

@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from crlhf_ray.cluster import autoscaler_report, lacking
+from crlhf_ray.cluster import autoscaler_says, lacking
 from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
 from crlhf_ray.learner.batching import Experience
 from crlhf_ray.learner.checkpoint import check_shape, latest_tag, prune, publish, temporary_tag
@@ -232,12 +232,11 @@ class LearnerGroup:
     def _check_room(self) -> None:
         lacks = lacking(self._bundle, self.settings.ranks)
         if lacks:
-            found = autoscaler_report() if self.settings.resources_seconds else ""
+            found = autoscaler_says(self.settings.resources_seconds)
             self.close()
             raise ResourceError(
                 f"{self.settings.ranks} learner rank(s) need {lacks}. Add nodes, lower learner.ranks or "
-                "learner.cpus_per_rank, or set learner.resources_seconds where an autoscaler adds nodes"
-                + (f". The autoscaler says: {found}" if found else "")
+                f"learner.cpus_per_rank, or set learner.resources_seconds where an autoscaler adds nodes{found}"
             )
 
     def _all(self, method: str, *arguments: Any, seconds: float | None = None) -> list[Any]:

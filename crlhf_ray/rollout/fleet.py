@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from crlhf_ray.actors import own_error
-from crlhf_ray.cluster import autoscaler_report, lacking
+from crlhf_ray.cluster import autoscaler_says, lacking
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
 from crlhf_ray.rollout.health import Health
@@ -441,11 +441,10 @@ class Fleet:
         return {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica, **settings.resources}
 
     def _no_room(self, lacks: str) -> str:
-        found = autoscaler_report() if self.settings.resources_seconds else ""
         return (
             f"{self.settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a "
             "replica, add nodes, or set rollout.resources_seconds where an autoscaler adds them"
-            + (f". The autoscaler says: {found}" if found else "")
+            + autoscaler_says(self.settings.resources_seconds)
         )
 
     def _log_file(self, replica: str) -> Path | None:

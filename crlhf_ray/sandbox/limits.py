@@ -68,5 +68,8 @@ class SandboxPoolSettings(Settings):
     """Programs in one call: enough to hide the call, few enough to share the work out evenly."""
     ahead: int = Field(default=2, ge=1)
     """Calls waiting at one actor. What waits beyond that stays with the caller, so that memory does not grow."""
+    resources_seconds: float = Field(default=0.0, ge=0)
+    """How long an autoscaler may take, beyond wait_seconds, to bring a node for the first sandbox. 0: there is no
+    autoscaler, and what does not fit is refused at once."""
     wait_seconds: float = Field(default=600.0, gt=0)
     """Longest wait for any call to come back before the pool gives up and names the actors that it waits for."""

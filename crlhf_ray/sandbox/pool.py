@@ -10,7 +10,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from crlhf_ray.actors import own_error
-from crlhf_ray.errors import EngineError
+from crlhf_ray.cluster import autoscaler_says, lacking
+from crlhf_ray.errors import EngineError, ResourceError
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
 from crlhf_ray.sandbox.sandbox import Sandbox
@@ -54,7 +55,7 @@ class SandboxPool:
     ) -> list[Verdict]:
         """One verdict per (problem, completion), in the order of the jobs. each: as `Sandbox.check` has it.
 
-        Raises EngineError where no actor can start, or where none answers within ``wait_seconds``.
+        Raises ResourceError where no actor has room, and EngineError where none can start or answers in time.
         """
         size = self.settings.chunk
         verdicts: list[Verdict | None] = [None] * len(jobs)
@@ -64,10 +65,13 @@ class SandboxPool:
             while queue and (actor := self._free(flying)) is not None:
                 start, attempt = queue.popleft()
                 flying[actor.check.remote(jobs[start : start + size])] = (actor, start, attempt)
-            done, _ = ray.wait(list(flying), timeout=self.settings.wait_seconds)
+            patience = self.settings.wait_seconds + self.settings.resources_seconds
+            done, _ = ray.wait(list(flying), timeout=patience)
             if not done:
+                if lacks := lacking({"CPU": self._cpus}, 1):
+                    raise ResourceError(self._no_room(lacks))
                 waiting = sorted({str(actor) for actor, _, _ in flying.values()})
-                raise EngineError(f"no sandbox answered within {self.settings.wait_seconds:g} s: {', '.join(waiting)}")
+                raise EngineError(f"no sandbox answered within {patience:g} s: {', '.join(waiting)}")
             actor, start, attempt = flying.pop(done[0])
             try:
                 found = ray.get(done[0])
@@ -103,14 +107,20 @@ class SandboxPool:
         return least if load[least] < self.settings.ahead else None
 
     def _grow(self) -> Any:
-        if not self._actors and ray.cluster_resources().get("CPU", 0) < self._cpus:
-            raise EngineError(
-                f"a sandbox needs {self._cpus:g} CPU, and the cluster has {ray.cluster_resources().get('CPU', 0):g}: "
-                "lower sandbox.slots or sandbox_pool.cpus_per_slot, or add a node"
-            )
         actor = ray.remote(Sandbox).options(num_cpus=self._cpus, scheduling_strategy="SPREAD").remote(self.sandbox)
         self._actors.append(actor)
+        lacks = lacking({"CPU": self._cpus}, 1)
+        if lacks and len(self._actors) == 1 and not self.settings.resources_seconds:
+            self.close()
+            raise ResourceError(self._no_room(lacks))
         return actor
+
+    def _no_room(self, lacks: str) -> str:
+        return (
+            f"a sandbox needs {lacks}: lower sandbox.slots or sandbox_pool.cpus_per_slot, add a node, or set "
+            "sandbox_pool.resources_seconds where an autoscaler adds them"
+            + autoscaler_says(self.settings.resources_seconds)
+        )
 
     def _drop(self, actor: Any) -> None:
         if actor in self._actors:

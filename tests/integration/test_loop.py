@@ -202,3 +202,18 @@ def test_the_simulated_crowd_can_judge_over_http(tmp_path: Path):
     lines = sum(line["judged"] for sample in read_run(run_dir).samples for line in sample["lines"])
     assert 2 * lines <= row["aggregation"]["labels"] <= 7 * lines
     assert len(read_run(run_dir).reliability) == 10
+
+
+def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_loses_and_repeats_no_group(tmp_path: Path):
+    run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.rounds=5", "evaluation.limit=1")
+    stop_after(start(run_dir, *changes), run_dir, rounds=2)
+    finish(start(run_dir, *changes, resume=True))
+    run = read_run(run_dir)
+    assert [row["round"] for row in run.metrics] == list(range(5))
+    ages = [row["learner"].get("age_max", 0) for row in run.metrics]
+    assert 0 < max(ages) <= 2
+    drawn = [(sample["sample_id"].split("-")[0], sample["sample_id"]) for sample in run.samples]
+    assert len(set(drawn)) == len(drawn) == 5 * 2 * 2
+    assert {tag for tag, _ in drawn} == {f"r{round}" for round in range(5)}
+    for row in run.metrics:
+        assert row["learner"].get("logprob_gap_max", 0) < 1e-3

@@ -7,7 +7,7 @@ import tempfile
 import pytest
 import ray
 
-from crlhf_ray.errors import EngineError
+from crlhf_ray.errors import EngineError, ResourceError
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
 from crlhf_ray.sandbox.pool import SandboxPool
 from crlhf_ray.sandbox.sandbox import Sandbox
@@ -63,8 +63,16 @@ def test_a_killed_judge_loses_no_result():
 
 
 def test_too_small_a_cluster_is_named():
-    with pytest.raises(EngineError, match=r"needs 64 CPU, and the cluster has 3"):
+    with pytest.raises(ResourceError, match=r"needs 64 CPU \(the cluster has 3\)"):
         SandboxPool(SandboxPoolSettings(cpus_per_slot=1), SandboxSettings(slots=64))
+
+
+def test_a_sandbox_is_asked_for_before_the_cluster_is_looked_at_where_an_autoscaler_adds_nodes():
+    settings = SandboxPoolSettings(cpus_per_slot=1, resources_seconds=0.5, wait_seconds=0.5)
+    with SandboxPool(settings, SandboxSettings(slots=64)) as pool:
+        assert pool.size == 1
+        with pytest.raises(ResourceError, match=r"needs 64 CPU \(the cluster has 3\)"):
+            pool.check([(DOUBLE, RIGHT)])
 
 
 def test_a_sandbox_that_cannot_start_is_an_error_with_its_mend_and_no_verdict(monkeypatch):
