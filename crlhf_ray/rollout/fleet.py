@@ -12,21 +12,18 @@ left does the run wait for a new one.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
-from crlhf_ray.actors import own_error
-from crlhf_ray.cluster import autoscaler_says, lacking
+from crlhf_ray.cluster import lacking
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
-from crlhf_ray.rollout.health import Health
-from crlhf_ray.rollout.replica import Replica
+from crlhf_ray.rollout.members import Members, unready, why_of
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.rollout.tasks import Drawing, Request, Sampling, Task, tasks_of
@@ -41,9 +38,6 @@ POLL_SECONDS = 5.0
 
 #: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
 ANSWER_SECONDS = 60.0
-
-#: vLLM compiles one comparison of its log-prob code for each of several batch sizes, which takes longer than it saves.
-CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
 
 
 class Learner(Protocol):
@@ -73,8 +67,7 @@ class Fleet:
         self.settings, self.model = settings, model
         self.log_dir = Path(log_dir).absolute() if log_dir is not None else None
         self.version = 0
-        self._health = Health(settings.replicas)
-        self._actors: dict[str, Any] = {}
+        self.members = Members(settings, model, self.log_dir, self._lost)
         self._learner: Learner | None = None
         self._connected: set[str] = set()
         self._drawing = Drawing()
@@ -83,7 +76,6 @@ class Fleet:
         self._finished: list[Sample] = []
         self._recoveries = 0
         self._stall = settings.stall_seconds
-        self._loading: dict[str, tuple[Any, float]] = {}  # replica: its first answer, and when it is given up
 
     def start(self) -> None:
         """`launch`, and wait until the replicas are `ready`."""
@@ -98,11 +90,11 @@ class Fleet:
         """
         resolve(self.model.name)  # unpacked once here rather than by all replicas at once
         self._patience = time.monotonic() + self.settings.resources_seconds
-        self._fill()
-        lacks = lacking(self._bundle(), self.settings.replicas)
+        self.members.fill()
+        lacks = lacking(self.members.bundle(), self.settings.replicas)
         if lacks and not self.settings.resources_seconds:
             self.close()
-            raise ResourceError(self._no_room(lacks))
+            raise ResourceError(self.members.no_room(lacks))
 
     def ready(self) -> None:
         """Wait until every replica that was launched has loaded the base model, which is weight version 0.
@@ -114,17 +106,19 @@ class Fleet:
             ResourceError: no replica has room within ``resources_seconds``; says what the cluster lacks.
             EngineError: a replica failed or did not load in time; names it and its log.
         """
-        while self._health.starting():
-            lacks = lacking(self._bundle(), self.settings.replicas)
+        while self.members.health.starting():
+            lacks = lacking(self.members.bundle(), self.settings.replicas)
             if lacks and time.monotonic() >= self._patience:
-                if self._health.alive():
-                    log.warning("starting with %d replicas: %s", len(self._health.alive()), self._no_room(lacks))
+                if self.members.health.alive():
+                    log.warning(
+                        "starting with %d replicas: %s", len(self.members.health.alive()), self.members.no_room(lacks)
+                    )
                     break
-                if lacking(self._bundle(), 1):
+                if lacking(self.members.bundle(), 1):
                     self.close()
-                    raise ResourceError(self._no_room(lacks))
-            for replica, why in self._arrive(1.0).items():
-                raise EngineError(f"replica {replica} did not start: {why}{self._log_hint(replica)}")
+                    raise ResourceError(self.members.no_room(lacks))
+            for replica, why in self.members.arrive(1.0).items():
+                raise EngineError(f"replica {replica} did not start: {why}{self.members.log_hint(replica)}")
         self._adopt_base()
 
     def generate(
@@ -220,58 +214,61 @@ class Fleet:
             self._connected.clear()
         self._learner, self.version = learner, version
         for _ in range(2):  # where the last replica broke, a new one gets one more chance
-            self._fill()
-            self._await_one()
+            self.members.fill()
+            self.members.await_one()
             self._connect(learner)
-            self._transfer(learner, version, self._health.alive())
-            if self._health.serving(version):
-                self._fill()
+            self._transfer(learner, version, self.members.health.alive())
+            if self.members.health.serving(version):
+                self.members.fill()
                 return
-        raise TransferError(f"no replica took weight version {version}: {self._deaths()}")
+        raise TransferError(f"no replica took weight version {version}: {self.members.deaths()}")
 
     def replicas(self) -> list[str]:
         """Ids of the replicas that hold the current weights."""
-        return self._health.serving(self.version)
+        return self.members.health.serving(self.version)
 
     def starting(self) -> list[str]:
         """Ids of the replicas that have not loaded yet: their nodes are on their way, or their engines are booting."""
-        self._arrive(0.0)
-        return self._health.starting()
+        self.members.arrive(0.0)
+        return self.members.health.starting()
 
     def close(self) -> None:
         """End all replicas. Harmless when called twice."""
-        for replica in list(self._actors):
-            self._bury(replica, "closed")
+        for replica in list(self.members.actors):
+            self.members.bury(replica, "closed")
 
     def _hand_out(self) -> None:
         """Give the replicas that serve what waits, as far as they have room for it."""
-        serving = self._health.serving(self.version)
+        serving = self.members.health.serving(self.version)
         if not serving and self._drawing and not self._drawing.busy():
             if self._recoveries == self.settings.recoveries:
-                raise EngineError(f"{len(self._drawing)} samples were not drawn: {self._deaths()}")
+                raise EngineError(f"{len(self._drawing)} samples were not drawn: {self.members.deaths()}")
             self._recoveries += 1
             self._recover()
-            serving = self._health.serving(self.version)
+            serving = self.members.health.serving(self.version)
         for replica, tasks in self._drawing.hand_out(serving, self.settings.max_num_seqs).items():
             if replica in self._streams.values():
-                self._actors[replica].add.remote(tasks)
+                self.members.actors[replica].add.remote(tasks)
             else:
                 self._draw(replica, tasks)
 
     def _draw(self, replica: str, tasks: Sequence[Task]) -> None:
-        method = self._actors[replica].draw.options(num_returns="streaming")
+        method = self.members.actors[replica].draw.options(num_returns="streaming")
         self._streams[method.remote(self.version, tasks)] = replica
         self._heard[replica] = time.monotonic()
 
     def _listen(self, seconds: float) -> None:
-        """Take in finished samples, waiting so long for the first; replicas that fail or stall are buried."""
+        """Take in finished samples, waiting so long for the first; replicas that fail or stall are buried.
+
+        Whoever is drawing has a stream, and ends up with a sample, a failure or a stall.
+        """
         while self._streams:
             ready: list[Any] = ray.wait(list(self._streams), num_returns=1, timeout=seconds)[0]
             for stream in ready:
                 self._next(stream, self._streams[stream])
             now = time.monotonic()
             for replica in [one for one in self._streams.values() if now - self._heard[one] > self._stall]:
-                self._bury(replica, f"finished no sample for {self._stall:g} s")
+                self.members.bury(replica, f"finished no sample for {self._stall:g} s")
             if not ready:
                 return
             seconds = 0.0
@@ -286,195 +283,79 @@ class Fleet:
             if replica in self._drawing.busy():  # what was added came too late for it
                 self._draw(replica, [])
         except RayError as error:
-            self._bury(replica, _why(error))
+            self.members.bury(replica, why_of(error))
         else:
             self._drawing.done(replica, sample.sample_id)
             self._finished.append(sample)
 
     def _join(self) -> None:
         """Bring replicas that have loaded since the last sync to the weights that the others hold."""
-        self._arrive(0.0)
-        late = [replica for replica in self._health.alive() if replica not in self._health.serving(self.version)]
+        self.members.arrive(0.0)
+        serving = self.members.health.serving(self.version)
+        late = [replica for replica in self.members.health.alive() if replica not in serving]
         if late and self._learner is None:
             self._adopt_base()
         elif late and self._learner is not None:
             self._connect(self._learner)
             self._transfer(self._learner, self.version, late)
 
+    def _lost(self, replica: str) -> None:
+        """What a replica was drawing goes to the others."""
+        self._drawing.lost(replica)
+        self._streams = {stream: one for stream, one in self._streams.items() if one != replica}
+        self._connected.discard(replica)
+
     def _recover(self) -> None:
         if self._learner is not None:
             self.sync(self._learner, self.version)
         else:
-            self._fill()
-            self._await_one()
+            self.members.fill()
+            self.members.await_one()
             self._adopt_base()
 
     def _adopt_base(self) -> None:
-        refs = {replica: self._actors[replica].adopt_base.remote() for replica in self._health.alive()}
-        for replica, failure in self._answers(refs, ANSWER_SECONDS).items():
+        refs = {replica: self.members.actors[replica].adopt_base.remote() for replica in self.members.health.alive()}
+        for replica, failure in self.members.answers(refs, ANSWER_SECONDS).items():
             if failure is None:
-                self._health.synced(replica, 0)
+                self.members.health.synced(replica, 0)
 
     def _connect(self, learner: Learner) -> None:
         """Bring the learner together with every replica that it has not met."""
-        new = [replica for replica in self._health.alive() if replica not in self._connected]
-        refs = {replica: self._actors[replica].open_transfer.remote() for replica in new}
-        opened = [replica for replica, failure in self._answers(refs, ANSWER_SECONDS).items() if failure is None]
+        new = [replica for replica in self.members.health.alive() if replica not in self._connected]
+        refs = {replica: self.members.actors[replica].open_transfer.remote() for replica in new}
+        opened = [replica for replica, failure in self.members.answers(refs, ANSWER_SECONDS).items() if failure is None]
         if not opened:
             return
         specs = [ray.get(refs[replica]) for replica in opened]
-        joins = {replica: self._actors[replica].join.remote() for replica in opened}
+        joins = {replica: self.members.actors[replica].join.remote() for replica in opened}
         self._meet(learner.connect(specs), joins, self.settings.transfer_seconds)
-        self._connected.update(replica for replica in opened if replica in self._actors)
+        self._connected.update(replica for replica in opened if replica in self.members.actors)
 
     def _transfer(self, learner: Learner, version: int, replicas: Sequence[str]) -> None:
         chosen = [replica for replica in replicas if replica in self._connected]
         if not chosen:
             return
-        receives = {replica: self._actors[replica].receive.remote(version) for replica in chosen}
+        receives = {replica: self.members.actors[replica].receive.remote(version) for replica in chosen}
         self._meet(learner.send_weights(chosen), receives, 10 * self.settings.transfer_seconds)
         for replica in chosen:
-            if replica in self._actors:
-                self._health.synced(replica, version)
+            if replica in self.members.actors:
+                self.members.health.synced(replica, version)
 
     def _meet(self, ranks: Sequence[Any], replicas: Mapping[str, Any], seconds: float) -> None:
         """Wait for both sides of a rendezvous or a transfer; buries replicas that failed on either side.
 
         Raises TransferError when a learner rank failed: then nothing can be sent to anyone.
         """
-        failures = self._answers(replicas, seconds)
+        failures = self.members.answers(replicas, seconds)
         labelled = {f"learner rank {rank}": ref for rank, ref in enumerate(ranks)}
-        late = _late(labelled, ANSWER_SECONDS)
+        late = unready(labelled, ANSWER_SECONDS)
         if late:
             raise TransferError(f"{', '.join(late)} did not end the transfer {ANSWER_SECONDS:g} s after the replicas")
         for label, ref in labelled.items():
             try:
                 answer = ray.get(ref)
             except RayError as error:
-                raise TransferError(f"{label} failed in a weight transfer: {_why(error)}") from error
+                raise TransferError(f"{label} failed in a weight transfer: {why_of(error)}") from error
             for replica, why in (answer or {}).items():
                 if failures.get(replica) is None:
-                    self._bury(replica, why)
-
-    def _answers(self, refs: Mapping[str, Any], seconds: float) -> dict[str, str | None]:
-        """Wait for one answer a replica; what went wrong with each, or None. Replicas that failed are buried."""
-        late = _late(refs, seconds)
-        answers: dict[str, str | None] = {}
-        for replica, ref in refs.items():
-            try:
-                if replica in late:
-                    raise TimeoutError(f"did not answer within {seconds:g} s")
-                ray.get(ref)
-                answers[replica] = None
-            except (RayError, TimeoutError) as error:
-                answers[replica] = _why(error)
-                self._bury(replica, _why(error))
-        return answers
-
-    def _fill(self) -> None:
-        """Ask for a replica in every empty slot; `_arrive` tells when they have loaded."""
-        given_up = time.monotonic() + self.settings.start_seconds + self.settings.resources_seconds
-        for replica in self._health.fill():
-            self._actors[replica] = self._actor(replica)
-            self._loading[replica] = (self._actors[replica].pid.remote(), given_up)
-
-    def _arrive(self, seconds: float) -> dict[str, str]:
-        """Take note of replicas that have loaded, waiting so long for the first; those that failed, with the reason."""
-        references = {replica: reference for replica, (reference, _) in self._loading.items()}
-        if not references:
-            return {}
-        ray.wait(list(references.values()), num_returns=1, timeout=seconds)
-        waiting = _late(references, 0.0)
-        failures: dict[str, str] = {}
-        for replica, reference in references.items():
-            given_up = self._loading[replica][1]
-            try:
-                if replica not in waiting:
-                    ray.get(reference)
-                    self._health.loaded(replica)
-                elif time.monotonic() < given_up:
-                    continue
-                else:
-                    raise TimeoutError(f"did not load in time; {lacking(self._bundle(), self.settings.replicas)}")
-            except (RayError, TimeoutError) as error:
-                failures[replica] = _why(error)
-                self._bury(replica, failures[replica])
-            self._loading.pop(replica, None)
-        return failures
-
-    def _await_one(self) -> None:
-        """Take note of what has loaded; where nothing has, wait for the first replica, or until all have failed."""
-        self._arrive(0.0)
-        while not self._health.alive() and self._health.starting():
-            self._arrive(1.0)
-
-    def _actor(self, replica: str) -> Any:
-        settings = self.settings
-        environment = {"OMP_NUM_THREADS": str(settings.threads or len(os.sched_getaffinity(0)))}
-        if not settings.gpus_per_replica:
-            environment |= CPU_ENVIRONMENT
-        options = ray.remote(Replica).options(
-            num_cpus=settings.cpus_per_replica,
-            num_gpus=settings.gpus_per_replica,
-            resources=settings.resources,
-            max_concurrency=2,  # `add` beside `draw`
-            max_restarts=0,  # a restarted actor would be stale; the fleet replaces it and syncs
-            runtime_env={"env_vars": environment},
-        )
-        file = self._log_file(replica)
-        return options.remote(replica, settings, self.model, str(file) if file else None)
-
-    def _bury(self, replica: str, why: str) -> None:
-        """Never use the replica again, and free what it holds."""
-        self._health.died(replica, why)
-        self._drawing.lost(replica)
-        self._streams = {stream: one for stream, one in self._streams.items() if one != replica}
-        self._connected.discard(replica)
-        self._loading.pop(replica, None)
-        actor = self._actors.pop(replica, None)
-        if actor is not None and ray.is_initialized():
-            ray.kill(actor)
-
-    def _bundle(self) -> dict[str, float]:
-        """What one replica reserves."""
-        settings = self.settings
-        return {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica, **settings.resources}
-
-    def _no_room(self, lacks: str) -> str:
-        return (
-            f"{self.settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a "
-            "replica, add nodes, or set rollout.resources_seconds where an autoscaler adds them"
-            + autoscaler_says(self.settings.resources_seconds)
-        )
-
-    def _log_file(self, replica: str) -> Path | None:
-        return self.log_dir / f"replica-{replica}.log" if self.log_dir is not None else None
-
-    def _log_hint(self, replica: str) -> str:
-        file = self._log_file(replica)
-        return f" (log: {file})" if file else ""
-
-    def _deaths(self) -> str:
-        return "; ".join(f"replica {replica} {why}" for replica, why in self._health.deaths.items()) or "none is alive"
-
-
-def _late(refs: Mapping[str, Any], seconds: float) -> list[str]:
-    """The labels whose references are not ready after so many seconds."""
-    if not refs:
-        return []
-    _, missing = ray.wait(list(refs.values()), num_returns=len(refs), timeout=seconds)
-    return [label for label, ref in refs.items() if ref in missing]
-
-
-def _why(error: BaseException) -> str:
-    """One line that says why, without Ray's traceback. A ConfigError is raised: another replica would say the same."""
-    own = own_error(error)
-    if isinstance(own, ConfigError):
-        raise own
-    if own is not None:
-        return str(own)
-    if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}"
-    if isinstance(error, RayActorError):
-        return "died: its process is gone (killed, or out of memory)"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    self.members.bury(replica, why)

@@ -166,7 +166,7 @@ def test_after_a_sync_log_probs_of_fixed_sequences_equal_the_learners(smollm2):
     fleet.sync(learner, 1)
     wanted = learner.logprobs(sequences)
     assert max(np.abs(b - w).max() for b, w in zip(before, wanted, strict=True)) > 0.1
-    found = ray.get(fleet._actors["0"].logprobs.remote(sequences))
+    found = ray.get(fleet.members.actors["0"].logprobs.remote(sequences))
     assert max(np.abs(f - w).max() for f, w in zip(found, wanted, strict=True)) < 1e-3
     # The same prompts again: a prefix that was cached under the old weights would show.
     samples = fleet.generate(requests("smollm2-135m"), seed=3, max_tokens=8)
@@ -232,7 +232,7 @@ def test_seeded_prompts_that_exceed_one_batch_are_drawn(tiny):
 
 
 def process_of(fleet, replica):
-    return ray.get(fleet._actors[replica].pid.remote())
+    return ray.get(fleet.members.actors[replica].pid.remote())
 
 
 def test_a_replica_killed_while_it_draws_loses_no_sample_and_changes_none(tiny):
@@ -274,7 +274,7 @@ def test_when_all_replicas_are_gone_new_ones_get_the_learners_weights_before_the
 
 def test_a_fresh_replica_refuses_to_draw_and_one_whose_learner_never_comes_ends_its_process(cluster):
     settings = RolloutSettings(kv_cache_gib=0.25, threads=1, transfer_seconds=2.0)
-    fresh = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster)._actor("fresh")
+    fresh = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster).members.actor("fresh")
     stream = fresh.draw.options(num_returns="streaming").remote(0, [])
     with pytest.raises(EngineError, match="replica fresh holds no synced weights, wanted is version 0"):
         ray.get(next(stream))
