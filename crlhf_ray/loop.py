@@ -59,10 +59,11 @@ def play_round(run: Run) -> None:
     config = run.config
     with run.gathering():
         while (batch := run.flow.take(run.round)) is None:
-            run.flow.begin(run.round)
+            run.flow.begin(version=run.round, update=run.round)
             drawn = run.flow.draw()
             run.flow.check(drawn)
             run.flow.review(drawn, run.round)
+    run.flow.begin(version=run.round, update=run.round + 1)  # drawn while the learner learns; in turns, none
     samples = [sample for work in batch for sample in work.samples]
     items = [item for work in batch for item in work.items]
     with run.phase("aggregate"):

@@ -5,7 +5,8 @@ moment it is begun until it is learnt from or dropped. People finish in any orde
 does not by itself bound the age of what is learnt from (AReaL's capacity rule, arXiv 2505.24298, equation 3, does where
 work is consumed in the order in which it came). The rule here [ours], with P groups an update and staleness S at most:
 
-1. No more than (S + 1) P groups are open.
+1. With the weights of version v, while update u is the next (v, or v + 1 while update v is being learnt), groups are
+   begun only as long as no more than (v + S + 1 - u) P are open: so many can be learnt from by update v + S.
 2. A group that was begun at version v is due at update v + S. A batch takes the groups that are due first; it waits as
    long as those that it would leave behind could not all be learnt from by the time they are due, which is so if for
    some d more than (d - u) P of them are due by update d.
@@ -44,9 +45,11 @@ class Buffer:
         self._readied = 0
         self.dropped: list[int] = []
 
-    def room(self, updates_left: int) -> int:
-        """Groups that may be begun now, where so many updates are to come: none that no update is left for."""
-        return max(0, min(self.max_staleness + 1, updates_left) * self.batch - len(self._open))
+    def room(self, version: int, update: int, last: int) -> int:
+        """Groups that may be begun with the weights of ``version``, where ``update`` is the next and ``last`` how many
+        there are: none that no update is left for."""
+        updates = min(version + self.max_staleness + 1, last) - update
+        return max(0, updates * self.batch - len(self._open))
 
     def begin(self, group: int, version: int) -> None:
         """The group is being drawn with the weights of ``version``."""
@@ -80,10 +83,6 @@ class Buffer:
     def open(self) -> list[int]:
         """All groups under way, in the order in which they were begun."""
         return list(self._open)
-
-    def version(self, group: int) -> int:
-        """Of the weights when the group was begun."""
-        return self._open[group].version
 
     def _due(self, group: int) -> int:
         return self._open[group].version + self.max_staleness

@@ -74,19 +74,19 @@ class Flow:
         order = np.random.default_rng([self.config.run.seed, epoch]).permutation(len(self._train_ids))
         return self._problems[self._train_ids[order[part * count + place]]]
 
-    def begin(self, update: int) -> None:
-        """Begin as many groups as there is room for, with the weights of this update."""
-        for _ in range(self.buffer.room(self.config.run.rounds - update)):
-            self._begin(self._next, update)
+    def begin(self, version: int, update: int) -> None:
+        """Begin as many groups as there is room for, with the weights of ``version``; ``update`` is the next."""
+        for _ in range(self.buffer.room(version, update, self.config.run.rounds)):
+            self._begin(self._next, version)
             self._next += 1
 
-    def _begin(self, number: int, update: int) -> None:
+    def _begin(self, number: int, version: int) -> None:
         run, problem = self.config.run, self.problem_of(number)
         tasks = self.engines.tasks([problem], n=run.samples_per_problem, tag=f"r{number // run.problems_per_round}")
-        work = Work(number, problem.problem_id, update, tuple(task.sample_id for task in tasks))
+        work = Work(number, problem.problem_id, version, tuple(task.sample_id for task in tasks))
         self._works[number] = work
         self._drawing |= dict.fromkeys(work.sample_ids, work)
-        self.buffer.begin(number, update)
+        self.buffer.begin(number, version)
         self.engines.fleet.submit(tasks)
 
     def draw(self) -> list[Work]:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from crlhf_ray.pipeline.buffer import Buffer
 
 
-def begin(buffer: Buffer, version: int, first: int, updates_left: int = 1000) -> int:
+def begin(buffer: Buffer, version: int, first: int, update: int | None = None, last: int = 1000) -> int:
     """Begin as many groups as there is room for; the next group's number."""
-    for _ in range(buffer.room(updates_left)):
+    for _ in range(buffer.room(version, version if update is None else update, last)):
         buffer.begin(first, version)
         first += 1
     return first
@@ -30,7 +30,7 @@ def play(batch: int, staleness: int, above: str, seed: int, updates: int = 25) -
     for update in range(updates):
         steps = 0
         while True:
-            before, number = number, begin(buffer, update, number, updates - update)
+            before, number = number, begin(buffer, update, number, last=updates)
             versions |= dict.fromkeys(range(before, number), update)
             taken = buffer.take(update)
             if taken is not None:
@@ -41,6 +41,8 @@ def play(batch: int, staleness: int, above: str, seed: int, updates: int = 25) -
             steps += 1
             assert steps <= (staleness + 2) * batch * 2
         ages.append([update - versions[group] for group in taken])
+        before, number = number, begin(buffer, update, number, update + 1, updates)  # while the learner learns
+        versions |= dict.fromkeys(range(before, number), update)
     return buffer, ages, number
 
 
@@ -108,8 +110,13 @@ def test_what_is_overdue_is_dropped_where_the_learner_does_not_wait():
 
 
 def test_nothing_is_begun_that_no_update_is_left_for():
-    assert Buffer(4, 3).room(updates_left=2) == 8
-    assert Buffer(4, 3).room(updates_left=0) == 0
+    assert Buffer(4, 3).room(version=5, update=5, last=7) == 8
+    assert Buffer(4, 3).room(version=5, update=5, last=5) == 0
+
+
+def test_while_the_learner_learns_no_more_is_begun_than_can_be_learnt_from_in_time():
+    assert Buffer(4, 2).room(version=5, update=6, last=100) == 8
+    assert Buffer(4, 0).room(version=5, update=6, last=100) == 0
 
 
 def test_a_review_of_a_dropped_group_changes_nothing():

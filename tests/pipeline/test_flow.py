@@ -96,7 +96,7 @@ def play(flow, replicas, update, stop=lambda point: None):
     """One update, told of each point that it passes; returns the samples that were learnt from."""
     while (batch := flow.take(update)) is None:
         stop("before groups are begun")
-        flow.begin(update)
+        flow.begin(update, update)
         stop("when groups are begun")
         drawn = flow.draw()
         stop("when some are drawn")
@@ -104,6 +104,9 @@ def play(flow, replicas, update, stop=lambda point: None):
         stop("when they are checked")
         flow.review(drawn, update)
         stop("when some are reviewed")
+    stop("when a batch is taken")
+    flow.begin(update, update + 1)
+    stop("when more is begun")
     replicas.version = update + 1
     return [sample for work in batch for sample in work.samples]
 
@@ -141,6 +144,8 @@ POINTS = (
     "when some are drawn",
     "when they are checked",
     "when some are reviewed",
+    "when a batch is taken",
+    "when more is begun",
 )
 
 
