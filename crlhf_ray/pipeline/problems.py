@@ -18,7 +18,7 @@ def questions(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[list[
     Raises DataError as `load_splits`, and ConfigError for a model that cannot be trained here, and where a round wants
     more problems than there are, or a prompt leaves too little room for a completion.
     """
-    check_supported(config.model, context=config.rollout.context)
+    check_supported(config.model, context=config.rollout.context, shards=config.rollout.tensor_parallel)
     train, heldout = load_splits(config.problems.source, config.evaluation.source)
     heldout = heldout[: config.evaluation.limit]
     if config.run.problems_per_round > len(train):

@@ -15,15 +15,16 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_expe
 CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
 
-def check_supported(settings: ModelSettings, *, context: int) -> None:
+def check_supported(settings: ModelSettings, *, context: int, shards: int = 1) -> None:
     """Raises ConfigError, with the reason, for a model that would train wrongly or not at all.
 
-    context: tokens of prompt and completion together at most. A sliding window that wide or wider never binds.
+    context: tokens of prompt and completion together at most. A sliding window that wide or wider never binds. shards:
+    processes of a replica (tensor parallelism).
     """
-    check_config(AutoConfig.from_pretrained(resolve(settings.name)), settings.name, context=context)
+    check_config(AutoConfig.from_pretrained(resolve(settings.name)), settings.name, context=context, shards=shards)
 
 
-def check_config(config: Any, name: str, *, context: int) -> None:
+def check_config(config: Any, name: str, *, context: int, shards: int = 1) -> None:
     """`check_supported` of a transformers configuration."""
     text = config.get_text_config()
     kind = f"model {name} ({config.model_type})"
@@ -44,6 +45,13 @@ def check_config(config: Any, name: str, *, context: int) -> None:
         raise ConfigError(
             f"{kind} attends to the last {window} tokens only, and rollout.context is {context}: set it to {window} or "
             "less, where the window never binds"
+        )
+    heads = getattr(text, "num_attention_heads", None)
+    if shards > 1 and heads is not None and heads % shards:
+        fitting = [str(count) for count in range(2, heads + 1) if heads % count == 0]
+        raise ConfigError(
+            f"{kind} has {heads} attention heads, which rollout.tensor_parallel={shards} does not divide; use 1 or "
+            + ", ".join(fitting)
         )
     positions = getattr(text, "max_position_embeddings", None)
     if positions is not None and context > positions:

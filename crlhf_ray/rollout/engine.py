@@ -20,9 +20,11 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import torch
+import torch.distributed as dist
 import vllm
 from vllm import LLM, SamplingParams
 from vllm.config import WeightTransferConfig
+from vllm.distributed import get_tp_group
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
@@ -51,13 +53,15 @@ class Completion:
 @dataclass(frozen=True)
 class EngineOptions:
     """context: longest prompt plus completion, in tokens. kv_cache_bytes: memory of the KV cache. max_num_seqs:
-    sequences that decode together. dtype: the weights' and activations' type. backend: of the weight transfer."""
+    sequences that decode together. dtype: the weights' and activations' type. backend: of the weight transfer.
+    tensor_parallel: processes that hold a part of every layer each."""
 
     context: int
     kv_cache_bytes: int
     max_num_seqs: int
     dtype: Literal["float32", "bfloat16"] = "float32"
     backend: str = "gloo"
+    tensor_parallel: int = 1
 
 
 class Engine:
@@ -86,6 +90,7 @@ class Engine:
             weight_transfer_config=WeightTransferConfig(backend=options.backend),
             disable_log_stats=True,
             seed=0,
+            **(_SHARDED | {"tensor_parallel_size": options.tensor_parallel} if options.tensor_parallel > 1 else {}),
             **(_CPU_SCHEDULING | {"max_num_batched_tokens": max(4096, options.context)} if on_cpu else {}),
         )
 
@@ -128,7 +133,11 @@ class Engine:
         """Meet the learner at ``spec``; both sides must come within its timeout. Raises TransferError."""
         self._store = connect_store(spec)
         if spec.backend == "nccl":
-            init_info = {"rank_offset": 1, "world_size": 2, "nccl_unique_id_b64": read_nccl_id(self._store)}
+            init_info = {
+                "rank_offset": 1,
+                "world_size": 1 + spec.shards,
+                "nccl_unique_id_b64": read_nccl_id(self._store),
+            }
         else:
             init_info = asdict(spec)
         self.llm.init_weight_transfer_engine({"init_info": init_info})
@@ -145,6 +154,18 @@ class Engine:
         self.llm.finish_weight_update(weight_version=str(version))
         if not self.llm.reset_prefix_cache():
             raise TransferError("the prefix cache of the old weights could not be dropped: requests are still running")
+
+
+# `ray` would lose the replica's placement (vllm#30016). The workers are processes that know of no engine of ours until
+# they import this module, which the extension makes them do.
+_SHARDED: dict[str, Any] = {
+    "distributed_executor_backend": "mp",
+    "worker_extension_cls": "crlhf_ray.rollout.engine.WorkerExtension",
+}
+
+
+class WorkerExtension:
+    """Nothing but a reason for vLLM's worker processes to import this module."""
 
 
 # Chunked prefill off: a partial prefill rewinds the request's own random generator by its offset, which only GPU
@@ -188,6 +209,7 @@ class _GlooInitInfo(WeightTransferInitInfo):
     host: str
     port: int
     timeout_seconds: float
+    shards: int
 
 
 @dataclass
@@ -207,8 +229,12 @@ class _GlooWeightTransferEngine(WeightTransferEngine[_GlooInitInfo, _GlooUpdateI
 
     def init_transfer_engine(self, init_info: _GlooInitInfo) -> None:
         spec = TransferSpec(**asdict(init_info))
+        self._shards = get_tp_group()
+        self._pair: GlooPair | None = None
+        if not self._shards.is_first_rank:
+            return
         try:
-            self._pair: GlooPair | None = GlooPair(spec, connect_store(spec), REPLICA)
+            self._pair = GlooPair(spec, connect_store(spec), REPLICA)
         except RuntimeError as error:
             raise TransferError(f"the learner did not join within {spec.timeout_seconds:.0f} s: {error}") from error
 
@@ -217,15 +243,23 @@ class _GlooWeightTransferEngine(WeightTransferEngine[_GlooInitInfo, _GlooUpdateI
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: _GlooUpdateInfo) -> None:
-        if self._pair is None:
-            raise TransferError("weights were announced before the learner was met")
         model: Any = self.model
         for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+            model.load_weights([(name, self._whole(name, shape, getattr(torch, dtype)))])
+
+    def _whole(self, name: str, shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+        """The next weight, whole. The first shard meets the learner, and hands on to the others what it gets."""
+        weight = torch.empty(shape, dtype=dtype)
+        if self._shards.is_first_rank:
+            if self._pair is None:
+                raise TransferError("weights were announced before the learner was met")
             try:
-                weight = self._pair.receive(shape, getattr(torch, dtype))
+                weight = self._pair.receive(shape, dtype)
             except RuntimeError as error:
                 raise TransferError(f"the learner did not deliver {name}: {error}") from error
-            model.load_weights([(name, weight)])
+        if self._shards.world_size > 1:
+            dist.broadcast(weight, src=self._shards.first_rank, group=self._shards.cpu_group)
+        return weight
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -249,8 +283,8 @@ def nccl_unique_id() -> bytes:
     return bytes(NCCLLibrary().ncclGetUniqueId().internal)
 
 
-def nccl_communicator(unique_id: bytes, rank: int) -> Any:
-    """The learner's end of a two-member NCCL group. Never run by us: no GPU was at hand."""
+def nccl_communicator(unique_id: bytes, rank: int, members: int) -> Any:
+    """The learner's end of an NCCL group with a replica's processes. Never run by us: no GPU was at hand."""
     from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
 
-    return uid_init_process_group(unique_id, rank, 2, torch.accelerator.current_device_index())
+    return uid_init_process_group(unique_id, rank, members, torch.accelerator.current_device_index())

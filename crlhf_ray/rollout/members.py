@@ -89,7 +89,8 @@ class Members:
     def actor(self, replica: str) -> Any:
         """Ask Ray for the replica's process."""
         settings = self.settings
-        environment = {"OMP_NUM_THREADS": str(settings.threads or len(os.sched_getaffinity(0)))}
+        threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.tensor_parallel)
+        environment = {"OMP_NUM_THREADS": str(threads)}
         if not settings.gpus_per_replica:
             environment |= CPU_ENVIRONMENT
         options = ray.remote(Replica).options(

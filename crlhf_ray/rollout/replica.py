@@ -69,6 +69,7 @@ class Replica:
                 max_num_seqs=settings.max_num_seqs,
                 dtype=settings.dtype,
                 backend=settings.backend,
+                tensor_parallel=settings.tensor_parallel,
             ),
         )
 
@@ -121,7 +122,11 @@ class Replica:
     def open_transfer(self) -> TransferSpec:
         """Open the place at which the learner and this replica's engine meet."""
         self._store, spec = listen(
-            self.replica_id, self.settings.backend, ray.util.get_node_ip_address(), self.settings.transfer_seconds
+            self.replica_id,
+            self.settings.backend,
+            ray.util.get_node_ip_address(),
+            self.settings.transfer_seconds,
+            self.settings.tensor_parallel,
         )
         self._spec = spec
         return spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crlhf_ray.settings import Settings
 
@@ -33,12 +33,15 @@ class RolloutSettings(Settings):
     """Weight transfer: gloo for CPU replicas, nccl for GPU replicas (never run by us)."""
     cpus_per_replica: float = Field(0.5, ge=0)
     """Ray CPUs reserved a replica. Rollouts and learning take turns, so on one machine both may count on all cores."""
-    gpus_per_replica: float = Field(0.0, ge=0, le=1)
-    """Ray GPUs reserved a replica. At most 1: a model that needs several cannot be sampled here."""
+    tensor_parallel: int = Field(1, ge=1)
+    """Processes of one node that hold a part of every layer each, for a model that one device cannot hold. Must divide
+    the model's attention heads. On GPUs each takes one."""
+    gpus_per_replica: float = Field(0.0, ge=0)
+    """Ray GPUs reserved a replica: at most 1, or `tensor_parallel` of them."""
     resources: dict[str, float] = Field({})
     """Custom Ray resources reserved a replica, to keep replicas on an elastic worker group of their own."""
     threads: int | None = Field(None, ge=1)
-    """OpenMP threads a replica. None: every core of the machine that starts the run."""
+    """OpenMP threads of each process. None: the cores of the machine that starts the run, over `tensor_parallel`."""
     start_seconds: float = Field(600.0, gt=0)
     """Longest wait for a replica to load; a first start on a slow machine unpacks the model as well."""
     resources_seconds: float = Field(0.0, ge=0)
@@ -50,3 +53,17 @@ class RolloutSettings(Settings):
     """Longest wait for the other side of a weight transfer, at the rendezvous and for each single weight."""
     recoveries: int = Field(2, ge=0)
     """How often one call may replace dead replicas before it ends with an error."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RolloutSettings:
+        if self.gpus_per_replica > 1 and self.gpus_per_replica != self.tensor_parallel:
+            raise ValueError(
+                f"gpus_per_replica={self.gpus_per_replica:g} with tensor_parallel={self.tensor_parallel}: a replica "
+                "uses one GPU for each of its processes"
+            )
+        if 0 < self.gpus_per_replica < self.tensor_parallel > 1:
+            raise ValueError(
+                f"tensor_parallel={self.tensor_parallel} needs gpus_per_replica={self.tensor_parallel}, not "
+                f"{self.gpus_per_replica:g}"
+            )
+        return self

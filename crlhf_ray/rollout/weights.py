@@ -37,6 +37,8 @@ class TransferSpec:
 
     host, port: the store that the replica serves, on its own node.
     timeout_seconds: the longest wait for the other side, at the rendezvous and for each single weight.
+    shards: processes of the replica (tensor parallelism). Over gloo the first meets the learner and hands on what it
+    gets; over nccl all do.
     """
 
     replica_id: str
@@ -44,14 +46,17 @@ class TransferSpec:
     host: str
     port: int
     timeout_seconds: float
+    shards: int = 1
 
 
-def listen(replica_id: str, backend: Backend, host: str, timeout_seconds: float) -> tuple[dist.TCPStore, TransferSpec]:
+def listen(
+    replica_id: str, backend: Backend, host: str, timeout_seconds: float, shards: int = 1
+) -> tuple[dist.TCPStore, TransferSpec]:
     """Open the replica's store on a free port. The store lives as long as the returned object."""
     store = dist.TCPStore(
         host, 0, 2, is_master=True, timeout=timedelta(seconds=timeout_seconds), wait_for_workers=False
     )
-    return store, TransferSpec(replica_id, backend, host, store.port, timeout_seconds)
+    return store, TransferSpec(replica_id, backend, host, store.port, timeout_seconds, shards)
 
 
 def connect_store(spec: TransferSpec) -> dist.TCPStore:
@@ -119,7 +124,7 @@ class Sender:
             if spec.backend == "gloo":
                 self._pair = GlooPair(spec, self._store, LEARNER)
             else:
-                self._pair = _NcclPair(self._store)
+                self._pair = _NcclPair(self._store, spec.shards)
         except RuntimeError as error:
             raise TransferError(
                 f"replica {spec.replica_id} did not join the {spec.backend} group within {spec.timeout_seconds:.0f} s: "
@@ -216,12 +221,12 @@ class _NcclPair:
 
     timeout: timedelta | None = None
 
-    def __init__(self, store: dist.TCPStore):
+    def __init__(self, store: dist.TCPStore, shards: int):
         from crlhf_ray.rollout.engine import nccl_communicator, nccl_unique_id
 
         unique_id = nccl_unique_id()
         store.set("nccl_id", base64.b64encode(unique_id).decode())
-        self._communicator = nccl_communicator(unique_id, rank=LEARNER)
+        self._communicator = nccl_communicator(unique_id, rank=LEARNER, members=1 + shards)
 
     def start_send(self, tensor: torch.Tensor) -> None:
         stream = torch.cuda.current_stream()

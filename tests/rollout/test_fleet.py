@@ -300,3 +300,19 @@ def test_what_the_engine_prints_goes_to_the_replicas_log(tiny, cluster, capfd):
     fleet.generate(requests("tiny", n=1), seed=0, max_tokens=4)
     assert "vllm" not in "".join(capfd.readouterr()).lower()
     assert (cluster / "replica-0.log").stat().st_size > 0
+
+
+def test_a_replica_of_two_processes_draws_what_one_draws_and_takes_the_learners_weights(tiny, cluster):
+    one, learner = tiny
+    settings = RolloutSettings(tensor_parallel=2, threads=1, kv_cache_gib=0.25, transfer_seconds=60)
+    fleet = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster)
+    fleet.start()
+    try:
+        learner.shake(0.1)
+        one.sync(learner, one.version + 1)
+        fleet.sync(learner, 1)
+        drawn, wanted = (each.generate(requests("tiny", n=4), seed=3, max_tokens=16) for each in (fleet, one))
+        assert [s.token_ids for s in drawn] == [s.token_ids for s in wanted]
+        assert gap(drawn, learner, 1.0) < 1e-3
+    finally:
+        fleet.close()

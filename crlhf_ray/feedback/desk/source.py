@@ -124,10 +124,10 @@ class WebFeedback(Feedback):
 
     def hear(self) -> Heard:
         worked = self._work()
+        waiting = [item_id for lot in self._lots for item_id in lot.waiting]
+        states = self.client.status(waiting) if waiting else {}  # first: of what is done, all marks are there
         marks = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *self._take_in()])
         told = set(marks["item_id"].to_pylist())
-        waiting = [item_id for lot in self._lots for item_id in lot.waiting]
-        states = self.client.status(waiting) if waiting else {}
         reviewed, self._known = set(self._known), set()
         self._idle = 0 if worked or told else self._idle + 1
         for lot in self._lots:
