@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from crlhf_ray.errors import CrlhfError
+from crlhf_ray.errors import ConfigError, CrlhfError
 
 #: `crlhf_ray.aggregation.batch.EstimatorName`, written out so that --help need not import it.
 Estimator = Literal["hierarchical", "two_coin", "one_coin", "majority", "dawid_skene", "logistic_l1"]
@@ -28,6 +28,12 @@ app = typer.Typer(
     help="Train code models from line-by-line crowd feedback (cRLHF) on Ray, vLLM and DeepSpeed.",
 )
 INTERRUPTED = 130
+#: After Ctrl-C: how a command goes on, where it can.
+GOES_ON = {
+    "train": "Continue from the last checkpoint with the same command and --resume.",
+    "sft": "Continue from the last checkpoint with the same command and --resume.",
+    "evaluate": "What was measured is kept; the same command continues from there.",
+}
 #: What a disk says that is full or read-only.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
@@ -184,14 +190,15 @@ def check(
     Example: crlhf check samples.jsonl --problems humaneval --cpu-seconds 3
     """
     from crlhf_ray.evaluation.check import check_file, show
-    from crlhf_ray.sandbox.limits import Limits, SandboxSettings
+    from crlhf_ray.sandbox.limits import SandboxSettings
+    from crlhf_ray.settings import validated
 
-    limits = Limits(cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory_mb=memory_mb)
-    settings = SandboxSettings(slots=slots, limits=limits, isolation=isolation)
+    limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_mb": memory_mb}
+    settings = validated(SandboxSettings, {"slots": slots, "limits": limits, "isolation": isolation})
     try:
         found = check_file(samples, source, settings, out, resume=resume, progress=errors)
     except KeyboardInterrupt:
-        stopped("What was checked is kept; the same command with --resume goes on from there.")
+        stopped("What was checked is kept; continue with the same command and --resume.")
     if as_json:
         print(json.dumps(found))
     else:
@@ -211,7 +218,7 @@ def problems() -> None:
 def check_problems(
     source: Annotated[str, typer.Argument(help="A source of problems, such as a JSONL file: docs/problems.md.")],
     mutants: Annotated[
-        int, typer.Option(min=0, help="Most small mistakes to try in a reference of each problem.")
+        int, typer.Option(min=0, help="Maximum number of mutants (small mistakes in a reference) to try per problem.")
     ] = 20,
     slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
     cpu_seconds: Annotated[float, typer.Option(min=0.1, help="CPU seconds that a program has for all tests.")] = 5.0,
@@ -222,9 +229,10 @@ def check_problems(
     Example: crlhf problems check own.jsonl
     """
     from crlhf_ray.evaluation import problem_check
-    from crlhf_ray.sandbox.limits import Limits, SandboxSettings
+    from crlhf_ray.sandbox.limits import SandboxSettings
+    from crlhf_ray.settings import validated
 
-    settings = SandboxSettings(slots=slots, limits=Limits(cpu_seconds=cpu_seconds))
+    settings = validated(SandboxSettings, {"slots": slots, "limits": {"cpu_seconds": cpu_seconds}})
     found = problem_check.check_problems(source, settings, mutants=mutants, progress=errors)
     if as_json:
         print(problem_check.as_json(found))
@@ -315,6 +323,11 @@ def export(
     from crlhf_ray.export import export_feedback, export_model
 
     if feedback:
+        given = {"--adapter": adapter, "--dtype": dtype is not None, "--checkpoint": checkpoint != "latest"}
+        if useless := [name for name, is_given in given.items() if is_given]:
+            raise ConfigError(
+                f"{', '.join(useless)}: of no use with --feedback, which exports no weights; leave it out"
+            )
         export_feedback(run_dir, to=to, repository=push, console=console)
         return
     export_model(
@@ -340,7 +353,7 @@ def doctor() -> None:
 
 def stopped(advice: str) -> NoReturn:
     """End after Ctrl-C, when all has been closed."""
-    errors.print(f"[yellow]Stopped.[/yellow] {advice}")
+    errors.print(f"[yellow]Stopped.[/yellow] {advice}".rstrip())
     # All is ended by now but Ray's threads, and Python's way out would take their memory from under them.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -364,12 +377,12 @@ def main() -> None:
         if error.errno not in DISK:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        text = f"{error.strerror}{where}: make room there, or name another folder. What was written before is whole; "
-        errors.print(Text.assemble(("error: ", "bold red"), text, "a training run goes on with --resume"))
+        text = f"{error.strerror}{where}: make room there, or name another folder. What was written before is intact; "
+        errors.print(Text.assemble(("error: ", "bold red"), text, "a training run continues with --resume"))
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
-            stopped("The same command with --resume goes on from the last checkpoint.")
+            stopped(GOES_ON.get(next(iter(sys.argv[1:]), ""), ""))
         raise
 
 

@@ -219,7 +219,7 @@ def settings_of_run(run_dir: Path) -> Config:
     file = settings_file(run_dir)
     try:
         return validated(Config, json.loads(file.read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"there is no {file}; name the run.dir of a training run") from None
     except (json.JSONDecodeError, ConfigError) as error:
         raise ConfigError(f"{file} is not of this version or was damaged: {error}") from error

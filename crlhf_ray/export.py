@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from crlhf_ray.policy.export import (
     serve_command,
 )
 from crlhf_ray.policy.model import SMOLLM2_HUB_ID
-from crlhf_ray.report.card import model_card
+from crlhf_ray.report.card import model_card, without_place
 from crlhf_ray.report.feedback_set import write_feedback
 from crlhf_ray.report.run_files import read_run
 
@@ -65,23 +66,13 @@ def export_model(
         raise ConfigError(f"{run_dir} trained all weights (model.lora is not set): there is no adapter; use --merged")
     if repository is not None:
         check_repository(repository)
-    target = (to or run_dir / "model").absolute()
-    if target.exists() and not (target / MADE_HERE).exists() and any(target.iterdir()):
-        raise ConfigError(f"{target} holds something else: name another folder by --to")
+    target = _ours(to or run_dir / "model")
     tag = named_tag(run_dir / "checkpoints", checkpoint)
     written: Dtype = dtype or config.model.dtype
-    scratch = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with _replacing(target) as scratch:
         with _quiet():
             gap = _write(config, run_dir / "checkpoints" / tag, scratch, form, written, shard_size)
         _describe(run_dir, config, scratch, form=form, dtype=written, tag=tag, gap=gap)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     console.print(
         f"Model: [bold]{target}[/bold] ({form}, {written}, {tag}); log-probs within {gap:.1e} nats of the learner's",
         soft_wrap=True,
@@ -94,16 +85,46 @@ def export_model(
 
 def export_feedback(run_dir: Path, *, to: Path | None = None, repository: str | None = None, console: Console) -> Path:
     """Write what the reviewers said as a data set (`report.feedback_set`); returns its folder, by default ``feedback``
-    in the run's own. Raises DataError for a run without programs."""
+    in the run's own. Raises ConfigError where that holds something else, DataError for a run without programs."""
     if repository is not None:
         check_repository(repository)
-    folder = (to or run_dir / "feedback").absolute()
-    counts = write_feedback(read_run(run_dir), folder)
+    folder = _ours(to or run_dir / "feedback")
+    with _replacing(folder) as scratch:
+        counts = write_feedback(read_run(run_dir), scratch)
+        (scratch / MADE_HERE).write_text(json.dumps({"rows": counts}, indent=2))
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     console.print(f"Feedback: [bold]{folder}[/bold] ({rows})", soft_wrap=True)
     if repository is not None:
         console.print(f"Pushed to [bold]{push(folder, repository, kind='dataset')}[/bold]")
     return folder
+
+
+def _ours(folder: Path) -> Path:
+    """The folder's full path. Raises ConfigError where it holds what no export wrote."""
+    folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: name a folder with --to")
+    if folder.is_dir() and not (folder / MADE_HERE).exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} already contains something else: name another folder with --to")
+    return folder
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside the one that it takes the place of when the block ends well; else nothing is left of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield scratch
+        mask = os.umask(0)
+        os.umask(mask)
+        for path in (scratch, *scratch.rglob("*")):  # temporary folders, and safetensors' files, are for nobody else
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def _write(config: Config, checkpoint: Path, folder: Path, form: Form, dtype: Dtype, shard_size: str) -> float:
@@ -130,10 +151,16 @@ def _check(model: Any, expected: np.ndarray, bound: float, what: str) -> float:
 def _describe(run_dir: Path, config: Config, folder: Path, *, form: Form, dtype: Dtype, tag: str, gap: float) -> None:
     run = read_run(run_dir)
     settings = json.loads(config.model_dump_json(exclude=PRIVATE))
+    for group, name in (("model", "name"), ("problems", "source"), ("evaluation", "source")):
+        settings[group][name] = without_place(settings[group][name])
     (folder / "training_settings.json").write_text(json.dumps(settings, indent=2))
     facts = {"checkpoint": tag, "form": form, "dtype": dtype, "largest_logprob_gap": gap}
     (folder / MADE_HERE).write_text(json.dumps(facts, indent=2))
-    base = SMOLLM2_HUB_ID if config.model.name == "smollm2-135m" else config.model.name
+    base = SMOLLM2_HUB_ID if config.model.name == "smollm2-135m" else without_place(config.model.name)
+    if form == "adapter":
+        adapter = folder / "adapter_config.json"
+        facts_of_peft = json.loads(adapter.read_text())
+        adapter.write_text(json.dumps({**facts_of_peft, "base_model_name_or_path": base}, indent=2))
     card = model_card(
         run, base=base, form=form, dtype=dtype, checkpoint=tag, round_=int(tag.removeprefix("step-")), gap=gap
     )

@@ -48,11 +48,16 @@ def read_settings(kind: type[SettingsType], file: Path | None = None, changes: S
             raise ConfigError(
                 f"no settings file {file}; `ls jobs/*.yaml` shows the ones that come with the project"
             ) from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is not YAML: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read as a settings file: {error.strerror}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{file} holds a {type(loaded).__name__}; settings are a mapping such as `run: {{...}}`")
-        tree = loaded or {}
+        # `run:` with nothing below it is an empty group
+        tree = {
+            name: {} if value is None and _is_group(kind, name) else value for name, value in (loaded or {}).items()
+        }
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not key:
@@ -71,6 +76,11 @@ def read_settings(kind: type[SettingsType], file: Path | None = None, changes: S
                 f"--set '{key}=\"...\"'"
             ) from error
     return validated(kind, tree)
+
+
+def _is_group(kind: type[Settings], name: object) -> bool:
+    field = kind.model_fields.get(str(name))
+    return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
 
 
 def validated(kind: type[SettingsType], tree: Mapping[str, Any]) -> SettingsType:

@@ -53,8 +53,8 @@ def pass_at_k_interval(
     if not counts:
         raise ValueError("pass@k over no problems is undefined: give at least one (n, c)")
     found = [pass_at_k(n, c, k) for n, c in counts]
-    if len(found) == 1:
-        return PassAtK(k=k, mean=found[0], low=found[0], high=found[0], problems=1)
+    if len(found) == 1:  # of other problems it says nothing
+        return PassAtK(k=k, mean=found[0], low=0.0, high=1.0, problems=1)
     import numpy as np  # takes longer to import than a program to check
 
     values = np.array(found)

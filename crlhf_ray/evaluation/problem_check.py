@@ -81,10 +81,10 @@ def _mutants(problem: Problem, runs: list[list[Verdict]], most: int) -> list[str
 def _finding(problem: Problem, runs: list[list[Verdict]], mutants: list[Verdict], cpu_limit: float) -> Finding:
     faults, notes = [], []
     for number, verdicts in enumerate(runs):
-        statuses = [verdict.status for verdict in verdicts]
-        first = next((verdict for verdict in verdicts if not verdict.passed), verdicts[0])
-        if len(set(statuses)) > 1:
-            faults.append(f"flaky: reference {number} is {' and '.join(statuses)}")
+        told = [verdict for verdict in verdicts if verdict.status != "infra_error"] or verdicts
+        first = next((verdict for verdict in told if not verdict.passed), told[0])
+        if len({verdict.status for verdict in told}) > 1:
+            faults.append(f"flaky: reference {number} is {' and '.join(verdict.status for verdict in told)}")
         elif first.status == "infra_error":
             faults.append(first.detail)
         elif not first.passed:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crlhf_ray.errors import DataError
+from crlhf_ray.errors import DataError, EngineError
 from crlhf_ray.evaluation.pass_at_k import PassAtK, pass_at_k, pass_at_k_interval
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.samples import AnySandbox, data_set_id, verdict_fields
@@ -49,10 +49,11 @@ def evaluate(
         same file goes on after the last whole chunk. Its first line holds the data set's name, version and hash, n and
         the policy; a file of another data set, n or policy is refused with DataError.
     policy: whatever the samples depend on, as JSON can hold it.
-    Only those k are estimated that n allows. Infrastructure errors are left out of n, and counted in ``statuses``.
+    Only those k are estimated that n allows. Infrastructure errors are left out of n, counted in
+    ``statuses``, and tried again by a run that goes on. Raises EngineError where there is nothing else.
     """
     head = head_of(source, problems, n, policy)
-    rows = earlier_rows(samples, head)
+    rows = [row for row in earlier_rows(samples, head) if row["result"] != "infra_error"]  # those are tried again
     counted: dict[str, int] = defaultdict(int)
     for row in rows:
         counted[row["task_id"]] += 1
@@ -72,6 +73,11 @@ def evaluate(
             file.flush()
             if on_progress:
                 on_progress(len(problems) - len(todo) + min(start + chunk, len(todo)), len(problems))
+    if rows and all(row["result"] == "infra_error" for row in rows):
+        raise EngineError(
+            f"the sandbox gave no verdict on any of {len(rows)} programs; of the first it says: "
+            f"{rows[0]['verdict'].get('detail')}. `crlhf doctor` shows what the machine lacks"
+        )
     return summarise(head["data_set"], n, rows, ks)
 
 
@@ -93,7 +99,7 @@ def earlier_rows(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
         theirs = None
     if not isinstance(theirs, dict) or "data_set" not in theirs:
-        raise DataError("is no file of an evaluation; name another file", file=str(path), row=1)
+        raise DataError("is not the file of an evaluation; name another file", file=str(path), row=1)
     other = [name for name in {**head, **theirs} if head.get(name) != theirs.get(name)]
     if other:
         raise DataError(

@@ -102,7 +102,7 @@ class LearnerSettings(Settings):
     cpus_per_rank: float = Field(default=0.5, ge=0)
     """Ray CPUs reserved a rank. Rollouts and learning take turns, so on one machine both may count on all cores."""
     gpus_per_rank: float = Field(default=0.0, ge=0)
-    """Ray GPUs reserved a rank; above 0 means NCCL and the GPU. Never run on a GPU by us."""
+    """Ray GPUs reserved a rank; above 0 means NCCL and the GPU, which has not been tested."""
     resources: dict[str, float] = Field(default={})
     """Custom Ray resources reserved a rank, to keep the learner on nodes of its own."""
     threads_per_rank: int | None = Field(default=None, ge=1)

@@ -38,7 +38,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
     sections = {
         "What it is": [
             f"- Base model: `{base}`, {_training(settings)}",
-            f"- Form: {form}, {dtype}; from checkpoint `{checkpoint}`, after {round_} round(s) of "
+            f"- Form: {form}, {dtype}; from checkpoint `{checkpoint}`, after {counted(round_, 'round')} of "
             f"{_get(settings, 'run.problems_per_round')} problems with "
             f"{_get(settings, 'run.samples_per_problem')} programs each",
             f"- Checked: reloaded, its log-probs differ from the learner's by at most {gap:.1e} nats a token",
@@ -66,6 +66,18 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n{title}\n\n{body}\n"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 problem`, `1,200 problems`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def without_place(source: str) -> str:
+    """A source of problems or a model as anybody may read it: of a path on this machine, its last part."""
+    kind, colon, path = source.rpartition(":")
+    local = Path(path).is_absolute() or path.startswith((".", "~")) or Path(path).exists()
+    return f"{kind}{colon}{Path(path).name}" if local else source
+
+
 def _get(settings: Mapping[str, Any], path: str) -> Any:
     node: Any = settings
     for part in path.split("."):
@@ -88,11 +100,15 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
             problems = load_problems(source, split)
             known = data_set_id(source, problems)
             lines.append(
-                f"- {use}: `{source}` ({known['version']}), {split} split, {len(problems)} problems, "
+                f"- {use}: `{without_place(source)}` ({known['version']}), {split} split, "
+                f"{counted(len(problems), 'problem')}, "
                 f"sha256 `{known['sha256'][:16]}`"
             )
         except (DataError, OSError) as error:
-            lines.append(f"- {use}: `{source}`, which could not be read when this was written ({error})")
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            lines.append(
+                f"- {use}: `{without_place(source)}`, which could not be read when this was written ({reason})"
+            )
     return lines
 
 
@@ -110,7 +126,8 @@ def reviewers(run: Run) -> list[str]:
         own = marks.filter(pc.equal(marks["source"], source))
         people = len(pc.unique(own["annotator_id"]))
         lines.append(
-            f"- {source}: {people} reviewers, {own.num_rows:,} marks on {len(pc.unique(own['item_id'])):,} programs"
+            f"- {source}: {counted(people, 'reviewer')}, {counted(own.num_rows, 'mark')} on "
+            f"{counted(len(pc.unique(own['item_id'])), 'program')}"
             + _hours(own, "their" if source == "human" else "simulated" if source == "simulated" else "machine")
         )
     share = agreement(marks)
@@ -186,15 +203,15 @@ def _weaknesses(run: Run, round_: int) -> list[str]:
             lines.append("- That interval includes no gain at all.")
     if marks is not None and marks.num_rows and "human" not in set(marks["source"].to_pylist()):
         lines.append("- No person reviewed: every mark is a machine's or a simulation's.")
-    unjudged = sum(row.get("unjudged") or 0 for row in run.metrics)
+    unjudged = sum(row.get("unjudged") or 0 for row in run.metrics[:round_])
     if unjudged:
-        lines.append(f"- {unjudged} programs were left out because the sandbox failed on them.")
+        lines.append(f"- Left out because the sandbox failed on them: {counted(unjudged, 'program')}.")
     kinds: dict[str, int] = {}
     for row in run.metrics[:round_]:
         for alert in row.get("alerts") or []:
             kind = alert.get("kind", "alert") if isinstance(alert, dict) else str(alert).split(":")[0]
             kinds[kind] = kinds.get(kind, 0) + 1
-    lines += [f"- Alert while training: {kind}, in {times} rounds." for kind, times in sorted(kinds.items())]
+    lines += [f"- Alert while training: {kind}, in {counted(times, 'round')}." for kind, times in sorted(kinds.items())]
     lines.append("- It was trained on short functions and measured on such; nothing is known of other code.")
     lines.append("- What it writes is untrusted code: run it in a sandbox only.")
     return lines

@@ -132,6 +132,15 @@ def _text(sample: Mapping[str, Any]) -> str:
     return "\n".join(line["text"] for line in sample["lines"])
 
 
+def _scores_from(run: Run) -> str:
+    reward = run.settings.get("reward") or {}
+    if reward.get("source") == "tests":
+        return "from the problems' tests, not from the marks"
+    found = f"from the marks, by the reward `{reward.get('form')}`"
+    share = reward.get("verified") or 0
+    return found + (f"; for {share:.0%} of the programs, chosen by chance, from the tests" if share else "")
+
+
 def _card(run: Run, counts: Mapping[str, int]) -> str:
     configs = [{"config_name": name, "data_files": f"{name}.parquet"} for name in counts]
     head = yaml.safe_dump({"tags": ["crlhf", "code"], "configs": configs}, sort_keys=False)
@@ -142,6 +151,8 @@ def _card(run: Run, counts: Mapping[str, int]) -> str:
 # Line-by-line feedback on programs of a code model
 
 {who}
+
+Scores of programs: {_scores_from(run)}.
 
 | set | rows | what |
 |---|---|---|

@@ -277,14 +277,14 @@ WeightTransferEngineFactory.register_engine("gloo", _GlooWeightTransferEngine)
 
 
 def nccl_unique_id() -> bytes:
-    """Mint an NCCL group id. Never run by us: no GPU was at hand."""
+    """Mint an NCCL group id. Not tested: it needs a GPU."""
     from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
 
     return bytes(NCCLLibrary().ncclGetUniqueId().internal)
 
 
 def nccl_communicator(unique_id: bytes, rank: int, members: int) -> Any:
-    """The learner's end of an NCCL group with a replica's processes. Never run by us: no GPU was at hand."""
+    """The learner's end of an NCCL group with a replica's processes. Not tested: it needs a GPU."""
     from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
 
     return uid_init_process_group(unique_id, rank, members, torch.accelerator.current_device_index())

@@ -30,7 +30,7 @@ class RolloutSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The engine's type. On CPU its log-probs equal the learner's within 1e-4 in fp32; in bf16 they differ by 0.2."""
     backend: Literal["gloo", "nccl"] = "gloo"
-    """Weight transfer: gloo for CPU replicas, nccl for GPU replicas (never run by us)."""
+    """Weight transfer: gloo for CPU replicas, nccl for GPU replicas (not tested)."""
     cpus_per_replica: float = Field(0.5, ge=0)
     """Ray CPUs reserved a replica. Rollouts and learning take turns, so on one machine both may count on all cores."""
     tensor_parallel: int = Field(1, ge=1)

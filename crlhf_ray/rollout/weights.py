@@ -5,7 +5,7 @@ The replica opens a store on a free port of its own node and hands out a `Transf
 `Sender` from it and puts what it is going to send (names, types, shapes) into the store. Then, at each sync, the sender
 streams every weight in that order, whole, one message a weight.
 
-Backends: ``gloo`` (CPU memory) and ``nccl`` (GPU memory; never run by us, no GPU was at hand).
+Backends: ``gloo`` (CPU memory) and ``nccl`` (GPU memory; not tested).
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Senders:
 
 
 class _NcclPair:
-    """The learner's end over NCCL. Never run by us: no GPU was at hand."""
+    """The learner's end over NCCL. Not tested: it needs a GPU."""
 
     timeout: timedelta | None = None
 

@@ -152,10 +152,14 @@ def refuse_output(path: Path, output: Path, *, resume: bool) -> None:
     """Raises DataError where writing the output would lose something."""
     if output.resolve() == path.resolve():
         raise DataError("is the file of the samples itself; name another file with --out", file=str(output))
-    if output.exists() and output.stat().st_size and not resume:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise DataError(
-            "is there already: --resume goes on where it ends, or name another file with --out", file=str(output)
-        )
+            f"cannot be written ({error.strerror}); name another file with --out", file=str(output)
+        ) from None
+    if output.exists() and output.stat().st_size and not resume:
+        raise DataError("already exists: continue it with --resume, or name another file with --out", file=str(output))
 
 
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:

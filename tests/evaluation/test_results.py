@@ -127,7 +127,7 @@ def test_an_output_that_would_be_lost_is_refused(tmp_path):
     with pytest.raises(DataError, match="is the file of the samples itself"):
         check_samples(path, [DOUBLE], Scripted(), path)
     check_samples(path, [DOUBLE], Scripted())
-    with pytest.raises(DataError, match=r"is there already: --resume goes on .*--out"):
+    with pytest.raises(DataError, match=r"already exists: continue it with --resume, .*--out"):
         check_samples(path, [DOUBLE], Scripted())
 
 
@@ -209,7 +209,7 @@ def test_samples_of_another_policy_are_refused_and_what_differs_is_named(tmp_pat
 def test_a_file_that_is_no_evaluation_is_not_overwritten(tmp_path):
     path = samples(tmp_path, [RIGHT])
     before = path.read_text()
-    with pytest.raises(DataError, match="no file of an evaluation"):
+    with pytest.raises(DataError, match="is not the file of an evaluation"):
         evaluate("set", [DOUBLE], generate, Scripted(), path, n=4)
     assert path.read_text() == before
 
@@ -253,10 +253,10 @@ def test_programs_without_a_verdict_are_left_out_with_their_verdicts():
 
 def test_more_than_a_tenth_without_a_verdict_is_an_error_that_says_why_and_what_to_do():
     verdicts = [
-        Verdict("infra_error", detail="the slot was lost 3 times", isolation="jailed"),
-        *[Verdict("passed", isolation="jailed")] * 8,
+        *[Verdict("infra_error", detail="the slot was lost 3 times", isolation="jailed")] * 2,
+        *[Verdict("passed", isolation="jailed")] * 7,
     ]
-    with pytest.raises(EngineError, match=r"no verdict on 1 of 9 .*the slot was lost 3 times.*crlhf doctor.*--resume"):
+    with pytest.raises(EngineError, match=r"no verdict on 2 of 9 .*the slot was lost 3 times.*crlhf doctor.*--resume"):
         checked_ones(range(9), verdicts)
 
 
@@ -264,3 +264,7 @@ def test_skill_is_measured_on_the_samples_that_a_problem_has():
     found = skill([("a", True), ("a", False), ("b", True)])
     assert found["per_problem"] == {"a": 0.5, "b": 1.0}
     assert found["pass_at_1"] == 0.75
+
+
+def test_one_problem_tells_nothing_of_others():
+    assert (skill([("a", True), ("a", False)])["low"], skill([("a", True)])["high"]) == (0.0, 1.0)

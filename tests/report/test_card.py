@@ -59,7 +59,7 @@ def test_it_begins_with_the_metadata_that_the_hub_reads(run_dir):
 
 def test_it_counts_reviewers_by_kind_and_names_none(run_dir):
     text = card(run_dir)
-    assert "human: 2 reviewers, 3 marks on 1 programs" in text
+    assert "human: 2 reviewers, 3 marks on 1 program" in text
     assert "two reviewers of one line say the same in 100% of pairs" in text
     assert "Reliability of adversary (1): P(says right | right)" in text
     assert "example.org" not in text

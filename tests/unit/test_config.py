@@ -176,3 +176,16 @@ def test_a_disk_that_takes_no_more_is_an_error_without_a_traceback(tmp_path):
     assert done.returncode == 1
     assert "error: File too large" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_group_with_nothing_in_it_is_left_at_its_defaults(tmp_path):
+    (tmp_path / "own.yaml").write_text("run:\nlearner:\n")
+    assert load_config(tmp_path / "own.yaml", ["run.rounds=3"]).run.rounds == 3
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_what_is_not_a_settings_file_is_refused_by_its_name(tmp_path, content):
+    file = tmp_path / "own.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"own\.yaml (cannot be read as a settings file|is not YAML)"):
+        load_config(file)

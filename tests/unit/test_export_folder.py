@@ -1,0 +1,67 @@
+"""Where an export goes, and what it says of the machine that it was made on."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.export import MADE_HERE, _ours, _replacing
+from crlhf_ray.report.card import counted, without_place
+
+
+def test_an_export_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path):
+    old = tmp_path / "model"
+    old.mkdir()
+    (old / MADE_HERE).write_text("{}")
+    (old / "left.over").write_text("")
+    beside = tmp_path / "model.partial"
+    beside.mkdir()
+    with _replacing(_ours(old)) as scratch:
+        (scratch / MADE_HERE).write_text("{}")
+    assert [file.name for file in old.iterdir()] == [MADE_HERE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.partial"]
+
+
+def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ConfigError, match="already contains something else"):
+        _ours(tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        _ours(tmp_path / "mine.txt")
+
+
+def test_an_export_that_fails_leaves_nothing_and_the_older_one_as_it_was(tmp_path):
+    old = tmp_path / "model"
+    old.mkdir()
+    (old / MADE_HERE).write_text("old")
+
+    def fail():
+        with _replacing(old) as scratch:
+            (scratch / MADE_HERE).write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (old / MADE_HERE).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_others_may_read_what_was_exported(tmp_path):
+    with _replacing(tmp_path / "model") as scratch:
+        (scratch / "weights").touch(mode=0o600)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model", tmp_path / "model" / "weights")]
+    assert [mode & 0o444 for mode in modes] == [0o444, 0o444]
+
+
+def test_paths_of_this_machine_are_left_out(tmp_path):
+    (tmp_path / "own.jsonl").write_text("")
+    assert without_place(str(tmp_path / "own.jsonl")) == "own.jsonl"
+    assert without_place(f"mbpp:{tmp_path}") == f"mbpp:{tmp_path.name}"
+    assert without_place("Qwen/Qwen2.5-Coder-1.5B") == "Qwen/Qwen2.5-Coder-1.5B"
+    assert without_place("compose:3:200") == "compose:3:200"
+
+
+def test_one_is_not_many():
+    assert (counted(1, "round"), counted(1200, "mark")) == ("1 round", "1,200 marks")
