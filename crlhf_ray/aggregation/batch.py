@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from crlhf_ray.aggregation.base import Estimator
-from crlhf_ray.aggregation.calibrate import Calibrated
+from crlhf_ray.aggregation.calibrate import Calibrated, OnHoneypots
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
 from crlhf_ray.aggregation.encoding import infer_classes
 from crlhf_ray.aggregation.files import USUAL, Columns, read_chunks
@@ -43,13 +43,15 @@ NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype
 class Aggregation:
     """consensus: task, label, probability (of that label), one ``p_<class>`` a class, labels (votes that stand behind
     it), tie (another class is as probable). reliability: by worker, with 95% credible intervals. temperature: None
-    where not calibrated. alpha: Krippendorff's, None where no two workers share a task."""
+    where not calibrated. alpha: Krippendorff's, None where no two workers share a task. on_honeypots: how the answers
+    did on tasks of known truth, each hidden from the fit that answered it; None where not calibrated."""
 
     consensus: pd.DataFrame
     reliability: pd.DataFrame
     report: RowReport
     temperature: float | None
     alpha: float | None
+    on_honeypots: OnHoneypots | None
 
 
 def aggregate(
@@ -67,7 +69,7 @@ def aggregate(
     outside the classes, a worker's second vote on a task, a line that does not parse) are left out and reported; of
     two votes the later one counts where there is a column time, else the first. classes: without them every label
     found is a class, but for stray ones where gold holds two (`classes_of`).
-    calibrate: temper by the honeypots, where there are at least five and two classes.
+    calibrate: temper by the honeypots, where there are at least five.
     Raises `DataError` for a missing file or column, gold that contradicts itself or the votes, or when no row is
     usable, and `ConfigError` for an unknown estimator. For labels larger than memory: `mapreduce.aggregate_parquet`.
     """
@@ -87,7 +89,7 @@ def aggregate(
     report.lost(votes["task"])
     truth = truth["label"][truth.index.isin(votes["task"])]
     make = _maker(estimator, classes)
-    tempered = calibrate and len(classes) == 2 and len(truth) >= _FEWEST_TO_CALIBRATE
+    tempered = calibrate and len(truth) >= _FEWEST_TO_CALIBRATE
     fitted: Estimator = Calibrated(make) if tempered else make()
     fitted.fit(votes[["task", "worker", "label", "weight"]], truth if len(truth) else None)
     probas = fitted.probas_
@@ -95,8 +97,10 @@ def aggregate(
     consensus = consensus_table(probas.index, probas.to_numpy(), tuple(probas.columns), count.to_numpy())
     given = votes[votes["label"].notna()]
     alpha = krippendorff_alpha(pd.crosstab(given["task"], given["label"]).to_numpy())
-    temperature = fitted.temperature_ if isinstance(fitted, Calibrated) else None
-    return Aggregation(consensus, fitted.reliability().reset_index(), report, temperature, alpha)
+    reliability = fitted.reliability().reset_index()
+    if isinstance(fitted, Calibrated):
+        return Aggregation(consensus, reliability, report, fitted.temperature_, alpha, fitted.on_honeypots_)
+    return Aggregation(consensus, reliability, report, None, alpha, None)
 
 
 def consensus_table(

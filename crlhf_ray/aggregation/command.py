@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def _facts(found: Aggregation) -> dict[str, Any]:
         "alpha": found.alpha,
         "calibrated": found.temperature is not None,
         "temperature": found.temperature,
+        "on_honeypots": None if found.on_honeypots is None else asdict(found.on_honeypots),
     }
 
 
@@ -94,8 +96,17 @@ def _show(reliability: pd.DataFrame, report: RowReport, facts: dict[str, Any], c
         console.print(f"{facts['tasks']:,} tasks, {facts['ties']:,} of them ties; Krippendorff's alpha {alpha}")
     if facts["calibrated"]:
         console.print(f"Probabilities are calibrated on the honeypots (temperature {facts['temperature']:.2f})")
+        found = facts["on_honeypots"]
+        console.print(
+            f"On {found['count']:,} honeypots, each hidden from the fit that answered it: {found['accuracy']:.1%} "
+            f"right (95% interval {found['low']:.1%} to {found['high']:.1%}), calibration error "
+            f"{found['calibration_error']:.1%}"
+        )
     else:
-        console.print("Probabilities are not calibrated")
+        console.print(
+            "Probabilities are not calibrated: with fewer than five tasks of known truth (--gold) nothing says how far "
+            "they can be believed"
+        )
     console.print(_workers(reliability))
     if len(reliability) > SHOWN:
         console.print(f"and {len(reliability) - SHOWN:,} more in reliability.csv")

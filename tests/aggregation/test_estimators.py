@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crlhf_ray.aggregation.adversaries import simulate
-from crlhf_ray.aggregation.calibrate import Calibrated, cross_fitted_log_odds, temperature
+from crlhf_ray.aggregation.calibrate import Calibrated, cross_fitted, temperature
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
 from crlhf_ray.aggregation.hierarchical import Hierarchical
 from crlhf_ray.aggregation.logistic_l1 import LogisticL1
@@ -554,7 +554,9 @@ def test_the_temperature_undoes_overconfidence():
     rng = np.random.default_rng(0)
     honest = rng.normal(0, 2, 4000)
     truth = rng.random(4000) < 1 / (1 + np.exp(-honest))
-    assert temperature(3 * honest, truth) == pytest.approx(3, rel=0.1)
+    assert temperature(np.stack([np.zeros(len(honest)), 3 * honest], axis=1), truth.astype(int)) == pytest.approx(
+        3, rel=0.1
+    )
 
 
 def test_the_temperature_never_sees_what_it_is_judged_on(votes):
@@ -562,9 +564,9 @@ def test_the_temperature_never_sees_what_it_is_judged_on(votes):
     flipped = GOLD.copy()
     task = GOLD.index[0]
     flipped[task] = 1 - flipped[task]
-    first = cross_fitted_log_odds(TwoCoin, votes, GOLD, 1, folds=len(GOLD))
-    second = cross_fitted_log_odds(TwoCoin, votes, flipped, 1, folds=len(GOLD))
-    assert first[task] == second[task]
+    first = cross_fitted(TwoCoin, votes, GOLD, folds=len(GOLD))
+    second = cross_fitted(TwoCoin, votes, flipped, folds=len(GOLD))
+    assert first.loc[task].equals(second.loc[task])
 
 
 def test_tempering_lowers_the_calibration_error_and_changes_no_label():
@@ -577,6 +579,52 @@ def test_tempering_lowers_the_calibration_error_and_changes_no_label():
     errors = [calibration_error((rest == 1).to_numpy(), e.posterior(rest.index)[1].to_numpy()) for e in (raw, calm)]
     assert errors[1] < errors[0]
     assert (raw.labels_ == calm.labels_).all()
+
+
+def many_classes(seed, k):
+    """400 tasks of k classes, five votes each by thirty people of every skill, who share some mistakes."""
+    rng = np.random.default_rng([k, seed])
+    truth = pd.Series(rng.integers(0, k, 400))
+    skill, favourite = rng.uniform(0.35, 0.75, 30), rng.dirichlet(np.full(k, 0.7), 30)
+    rows = []
+    for task, right in truth.items():
+        trap = rng.integers(0, k)
+        for worker in rng.choice(30, 5, replace=False):
+            draw = rng.random(2)
+            wrong = trap if draw[1] < 0.3 else rng.choice(k, p=favourite[worker])
+            rows.append((task, f"w{worker}", int(right if draw[0] < skill[worker] else wrong)))
+    return pd.DataFrame(rows, columns=["task", "worker", "label"]), truth
+
+
+def gap(p, truth):
+    """Mean gap between the probability of the answer and how often it is right, in ten bins."""
+    sure, right = p.max(axis=1), p.argmax(axis=1) == truth
+    return np.abs(np.bincount((sure * 9.999).astype(int), sure - right, minlength=10)).sum() / len(truth)
+
+
+@pytest.mark.parametrize("k", [3, 4, 6])
+def test_of_many_classes_too_the_probabilities_are_tempered(k):
+    gaps = []
+    for seed in range(3):
+        votes, truth = many_classes(seed, k)
+        gold, rest = truth[:40], truth[40:]
+        shares = pd.crosstab(votes.task, votes.label, normalize="index").loc[rest.index].to_numpy()
+        raw, calm = DawidSkene().fit(votes, gold), Calibrated(DawidSkene).fit(votes, gold)
+        found = [one.posterior(rest.index)[range(k)].to_numpy() for one in (raw, calm)]
+        assert (found[0].argmax(axis=1) == found[1].argmax(axis=1)).all()
+        gaps.append([gap(p, rest.to_numpy()) for p in (shares, *found)])
+    majority, raw, calm = np.mean(gaps, axis=0)
+    assert calm < majority
+    assert calm < raw
+
+
+def test_what_is_said_of_the_honeypots_was_answered_without_their_truth():
+    votes, truth = many_classes(0, 4)
+    found = Calibrated(Hierarchical).fit(votes, truth[:60]).on_honeypots_
+    held = cross_fitted(Hierarchical, votes, truth[:60])
+    right = held.idxmax(axis=1) == truth.loc[held.index]
+    assert (found.count, found.accuracy) == (60, pytest.approx(right.mean()))
+    assert found.low < found.accuracy < found.high
 
 
 @pytest.mark.parametrize("make", [TwoCoin, Hierarchical])
