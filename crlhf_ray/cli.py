@@ -133,6 +133,25 @@ def sft(
 
 
 @app.command()
+def judge_train(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings.")] = None,
+    changes: Changes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")
+    ] = False,
+) -> None:
+    """Fine-tune a model to judge lines, on programs of the training problems whose faults are known.
+
+    Example: crlhf judge-train --set sft.dir=runs/judge
+    """
+    from crlhf_ray.feedback.annotators.training import JudgeTrainSettings, train_judge
+    from crlhf_ray.settings import read_settings
+
+    path = train_judge(read_settings(JudgeTrainSettings, config, changes or []), resume=resume, console=console)
+    console.print(f"Model: [bold]{path}[/bold]. Serve it by vllm serve {path}, and name it in feedback.annotators")
+
+
+@app.command()
 def serve(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")] = None,
     changes: Changes = None,

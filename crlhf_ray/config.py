@@ -147,6 +147,16 @@ class Config(Settings):
             refuse_unused(
                 self.learner, ("correction",), "pipeline.max_staleness=0, where no sample is of older weights"
             )
+        if self.feedback.annotators and not self.aggregation.use_confidence:
+            raise ValueError(
+                "aggregation.use_confidence=False leaves feedback.annotators without effect: what machines that err "
+                "together count is in their marks' confidence"
+            )
+        if self.feedback.tests is not None and (self.reward.source != "crowd" or self.reward.form != "right"):
+            raise ValueError(
+                f"feedback.annotators: tests mark whole programs, and reward.source={self.reward.source} with "
+                f"reward.form={self.reward.form} has no place for that; use crowd and right, or leave tests out"
+            )
         people = len(self.feedback.crowd.annotators)
         if self.feedback.labels_per_item is not None and self.feedback.labels_per_item > people:
             raise ValueError(

@@ -75,6 +75,7 @@ def play_round(run: Run) -> None:
             prior=run.line_prior(),
             passed=[verdict.passed for work in batch for verdict in work.verdicts],
             seed=config.run.seed,
+            tests=config.feedback.tests,
         )
         scores = np.array([score.value for score in worth])
     with run.phase("learn"):
@@ -83,8 +84,9 @@ def play_round(run: Run) -> None:
         run.check_gap(learnt["logprob_gap_mean"])
     with run.phase("sync"):
         run.engines.fleet.sync(run.engines.learner, run.round + 1)
-    row = {"learner": learnt, **round_row(batch, consensus, scores, run.flow.marks_of(batch), run.flow.report())}
-    run.finish_round(row, batch, consensus, scores)
+    marks = run.flow.marks_of(batch)
+    row = {"learner": learnt, **round_row(batch, consensus, scores, marks, run.flow.report())}
+    run.finish_round({**row, "carried": run.feedback.carried(marks)}, batch, consensus, scores)
 
 
 def evaluate(run: Run) -> None:

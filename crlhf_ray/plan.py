@@ -13,6 +13,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from crlhf_ray.config import Config
+from crlhf_ray.feedback.annotators.settings import LlmSettings
 from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.policy.model import load_tokenizer, resolve
@@ -20,6 +21,8 @@ from crlhf_ray.policy.model import load_tokenizer, resolve
 GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
 PROCESS_GIB = 0.6
+#: A judge's tokens: what it is told before a program, and what it answers to one line of so many tokens.
+INSTRUCTIONS, ANSWER_A_LINE, TOKENS_A_LINE = 300, 30, 8
 
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
@@ -71,6 +74,7 @@ def _judging(config: Config) -> list[tuple[str, str]]:
         return [
             ("judgements a program", f"{feedback.labels_per_item or people} of {people} annotators, each of its lines"),
             ("honeypots", f"{honeypots} programs for each annotator over the run"),
+            *_machines(config, honeypots),
         ]
     if feedback.source == "simulated":
         queue = feedback.web.queue
@@ -79,6 +83,25 @@ def _judging(config: Config) -> list[tuple[str, str]]:
         ("judgements a program", f"as {feedback.web.url} decides, until its lines are sure"),
         ("longest wait for people", f"{feedback.web.deadline_minutes:g} minutes a round"),
     ]
+
+
+def _machines(config: Config, honeypots: int) -> list[tuple[str, str]]:
+    """What machine annotators are expected to do and to cost. A token is taken as four characters of a prompt."""
+    programs = config.run.problems_per_round * config.run.samples_per_problem * config.run.rounds + honeypots
+    found = []
+    for one in config.feedback.annotators:
+        if not isinstance(one, LlmSettings):
+            found.append((one.kind, f"{programs:,} programs" if one.kind != "tests" else "every program, as a whole"))
+            continue
+        requests = programs * one.votes * len(one.prompts)
+        tokens_in = INSTRUCTIONS + 2 * config.rollout.max_tokens  # the task, and the program in JSON
+        tokens_out = min(one.max_tokens, ANSWER_A_LINE * max(1, config.rollout.max_tokens // TOKENS_A_LINE))
+        money = requests * (tokens_in * one.price_in + tokens_out * one.price_out) / 1e6
+        limit = "" if one.budget.money is None else f", budget {one.budget.money:g}"
+        cost = f", {money:,.2f} in money{limit}" if one.price_in or one.price_out else ", no prices set"
+        text = f"{requests:,} requests, at most about {requests * (tokens_in + tokens_out):,} tokens{cost}"
+        found.append((f"llm {one.model}", text))
+    return found
 
 
 def memory(config: Config) -> list[tuple[str, float]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.feedback.annotators.settings import AnnotatorPart
+from crlhf_ray.feedback.annotators.settings import AnnotatorPart, TestsSettings
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from crlhf_ray.settings import Settings
+from crlhf_ray.settings import Settings, refuse_unused
 
 Kind = Literal["expert", "average", "careless", "always_correct", "random", "adversary", "drifting"]
 
@@ -91,22 +92,42 @@ class FeedbackSettings(Settings):
     labels_per_item: int | None = Field(default=None, ge=1)
     """in_process: how many annotators judge each program. None: all of them. A server decides for itself."""
     first_honeypots: int = Field(default=12, ge=0)
-    """in_process: honeypot programs put to each annotator before the first round (honeypots come first)."""
+    """Honeypot programs put to each annotator before the first round: in_process to all, else to machines alone."""
     honeypots_per_problem: int = Field(default=6, ge=0)
     """Honeypots made of each training problem. Nobody sees one twice, so this bounds how long a run can go on."""
     honeypots_per_round: int = Field(default=2, ge=0)
-    """in_process: honeypot programs mixed into each later round, for each annotator."""
+    """Honeypot programs mixed into each later round, for the same."""
 
     annotators: tuple[AnnotatorPart, ...] = ()
     """Machines that mark lines beside the people, each under its own name and with honeypots of its own
-    (docs/annotators.md). Each entry has a `kind`: checks, memory, or your own as package.module:Name."""
+    (docs/annotators.md). Each entry has a `kind`: checks, memory, llm, tests, or your own as package.module:Name."""
+
+    human_share: float = Field(default=1.0, gt=0, le=1)
+    """in_process: share of a round's programs, drawn at random, that the crowd reviews. The others have machines' marks
+    alone."""
+    human_floor: float = Field(default=0.05, gt=0, le=1)
+    """in_process: share of a round's programs that people must have reviewed, where machines review too: without
+    people, nothing says whether a machine still sees what it saw on honeypots. Below it the run ends."""
+
+    @property
+    def tests(self) -> Callable[[bool], float] | None:
+        """What a verdict of the sandbox says of a whole program, in nats; None without an annotator of kind tests."""
+        return next((one.evidence for one in self.annotators if isinstance(one, TestsSettings)), None)
 
     @model_validator(mode="after")
-    def _reach_the_run(self) -> FeedbackSettings:
-        if self.annotators and self.source != "in_process":
+    def _people_stay(self) -> FeedbackSettings:
+        if not self.annotators:
+            refuse_unused(self, ["human_share", "human_floor"], "no annotators beside the people")
+        elif self.source != "in_process":
+            names = ["human_share", "human_floor"]
+            refuse_unused(self, names, f"source={self.source}, where feedback.web.least_reviewed keeps people")
+        if self.annotators and self.human_share < self.human_floor:
             raise ValueError(
-                f"annotators have no effect with source={self.source} yet: use in_process, or leave them out"
+                f"human_share={self.human_share:g} is below human_floor={self.human_floor:g}, the least share of "
+                "programs that people must review: raise the first, or lower the second"
             )
+        if sum(isinstance(one, TestsSettings) for one in self.annotators) > 1:
+            raise ValueError("annotators names tests twice: a program's tests are run once")
         return self
 
     @property

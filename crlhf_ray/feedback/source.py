@@ -7,6 +7,7 @@ validated, and handed in Arrow batches to the actor. Here is that path, and the 
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,10 @@ from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.annotators.machines import Machines
-from crlhf_ray.feedback.honeypots import HoneypotPool
+from crlhf_ray.feedback.annotators.correlation import carried
+from crlhf_ray.feedback.annotators.machines import POOL_NAME, Machines
+from crlhf_ray.feedback.annotators.memory import PEOPLE
+from crlhf_ray.feedback.honeypots import HoneypotPool, opaque_id
 from crlhf_ray.feedback.ingest import read_annotations
 from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.settings import FeedbackSettings
@@ -149,6 +152,10 @@ class Feedback(ABC):
         """Share of the run that is over in a round, 0 to 1."""
         return min(1.0, round / max(1, self._rounds - 1))
 
+    def carried(self, marks: pa.Table) -> dict[str, float]:
+        """By source, its share of the evidence in these marks; see `annotators.correlation.carried`."""
+        return carried(marks, answer(self._aggregator.reliability.remote(), self._wait, AGGREGATOR))
+
     def add_gold(self, gold: pa.Table) -> None:
         """Tell the aggregation actor known truth."""
         answer(self._aggregator.add_gold.remote(gold), self._wait, AGGREGATOR)
@@ -172,7 +179,7 @@ class SimulatedFeedback(Feedback):
         self.settings = settings
         self.pool = pool
         self.crowd = Crowd(settings.crowd, seed)
-        self.machines = Machines(settings.annotators, seed)
+        self.machines = Machines(settings.annotators, seed, directory.parent / "machines")
         self._round = -1  # the last that honeypots were shown in
         self._said: list[tuple[pa.Table, Sequence[Item]]] = []
 
@@ -192,9 +199,12 @@ class SimulatedFeedback(Feedback):
                     progress=far,
                 )
             )
+        asked = drawn(items, self.settings.human_share)
         answers = self.crowd.annotate(
-            items, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
+            asked, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
         )
+        if self.machines.annotators:
+            check_floor(items, answers, self.settings.human_floor)
         marks, shown = self.machines.collect(items, self.pool, count if round != self._round else 0, now)
         self.add_gold(self.pool.gold(shown))
         self.hand_in(pa.concat_tables([*tables, answers, marks]))
@@ -216,7 +226,7 @@ class SimulatedFeedback(Feedback):
 
     def alerts(self) -> list[Alert]:
         """Annotators for whom the honeypots run out, and machines whose budget has."""
-        names = [*self.crowd.annotator_ids, *(machine.annotator_id for machine in self.machines.annotators)]
+        names = [*self.crowd.annotator_ids, *([POOL_NAME] if self.machines.annotators else [])]
         unseen = {annotator: self.pool.remaining(annotator) for annotator in names}
         return [*honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round), *self.machines.alerts()]
 
@@ -238,3 +248,23 @@ class SimulatedFeedback(Feedback):
 def about(items: Sequence[Item], marks: pa.Table) -> pa.Table:
     """The marks on these items."""
     return marks.filter(pc.is_in(marks["item_id"], pa.array([item.item_id for item in items], pa.string())))
+
+
+def drawn(items: Sequence[Item], share: float) -> list[Item]:
+    """A share of the items, rounded up, in their order; which ones, their ids decide, and these tell nothing."""
+    chosen = sorted(items, key=lambda item: opaque_id(0, "people", item.item_id))[: math.ceil(share * len(items))]
+    names = {item.item_id for item in chosen}
+    return [item for item in items if item.item_id in names]
+
+
+def check_floor(items: Sequence[Item], marks: pa.Table, floor: float) -> None:
+    """Raise DataError where people reviewed too small a share of a round's items for machines to be relied on."""
+    people = about(items, marks.filter(pc.is_in(marks["source"], pa.array(PEOPLE))))
+    reviewed = len(set(people["item_id"].to_pylist()))
+    if reviewed < floor * len(items):
+        raise DataError(
+            f"people reviewed {reviewed} of {len(items)} programs of the round, and feedback.human_floor={floor:g} "
+            "wants more: machines' marks alone do not show when a machine stops seeing faults. Have people review, "
+            "or lower the floor; then go on with --resume",
+            field="source",
+        )

@@ -8,11 +8,11 @@ its effect with a value function and with group baselines alike.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.reward.forms import evidence_of, learnt_log_odds, program_score
@@ -46,13 +46,16 @@ def score_round(
     prior: float,
     passed: Sequence[bool | None],
     seed: int,
+    tests: Callable[[bool], float] | None = None,
 ) -> list[Score]:
     """Scores of a round's programs.
 
     p_by_line: for each sample P(line is correct) by line number, for exactly its lines that carry code, and, where it
     was asked, under the number after the last line's P(nothing is missing at the end). prior: the P(line is correct)
     that these were found with. passed: what the tests say; None where there are none. seed: chooses
-    which programs are verified.
+    which programs are verified. tests: what a verdict says of the whole program, ``log P(verdict | right) / P(verdict |
+    wrong)`` in nats, for the form `right`: given whether the program is right it is independent of the lines' marks, so
+    it adds to the log-odds before them. None: nothing.
     Raises DataError where lines and posteriors do not match, or a posterior is no probability.
     """
     if settings.source == "tests":
@@ -61,17 +64,20 @@ def score_round(
             for sample, ok in zip(samples, passed, strict=True)
         ]
     evidence = [_evidence(sample, lines, prior) for sample, lines in zip(samples, p_by_line, strict=True)]
+    told = [0.0 if tests is None or ok is None else tests(ok) for ok in passed]
     known = [i for i, one in enumerate(evidence) if len(one)]
     learnt: Mapping[str, float] = {}
     if settings.form == "right" and settings.prior_right == "learnt" and known:
-        learnt = learnt_log_odds(
-            [evidence[i] for i in known], [samples[i].problem_id for i in known], settings.fault_growth
+        learnt = learnt_log_odds(  # what is added to every line is added to the program's log-odds
+            [evidence[i] + told[i] for i in known], [samples[i].problem_id for i in known], settings.fault_growth
         )
     scores = []
-    for sample, one, ok in zip(samples, evidence, passed, strict=True):
+    for sample, one, ok, whole in zip(samples, evidence, passed, told, strict=True):
         own = settings
         if sample.problem_id in learnt:
             own = settings.model_copy(update={"prior_right": float(expit(learnt[sample.problem_id]))})
+        if whole and len(one) and own.prior_right != "learnt":
+            own = own.model_copy(update={"prior_right": float(expit(logit(own.prior_right) + whole))})
         verified = ok if ok is not None and _drawn(seed, sample.sample_id) < settings.verified else None
         scores.append(score_program(sample, one, own, prior=prior, verified=verified))
     return scores

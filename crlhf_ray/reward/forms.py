@@ -9,7 +9,9 @@ together: at a prior of 1/2 a line, twelve lines nobody looked at make `product`
     P(marks | wrong) / P(marks | right) = mean_j exp(-l_j)
     logit P(right) = b(m) - log mean_j exp(-l_j),   b(m) = logit(prior_right) - fault_growth * log(m / 6)
 
-with b(m) the log-odds before any mark. With growth 0 length says nothing of faults, and a wrong program gains by
+with b(m) the log-odds before any mark. A verdict of tests on the whole program adds its own log P(verdict | right) /
+P(verdict | wrong) to b(m): exactly so, as it is independent of the lines' marks once it is known whether the program is
+right. With growth 0 length says nothing of faults, and a wrong program gains by
 padding, since more lines dilute the evidence; with growth 1 (a constant rate of faults a line) the mean becomes a sum,
 and a program gains by being short. A growth between them bounds both; docs/method.md has the figures.
 """

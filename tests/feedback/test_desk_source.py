@@ -1,8 +1,10 @@
 """Rounds of feedback over the annotation server: simulated people, real ones (by the API), and both together."""
 
+import json
 import shutil
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,8 +50,10 @@ def start(tmp_path, aggregator):
     """``start(source, **web settings)`` makes the feedback of a run of three rounds."""
     made = []
 
-    def begin(source="web", crowd=None, aggregator=aggregator, **web):
-        settings = FeedbackSettings(source=source, crowd=crowd or CrowdSettings(), web=WebFeedbackSettings(**web))
+    def begin(source="web", crowd=None, aggregator=aggregator, annotators=(), **web):
+        settings = FeedbackSettings(
+            source=source, crowd=crowd or CrowdSettings(), web=WebFeedbackSettings(**web), annotators=annotators
+        )
         pool = HoneypotPool([Honeypot(item(f"i-honey{n}"), (1, 1 if n % 2 else -1, 1)) for n in range(12)])
         more = {"engine": Aggregator, "aggregation": AggregationSettings().meaning(), "seed": 1}
         made.append(WebFeedback(settings, pool, aggregator, tmp_path / "log", rounds=3, wait_seconds=120, **more))
@@ -246,3 +250,24 @@ def test_judgements_that_came_after_the_checkpoint_are_taken_in_again_and_count_
     assert known(again, [*items, *later[0]]) == before
     assert ray.get(again.stats.remote())["events"] == len(resumed.log) == 2 * 2 * 2 * len(items)
     ray.kill(again)
+
+
+def test_machines_mark_beside_people_and_the_server_does_not_count_them(start, aggregator):
+    parts = [{"kind": "checks", "tool": "python"}, {"kind": "memory"}]
+    experts = CrowdSettings(annotators=[AnnotatorSettings(kind="expert")] * 2)
+    feedback = start("simulated", annotators=parts, queue=TWO, crowd=experts)
+    feedback.collect(*items_of(0), 0)
+    saved = json.loads(json.dumps(feedback.state()))
+    items, truth = items_of(1)
+    marks = feedback.collect(items, truth, 1)
+
+    assert Counter(marks["source"].to_pylist()) == {
+        "simulated": 2 * 8,
+        "check": 8,
+        "memory": 4,
+    }  # people said nothing yet of `x = 'i-r1-0'`
+    gold = {row["annotator_id"]: row["gold_labels"] for row in ray.get(aggregator.reliability.remote()).to_pylist()}
+    assert gold["python"] == 2 * 12  # the pool has no more
+
+    feedback.restore(saved)
+    assert json.loads(json.dumps(feedback.state()))["machines"] == saved["machines"]

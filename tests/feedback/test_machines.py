@@ -221,6 +221,12 @@ def test_honeypots_are_mixed_in_and_none_is_shown_twice():
     assert table.num_rows == 20
 
 
+def test_a_run_without_machines_uses_up_no_honeypot():
+    pool = honeypots()
+    table, shown = Machines([], 1).collect([RIGHT], pool, 3, NOW)
+    assert (table.num_rows, shown, pool.remaining("machines")) == (0, [], 6)
+
+
 def test_nothing_that_an_annotator_is_shown_tells_truth_or_a_honeypot():
     machines = Machines([own()], 1)
     machines.collect([RIGHT], honeypots(), 3, NOW)

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from crlhf_ray.reward import FORMS, RewardSettings, evidence_of, learnt_log_odds, program_score
+from crlhf_ray.feedback.annotators.settings import TestsSettings
+from crlhf_ray.reward import FORMS, RewardSettings, evidence_of, learnt_log_odds, program_score, score_round
+from crlhf_ray.rollout.sample import Line, Sample
 
 LINES = st.lists(st.floats(-20, 20), min_size=1, max_size=200).map(np.array)
 
@@ -128,3 +130,41 @@ def test_a_problem_with_few_programs_is_drawn_to_the_round():
     one, _ = marks(rng, 1, 4, 1.0)
     learnt = learnt_log_odds([*hard, *one], ["hard"] * 300 + ["easy"], 0.0)
     assert learnt["hard"] < learnt["easy"] < 1.0
+
+
+# -- tests as a mark on the whole program -----------------------------------------------------------------------------
+
+
+def scored(passed, tests, **settings):
+    """The reward of a program of three lines, the last of them doubtful."""
+    text = "\n".join(["", "    a = x", "    b = a", "    return b"])
+    lines = tuple(Line(n, part, n, n + 1, bool(part)) for n, part in enumerate(text.split("\n")))
+    sample = Sample("s", "p", (1,), (7,) * 4, np.zeros(4), text, lines, 0, "eos", "a")
+    posteriors = [{1: 0.9, 2: 0.8, 3: 0.4}]
+    (score,) = score_round(
+        [sample], posteriors, RewardSettings(**settings), prior=0.5, passed=[passed], seed=0, tests=tests
+    )
+    return score.value
+
+
+@pytest.mark.parametrize("prior_right", [0.7, 0.3])
+@pytest.mark.parametrize("passed, likelier", [(True, 0.99 / 0.1), (False, 0.01 / 0.9)])
+def test_a_verdict_moves_the_odds_that_the_program_is_right_by_its_likelihood_ratio(passed, likelier, prior_right):
+    verdict = TestsSettings(sensitivity=0.99, specificity=0.9)
+    without = scored(passed, None, prior_right=prior_right)
+    value = scored(passed, verdict.evidence, prior_right=prior_right)
+    assert value / (1 - value) == pytest.approx(likelier * without / (1 - without))
+
+
+def test_tests_that_catch_nothing_say_nothing():
+    assert scored(True, TestsSettings(sensitivity=0.7, specificity=0.3).evidence) == pytest.approx(scored(True, None))
+
+
+def test_a_program_without_a_verdict_is_scored_by_its_lines():
+    assert scored(None, TestsSettings().evidence) == scored(None, None)
+
+
+def test_the_learnt_share_of_right_programs_counts_the_verdicts_too():
+    verdict = TestsSettings()
+    assert scored(False, verdict.evidence, prior_right="learnt") < scored(None, None, prior_right="learnt")
+    assert scored(True, verdict.evidence, prior_right="learnt") > scored(None, None, prior_right="learnt")

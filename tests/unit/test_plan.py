@@ -65,3 +65,15 @@ def test_a_plan_warns_of_what_biases_the_policy_and_refuses_a_learning_rate_that
     assert warnings(load_config(QUICKSTART)) == []
     with pytest.raises(ConfigError, match=r"learner\.lr: .*less than or equal to 1"):
         load_config(QUICKSTART, ["learner.lr=1000"])
+
+
+def test_what_judges_will_ask_for_and_cost_is_reckoned():
+    rows = arithmetic(
+        "feedback.annotators=[{kind: checks}, {kind: tests}, {kind: llm, model: m, prompts: [review, faults], "
+        "votes: 3, price_in: 1, price_out: 4, budget: {money: 5}}]"
+    )
+    requests = (480 + 12 + 9 * 2) * 2 * 3
+    assert rows["checks"] == "510 programs"
+    assert rows["tests"] == "every program, as a whole"
+    assert rows["llm m"].startswith(f"{requests:,} requests, at most about ")
+    assert rows["llm m"].endswith("in money, budget 5")

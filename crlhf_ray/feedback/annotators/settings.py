@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from math import log
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from crlhf_ray.feedback.annotators.prompts import PROMPTS
 from crlhf_ray.parts import part
 from crlhf_ray.settings import Settings, refuse_unused
 
@@ -90,6 +93,92 @@ class MemorySettings(MachineSettings):
     """Marks, so decayed, that it wants before it says anything."""
 
 
+class LlmSettings(MachineSettings):
+    """Language models that judge, at any OpenAI-compatible endpoint, `vllm serve` among them."""
+
+    kind: Literal["llm"] = "llm"
+    model: str
+    """As the endpoint calls it."""
+    base_url: str = "http://127.0.0.1:8000/v1"
+    """The endpoint, up to and with its /v1."""
+    key_variable: str | None = None
+    """Environment variable that holds the API key. The key itself is in no setting, file or log."""
+    prompts: tuple[str, ...] = ("review",)
+    """Each is an annotator of its own: review, faults, lines (which `crlhf judge-train` teaches), or your own text as
+    package.module:NAME."""
+    votes: int = Field(default=2, ge=1)
+    """Answers a program, lines first to last and last to first in turn. Their agreement is the confidence."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature of the answers."""
+    max_tokens: int = Field(default=1024, ge=16)
+    """Longest answer."""
+    structured: Literal["json_schema", "json_object", "none"] = "json_schema"
+    """How the endpoint is held to the form of an answer; json_schema is enforced by guided decoding."""
+    canary: bool = True
+    """Put a line that is known to be wrong among the others; a program whose canary is missed gets no marks."""
+    seconds: float = Field(default=120.0, gt=0)
+    """Longest wait for one answer."""
+    attempts: int = Field(default=4, ge=1)
+    """Requests for one answer, where the endpoint is busy, fails, or answers in another form."""
+    longest_wait: float = Field(default=30.0, ge=0)
+    """Between two of these, in seconds; shorter at first, and as the endpoint asks for."""
+    requests_a_minute: float | None = Field(default=None, gt=0)
+    """The endpoint's rate limit."""
+    at_once: int = Field(default=4, ge=1)
+    """Programs asked about at the same time."""
+    price_in: float = Field(default=0.0, ge=0)
+    """Price of a million tokens that are sent."""
+    price_out: float = Field(default=0.0, ge=0)
+    """Price of a million tokens that are answered."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        found = urlsplit(url)
+        if found.username or found.password:
+            raise ValueError("base_url holds a user name or password: put the key into key_variable's environment")
+        if found.scheme not in ("http", "https") or not found.netloc:
+            raise ValueError(f"base_url {url!r} is not an address such as http://127.0.0.1:8000/v1")
+        return url
+
+    @field_validator("key_variable")
+    @classmethod
+    def _a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):  # it may be the key itself: not shown
+            raise ValueError("key_variable is not the name of an environment variable, such as OPENAI_API_KEY")
+        return name
+
+    @field_validator("prompts")
+    @classmethod
+    def _texts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError("prompts names one twice, or none: each is an annotator of its own")
+        for name in names:
+            if not isinstance(part(PROMPTS, name), str):
+                raise ValueError(f"prompts: {name!r} is not a text")
+        return names
+
+
+class TestsSettings(MachineSettings):
+    """What the sandbox found, as one mark on the whole program: it moves the log-odds that the program is right.
+
+    Needs reward.form: right. The two rates are given, not learnt: honeypots are made so that tests tell them apart.
+    """
+
+    __test__ = False
+    kind: Literal["tests"] = "tests"
+    sensitivity: float = Field(default=0.99, gt=0, lt=1)
+    """P(a right program passes)."""
+    specificity: float = Field(default=0.9, gt=0, lt=1)
+    """P(a wrong program fails): what share of small mistakes the tests catch, as `crlhf problems check` measures."""
+
+    def evidence(self, passed: bool) -> float:
+        """``log P(verdict | right) / P(verdict | wrong)``, nats."""
+        if passed:
+            return log(self.sensitivity / (1 - self.specificity))
+        return log((1 - self.sensitivity) / self.specificity)
+
+
 class OwnSettings(MachineSettings):
     """Your own: `kind` names a subclass of `crlhf_ray.Annotator` as package.module:Name."""
 
@@ -114,7 +203,12 @@ class OwnSettings(MachineSettings):
 
 
 #: Ours, by kind.
-KINDS: dict[str, type[MachineSettings]] = {"checks": ChecksSettings, "memory": MemorySettings}
+KINDS: dict[str, type[MachineSettings]] = {
+    "checks": ChecksSettings,
+    "memory": MemorySettings,
+    "llm": LlmSettings,
+    "tests": TestsSettings,
+}
 
 
 def _which(value: Any) -> str:
@@ -126,6 +220,8 @@ def _which(value: Any) -> str:
 AnnotatorPart = Annotated[
     Annotated[ChecksSettings, Tag("checks")]
     | Annotated[MemorySettings, Tag("memory")]
+    | Annotated[LlmSettings, Tag("llm")]
+    | Annotated[TestsSettings, Tag("tests")]
     | Annotated[OwnSettings, Tag("own")],
     Discriminator(_which),
 ]

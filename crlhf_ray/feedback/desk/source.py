@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
 from crlhf_ray.aggregation.monitors import Alert
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.annotators.machines import Machines
 from crlhf_ray.feedback.desk.client import AnnotationClient, Assignment
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.engine import MakeEngine
@@ -83,12 +84,15 @@ class WebFeedback(Feedback):
     ):
         super().__init__(directory, aggregator, wait_seconds, rounds)
         self.settings, self.pool = settings.web, pool
+        self._machines_share = settings.first_honeypots, settings.honeypots_per_round
+        self.machines = Machines(settings.annotators, seed, directory.parent / "machines")
         self.labels_wanted = settings.web.queue.labels_least
         self.pause_seconds = settings.web.poll_seconds
         self._cursor, self._published, self._idle, self._round = 0, False, 0, -1
         self._lots: list[_Lot] = []
         self._known: set[str] = set()  # programs that equal a honeypot, and were not told of yet
         self._honeypots = pa.array([item.item_id for item in pool.items()], pa.string())
+        self._said: list[pa.Table] = []  # machines' marks that were not told of yet
         self._late: list[Alert] = []
         self._server: BackgroundServer | None = None
         url, token_file = settings.web.url, settings.web.token_file
@@ -104,6 +108,7 @@ class WebFeedback(Feedback):
             self._crowd = SimulatedPeople(self.client, Crowd(settings.crowd, seed), seed)
 
     def close(self) -> None:
+        self.machines.close()
         if self._crowd is not None:
             self._crowd.close()
         self.client.close()
@@ -115,12 +120,16 @@ class WebFeedback(Feedback):
             self.client.publish(self.pool.items(), gold={i: z.tolist() for i, z in self.pool.truth().items()})
             self.add_gold(self.pool.gold())
             self._published = True
+        honeypots = self._machines_share[round > 0] if round != self._round else 0
         if round != self._round:
             self._round, self._late = round, []
         self._idle, asked = 0, self._unanswered(items)
         self._known |= {item.item_id for item in items} - {item.item_id for item in asked}
         self.client.publish(asked, round=round, deadline=self._deadline())
         self._lots.append(_Lot(round, {item.item_id: item for item in asked}, truth))
+        marks, _ = self.machines.collect(asked, self.pool, honeypots, datetime.now(UTC))
+        self.hand_in(marks)  # the server does not count them: when a program is done, people decide
+        self._said.append(marks)
 
     def hear(self) -> Heard:
         worked = self._work()
@@ -138,7 +147,10 @@ class WebFeedback(Feedback):
             closed, lot.waiting = set(lot.waiting) - set(still), still or self._put_off(lot)
             reviewed |= (closed & lot.reviewed) if lot.waiting else lot.items.keys() - lot.told
             lot.told |= reviewed
+        for lot in self._lots:
+            self.machines.observe(list(lot.items.values()), marks, lot.round)
         self._lots = [lot for lot in self._lots if lot.waiting]
+        marks, self._said = pa.concat_tables([marks, *self._said]), []
         return Heard(marks.filter(pc.invert(pc.is_in(marks["item_id"], self._honeypots))), frozenset(reviewed))
 
     def _work(self) -> int:
@@ -196,13 +208,16 @@ class WebFeedback(Feedback):
         return self._crowd.skills(self.share_over(round))
 
     def alerts(self) -> list[Alert]:
-        return self._late  # the server watches its people itself
+        return [*self._late, *self.machines.alerts()]  # the server watches its people itself
 
     def state(self) -> dict[str, Any]:
-        return {"cursor": self._cursor, "handed_in": self._handed_in}
+        state = {"cursor": self._cursor, "handed_in": self._handed_in}
+        return {**state, "pool": self.pool.state(), "machines": self.machines.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._cursor, self._handed_in = state["cursor"], state["handed_in"]
+        self.pool.restore(state["pool"])
+        self.machines.restore(state["machines"])
 
 
 def too_few_reviewed(reviewed: int, programs: int, least: float) -> list[Alert]:
