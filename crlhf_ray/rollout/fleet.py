@@ -266,10 +266,10 @@ class Fleet:
             ready: list[Any] = ray.wait(list(self._streams), num_returns=1, timeout=seconds)[0]
             for stream in ready:
                 self._next(stream, self._streams[stream])
-            now = time.monotonic()
-            for replica in [one for one in self._streams.values() if now - self._heard[one] > self._stall]:
-                self.members.bury(replica, f"finished no sample for {self._stall:g} s")
-            if not ready:
+            if not ready:  # only now is all taken in that came while nobody listened, as during an update
+                now = time.monotonic()
+                for replica in [one for one in self._streams.values() if now - self._heard[one] > self._stall]:
+                    self.members.bury(replica, f"finished no sample for {self._stall:g} s")
                 return
             seconds = 0.0
 
