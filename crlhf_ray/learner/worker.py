@@ -35,6 +35,7 @@ from crlhf_ray.learner.forward_check import check_exact, check_names, plain_logp
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
+from crlhf_ray.learner.policy_weights import PolicyWeights
 from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.staleness import correct
@@ -81,7 +82,6 @@ class LearnerWorker:
                 self.settings.threads_per_rank or max(1, (os.cpu_count() or 1) // self.settings.ranks)
             )
         deepspeed = join_group(cuda=cuda, timeout_seconds=self.settings.timeout_seconds)
-        self._gathered = deepspeed.zero.GatheredParameters
         policy: Any = load_model(self.model_settings)
         adapted = self.model_settings.lora is not None
         expected = plain_logprobs(policy)
@@ -107,6 +107,8 @@ class LearnerWorker:
             optimizer.register_step_pre_hook(self._clip)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
         self.module = module
+        gathered = deepspeed.zero.GatheredParameters if self.settings.zero_stage == 3 else None
+        self.weights = PolicyWeights(module, gathered)
         check_names(policy.config, self.weight_meta())
         self.probe = probe(policy.config.vocab_size)
         check_exact(self.model_settings, policy.config, expected, self.logprobs(self.probe))
@@ -376,27 +378,8 @@ class LearnerWorker:
         return state["client"]
 
     def weight_meta(self) -> WeightMeta:
-        """(name, dtype, shape) of each weight, in `iter_weights`' order, without computing any."""
-        return [
-            (name, str(weight.dtype).removeprefix("torch."), tuple(getattr(weight, "ds_shape", weight.shape)))
-            for name, weight, _ in self._weights()
-        ]
-
-    @torch.no_grad()
-    def iter_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The policy's weights under their Hugging Face names, LoRA merged in, whole, one at a time.
-
-        Collective under ZeRO-3: all ranks iterate together. A tensor is valid until the next one is asked for.
-        Tied weights come once, under the embedding's name.
-        """
-        for name, weight, layer in self._weights():
-            parameters = [weight, *(layer.parameters() if layer is not None else [])]
-            with self._whole(parameters):
-                whole = weight.detach()
-                if layer is not None:
-                    for adapter in layer.active_adapters:
-                        whole = whole + layer.get_delta_weight(adapter)
-                yield name, whole
+        """(name, dtype, shape) of each weight, in the order in which they are sent, without computing any."""
+        return self.weights.meta()
 
     def connect(self, specs: Sequence[TransferSpec]) -> dict[str, str]:
         """Meet replicas, in place of older connections to the same. Returns what went wrong, by replica id."""
@@ -404,27 +387,7 @@ class LearnerWorker:
 
     def send_weights(self, only: Collection[str] | None = None) -> dict[str, str]:
         """Stream all weights to the connected replicas, or some of them. Returns what went wrong, by replica id."""
-        return self.senders.send(self.iter_weights(), only)
-
-    def _weights(self) -> Iterator[tuple[str, torch.Tensor, Any]]:
-        """(Hugging Face name, base weight, peft layer around it or None)."""
-        policy: Any = self.module.policy
-        base = policy.get_base_model() if self.module.adapted else policy
-        layers = {name: module for name, module in base.named_modules() if hasattr(module, "base_layer")}
-        for name, parameter in base.named_parameters():
-            owner, _, rest = name.partition(".base_layer.")
-            if rest:
-                yield f"{owner}.{rest}", parameter, layers[owner] if rest == "weight" else None
-            elif not any(name.startswith(f"{adapted}.") for adapted in layers):
-                yield name, parameter, None
-
-    @contextmanager
-    def _whole(self, parameters: list[torch.Tensor]) -> Iterator[None]:
-        if self.settings.zero_stage == 3:
-            with self._gathered(list({id(p): p for p in parameters}.values())):
-                yield
-        else:
-            yield
+        return self.senders.send(self.weights.whole(), only)
 
     def close(self) -> None:
         if dist.is_initialized():
