@@ -103,8 +103,10 @@ class FeedbackSettings(Settings):
     (docs/annotators.md). Each entry has a `kind`: checks, memory, llm, tests, or your own as package.module:Name."""
 
     human_share: float = Field(default=1.0, gt=0, le=1)
-    """in_process: share of a round's programs, drawn at random, that the crowd reviews. The others have machines' marks
-    alone."""
+    """in_process: share of a round's programs that the crowd reviews. The others have machines' marks alone."""
+    human_choice: Literal["random", "doubtful"] = "random"
+    """in_process: which ones. random; doubtful: human_floor of all at random, so that what machines miss is still seen,
+    and then those with the line about which machines' marks leave most doubt."""
     human_floor: float = Field(default=0.05, gt=0, le=1)
     """in_process: share of a round's programs that people must have reviewed, where machines review too: without
     people, nothing says whether a machine still sees what it saw on honeypots. Below it the run ends."""
@@ -117,10 +119,12 @@ class FeedbackSettings(Settings):
     @model_validator(mode="after")
     def _people_stay(self) -> FeedbackSettings:
         if not self.annotators:
-            refuse_unused(self, ["human_share", "human_floor"], "no annotators beside the people")
+            refuse_unused(self, ["human_share", "human_choice", "human_floor"], "no annotators beside the people")
         elif self.source != "in_process":
-            names = ["human_share", "human_floor"]
+            names = ["human_share", "human_choice", "human_floor"]
             refuse_unused(self, names, f"source={self.source}, where feedback.web.least_reviewed keeps people")
+        if self.human_share == 1:
+            refuse_unused(self, ["human_choice"], "human_share=1, where people review everything")
         if self.annotators and self.human_share < self.human_floor:
             raise ValueError(
                 f"human_share={self.human_share:g} is below human_floor={self.human_floor:g}, the least share of "

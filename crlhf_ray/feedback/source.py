@@ -199,19 +199,30 @@ class SimulatedFeedback(Feedback):
                     progress=far,
                 )
             )
-        asked = drawn(items, self.settings.human_share)
+        marks, shown = self.machines.collect(items, self.pool, count if round != self._round else 0, now)
+        self.add_gold(self.pool.gold(shown))
+        self.hand_in(pa.concat_tables([*tables, marks]))  # machines first: they are cheap
         answers = self.crowd.annotate(
-            asked, truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
+            self._for_people(items), truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
         )
         if self.machines.annotators:
             check_floor(items, answers, self.settings.human_floor)
-        marks, shown = self.machines.collect(items, self.pool, count if round != self._round else 0, now)
-        self.add_gold(self.pool.gold(shown))
-        self.hand_in(pa.concat_tables([*tables, answers, marks]))
+        self.hand_in(answers)
         answers = pa.concat_tables([answers, about(items, marks)])
         self.machines.observe(items, answers, round)
         self._round = round
         self._said.append((answers, items))
+
+    def _for_people(self, items: Sequence[Item]) -> list[Item]:
+        """Those that people are to review: all, some at random, or those about which machines leave most doubt."""
+        settings = self.settings
+        if settings.human_share == 1 or settings.human_choice == "random":
+            return drawn(items, settings.human_share)
+        found = answer(self._aggregator.consensus.remote([item.item_id for item in items]), self._wait, AGGREGATOR)
+        doubt: dict[str, float] = {}
+        for name, p in zip(found["item_id"].to_pylist(), found["p_correct"].to_pylist(), strict=True):
+            doubt[name] = max(doubt.get(name, 0.0), p * (1 - p))
+        return drawn(items, settings.human_share, doubt, settings.human_floor)
 
     def hear(self) -> Heard:
         said, self._said = self._said, []
@@ -250,10 +261,18 @@ def about(items: Sequence[Item], marks: pa.Table) -> pa.Table:
     return marks.filter(pc.is_in(marks["item_id"], pa.array([item.item_id for item in items], pa.string())))
 
 
-def drawn(items: Sequence[Item], share: float) -> list[Item]:
-    """A share of the items, rounded up, in their order; which ones, their ids decide, and these tell nothing."""
-    chosen = sorted(items, key=lambda item: opaque_id(0, "people", item.item_id))[: math.ceil(share * len(items))]
-    names = {item.item_id for item in chosen}
+def drawn(
+    items: Sequence[Item], share: float, doubt: Mapping[str, float] | None = None, floor: float = 1.0
+) -> list[Item]:
+    """A share of the items, rounded up, in their order: a floor of all items at random, the others by doubt.
+
+    Chance goes by the items' ids, which tell nothing. doubt: by item_id, the more the sooner; 0 where missing.
+    """
+    number = math.ceil(share * len(items))
+    by_chance = sorted(items, key=lambda item: opaque_id(0, "people", item.item_id))
+    sure = min(number, math.ceil(floor * len(items)))
+    rest = sorted(by_chance[sure:], key=lambda item: -(doubt or {}).get(item.item_id, 0.0))
+    names = {item.item_id for item in [*by_chance[:sure], *rest[: number - sure]]}
     return [item for item in items if item.item_id in names]
 
 

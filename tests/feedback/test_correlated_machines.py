@@ -142,6 +142,16 @@ def test_the_programs_that_people_review_are_drawn_at_random_and_the_same_each_t
     assert drawn(items, 1.0) == items
 
 
+def test_people_are_asked_where_machines_leave_most_doubt_and_about_a_floor_at_random():
+    items = [program(f"i-{n}", "    return x") for n in range(100)]
+    doubt = {f"i-{n}": n / 1000 for n in range(100)}
+    some = {int(i.item_id[2:]) for i in drawn(items, 0.3, doubt, 0.1)}
+    chance = {int(i.item_id[2:]) for i in drawn(items, 0.1)}
+    assert len(some) == 30
+    assert chance < some
+    assert some - chance == set(sorted(set(range(100)) - chance)[-20:])
+
+
 def test_who_carried_what_is_by_what_each_mark_adds_to_its_line():
     reliability = pa.table({"annotator_id": ["ann", "llm:m"], "sensitivity": [0.9, 0.5], "specificity": [0.9, 0.5]})
     marks = marked(("i", "ann", 1, None, "human"), ("i", "llm:m", -1, None, "llm"))
@@ -157,6 +167,7 @@ def test_who_carried_what_is_by_what_each_mark_adds_to_its_line():
     "changes, message",
     [
         (["feedback.human_share=0.5"], "human_share=0.5 has no effect with no annotators"),
+        (["feedback.annotators=[{kind: memory}]", "feedback.human_choice=doubtful"], "human_share=1, where people"),
         (["feedback.annotators=[{kind: memory}]", "feedback.human_share=0.01"], "is below human_floor=0.05"),
         (["feedback.annotators=[{kind: memory}]", "aggregation.use_confidence=false"], "without effect"),
         (["feedback.annotators=[{kind: tests}]", "reward.form=mean"], "tests mark whole programs"),

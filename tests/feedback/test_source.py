@@ -129,6 +129,23 @@ def test_machines_mark_beside_the_crowd_and_a_round_played_again_changes_nothing
     ray.kill(aggregator)
 
 
+def test_people_are_asked_about_the_programs_that_machines_leave_in_doubt(tmp_path):
+    settings = FeedbackSettings(
+        first_honeypots=12,
+        human_share=0.5,
+        human_choice="doubtful",
+        human_floor=0.1,
+        annotators=[{"kind": "checks", "tool": "python"}],
+    )
+    aggregator = ray.remote(Aggregator).options(num_cpus=0).remote(tmp_path / "aggregation")
+    feedback = SimulatedFeedback(settings, pool(), aggregator, tmp_path / "log", seed=1, rounds=3, wait_seconds=120)
+    marks = feedback.collect(*work(0), 0)
+    asked = {row["item_id"] for row in marks.to_pylist() if row["source"] == "simulated"}
+    assert len(asked) == 2
+    assert {row["item_id"] for row in marks.to_pylist() if row["source"] == "check"} == {f"i-r0-{n}" for n in range(4)}
+    ray.kill(aggregator)
+
+
 def test_what_the_aggregation_actor_raises_at_its_start_comes_back_as_it_was_raised(tmp_path):
     Aggregator(tmp_path / "aggregation").close()
     other = AggregationSettings(prior=0.6)
