@@ -43,6 +43,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
         ("optimizer steps a round", f"{steps}: {config.learner.epochs} x {per_round} samples in steps of {minibatch}"),
         ("samples in all", f"{per_round * config.run.rounds:,}"),
         *judging,
+        *_machines(config),
         (
             "held-out evaluation",
             f"{evaluations} times {heldout} problems x {config.evaluation.samples} samples "
@@ -70,11 +71,9 @@ def _judging(config: Config) -> list[tuple[str, str]]:
     feedback = config.feedback
     if feedback.source == "in_process":
         people = len(Crowd(feedback.crowd).annotator_ids)
-        honeypots = feedback.first_honeypots + feedback.honeypots_per_round * (config.run.rounds - 1)
         return [
             ("judgements a program", f"{feedback.labels_per_item or people} of {people} annotators, each of its lines"),
-            ("honeypots", f"{honeypots} programs for each annotator over the run"),
-            *_machines(config, honeypots),
+            ("honeypots", f"{_honeypots(config)} programs for each annotator over the run"),
         ]
     if feedback.source == "simulated":
         queue = feedback.web.queue
@@ -85,10 +84,14 @@ def _judging(config: Config) -> list[tuple[str, str]]:
     ]
 
 
-def _machines(config: Config, honeypots: int) -> list[tuple[str, str]]:
+def _honeypots(config: Config) -> int:
+    return config.feedback.first_honeypots + config.feedback.honeypots_per_round * (config.run.rounds - 1)
+
+
+def _machines(config: Config) -> list[tuple[str, str]]:
     """What machine annotators are expected to do and to cost. A token is taken as four characters of a prompt."""
-    programs = config.run.problems_per_round * config.run.samples_per_problem * config.run.rounds + honeypots
-    found = []
+    run, found = config.run, []
+    programs = run.problems_per_round * run.samples_per_problem * run.rounds + _honeypots(config)
     for one in config.feedback.annotators:
         if not isinstance(one, LlmSettings):
             found.append((one.kind, f"{programs:,} programs" if one.kind != "tests" else "every program, as a whole"))

@@ -163,6 +163,12 @@ def test_who_carried_what_is_by_what_each_mark_adds_to_its_line():
     assert carried(marked(), equal) == {}
 
 
+def test_an_annotator_who_was_never_wrong_does_not_carry_everything():
+    perfect = pa.table({"annotator_id": ["ann", "llm:m"], "sensitivity": [1.0, 0.9], "specificity": [1.0, 0.9]})
+    shares = carried(marked(("i", "ann", 1, None, "human"), ("i", "llm:m", 1, None, "llm")), perfect)
+    assert 0.2 < shares["llm"] < shares["human"] < 0.8
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -72,6 +72,8 @@ def test_what_judges_will_ask_for_and_cost_is_reckoned():
         "feedback.annotators=[{kind: checks}, {kind: tests}, {kind: llm, model: m, prompts: [review, faults], "
         "votes: 3, price_in: 1, price_out: 4, budget: {money: 5}}]"
     )
+    web = arithmetic("feedback.source=web", "feedback.annotators=[{kind: checks}]")
+    assert web["checks"] == rows["checks"]
     requests = (480 + 12 + 9 * 2) * 2 * 3
     assert rows["checks"] == "510 programs"
     assert rows["tests"] == "every program, as a whole"

@@ -11,6 +11,8 @@ import pyarrow as pa
 ALIKE, APART = 0.5, 0.1
 #: Honeypot lines in common that this expectation is worth.
 PRIOR_LINES = 20.0
+#: Nobody is always right: one whose rates are 0 or 1 would carry all there is.
+_EVER = 1e-3
 
 
 def expected_correlation(families: Sequence[str]) -> np.ndarray:
@@ -62,7 +64,7 @@ def carried(marks: pa.Table, reliability: pa.Table) -> dict[str, float]:
     total: dict[str, float] = dict.fromkeys(sorted(set(marks["source"].to_pylist())), 0.0)
     for row in marks.select(["annotator_id", "label", "confidence", "source"]).to_pylist():
         if row["label"] and row["annotator_id"] in known:
-            right, wrong = known[row["annotator_id"]]
+            right, wrong = np.clip(known[row["annotator_id"]], _EVER, 1 - _EVER)
             said = np.log(right / (1 - wrong)) if row["label"] > 0 else np.log((1 - right) / wrong)
             total[row["source"]] += abs(float(said)) * (1.0 if row["confidence"] is None else row["confidence"])
     whole = sum(total.values())
