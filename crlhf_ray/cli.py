@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crlhf_ray.errors import ConfigError, CrlhfError
+from crlhf_ray.feedback.desk.command import review_app
 
 #: `crlhf_ray.aggregation.batch.EstimatorName`, written out so that --help need not import it.
 Estimator = Literal["hierarchical", "two_coin", "one_coin", "majority", "dawid_skene", "logistic_l1"]
@@ -226,6 +227,9 @@ def check(
 
 problems_app = typer.Typer(no_args_is_help=True, help="What a set of problems is worth.")
 app.add_typer(problems_app, name="problems")
+
+
+app.add_typer(review_app, name="review")
 
 
 @problems_app.callback()

@@ -199,7 +199,7 @@ def test_judgements_are_exported(server, enter):
     for kind in ("CSV", "JSONL", "Parquet"):
         with page.expect_download() as download:
             page.get_by_role("link", name=kind, exact=True).click()
-        assert download.value.suggested_filename == f"labels.{kind.lower()}"
+        assert download.value.suggested_filename == f"reviews.{kind.lower()}"
         if kind == "CSV":
             with open(download.value.path()) as file:
                 assert {"task", "worker", "label"} <= set(next(csv.DictReader(file)))

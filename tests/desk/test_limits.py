@@ -71,6 +71,13 @@ def test_an_account_is_guessed_at_from_no_number_of_addresses(server):
     assert log_in(server, "ann", "10.0.0.1", PASSWORD) == 200  # and she is not locked out
 
 
+def test_an_account_is_limited_under_every_spelling_of_its_name(serve):
+    server = serve(logins_a_minute=1, trusted_proxies=("127.0.0.1",))
+    server.person("ann")
+    spellings = ("ann", " ann", "ann  ", "\uff41nn")
+    assert [log_in(server, name, f"10.0.2.{n}") for n, name in enumerate(spellings)] == [401, 401, 401, 429]
+
+
 def test_without_a_proxy_of_ours_nobody_says_where_they_are(serve):
     server = serve(logins_a_minute=2)
     assert [log_in(server, f"nobody {n}", f"10.0.0.{n}") for n in range(3)] == [401, 401, 429]

@@ -34,7 +34,8 @@ def test_letters_of_two_alphabets_in_a_word_are_refused():
 
 
 @pytest.mark.parametrize(
-    "first, second", [("Ann", "ann"), ("Paul", "Pau1"), ("Coco", "\u0421\u043e\u0441\u043e"), ("Jose", "José")]
+    "first, second",
+    [("Ann", "ann"), ("Paul", "Pau1"), ("Coco", "\u0421\u043e\u0441\u043e"), ("Jose", "José"), ("Mark", "Rnark")],
 )
 def test_a_name_that_looks_like_another_is_taken(first, second):
     assert taken(second, ["Somebody", first]) == first

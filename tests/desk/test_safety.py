@@ -313,7 +313,7 @@ def test_who_must_qualify_again_gets_answers_again(server):
 def test_a_retired_honeypot_is_shown_to_nobody(server):
     server.publish(honeypots=1)
     (name,) = [row["item_id"] for row in server.lead._call("GET", "/items?honeypots=true")]
-    server.lead._call("POST", f"/honeypots/{name}/retire")
+    server.lead.retire([name])
     assert server.person("ann").next() is None
 
 

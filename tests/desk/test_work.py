@@ -379,8 +379,8 @@ def test_the_whole_is_exported_in_the_long_form(server):
     export = server.lead._http.get("/export?format=csv").text
     rows = list(csv.DictReader(io.StringIO(export)))
     assert [(row["task"], row["label"], row["weight"]) for row in rows] == [
-        (f"{work(1).item_id}:0", "-1", "1.0"),
-        (f"{work(1).item_id}:3", "-1", "1.0"),
+        (f"{work(1).item_id}:1", "-1", "1.0"),
+        (f"{work(1).item_id}:4", "-1", "1.0"),
     ]
     table = pq.read_table(io.BytesIO(server.lead._http.get("/export?format=parquet").content))
     assert table["task"].to_pylist() == [row["task"] for row in rows]

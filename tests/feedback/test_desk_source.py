@@ -172,14 +172,14 @@ def test_after_the_deadline_a_round_goes_on_and_late_reviews_come_with_the_next(
 def test_a_deadline_before_enough_was_reviewed_is_put_off_and_said_so(serve, start):
     server = serve(queue=ONE)
     server.now = time.time()
-    feedback, (items, truth) = start(**at(server, deadline_minutes=0.01)), items_of(0)
+    feedback, (items, truth) = start(**at(server, deadline_minutes=0.05)), items_of(0)
     ann = server.person("ann")
     alerts = []
 
     def later():
         while ann.next() is None:
             time.sleep(0.02)
-        server.now += 60
+        server.now = time.time() + 60 * 0.05  # past the first deadline, and not past the second
         while not feedback.alerts():
             time.sleep(0.02)
         alerts.extend(feedback.alerts())
@@ -202,6 +202,18 @@ def test_a_program_that_comes_again_is_not_judged_again(serve, start):
     assert feedback.collect(items, truth, 0).num_rows == 8
     more, more_truth = items_of(1, 1)
     assert feedback.collect([*items, *more], {**truth, **more_truth}, 1).num_rows == 2
+
+
+def test_programs_that_people_reviewed_before_are_not_waited_for(serve, start):
+    server = serve(queue=ONE)
+    feedback, (items, truth) = start(**at(server)), items_of(0)
+    ann = server.person("ann")
+    server.lead.publish(items)
+    while judge(ann):
+        pass
+    assert feedback.collect(items[:2], truth, 0).num_rows == 4  # read from the server's store
+    assert feedback.collect(items, truth, 1).num_rows == 0
+    assert feedback.alerts() == []
 
 
 def test_a_resumed_run_counts_nothing_twice(start, aggregator):

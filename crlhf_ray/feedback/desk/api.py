@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.highlight import highlighted
 from crlhf_ray.feedback.desk.keys import check_keys, key_table
+from crlhf_ray.feedback.desk.names import normalised
 from crlhf_ray.feedback.desk.security import Annotator, note, verify_password
 from crlhf_ray.feedback.desk.store import work
 from crlhf_ray.feedback.desk.store.models import Account, Comment, Lease, Program, Submission
@@ -79,11 +81,12 @@ def task_out(desk: Desk, account: Account, task: work.Task | None) -> dict[str, 
     if task is None:
         return None
     program = task.program
-    prompt, lines = highlighted(program.prompt, "\n".join(program.lines))
+    prompt, lines = highlighted(program.prompt, "\n".join(program.lines), program.language)
     return {
         "lease_id": task.lease.id,
         "item_id": program.item_id,
         "phase": "qualification" if task.lease.qualification else "work",
+        "language": program.language or "python",
         "prompt": {"text": program.prompt, "html": list(prompt)},
         "lines": [
             {"number": number, "html": html, "judged": number in program.judged} for number, html in enumerate(lines)
@@ -151,6 +154,8 @@ def log_in(desk: Desk, name: str, password: str, where: str) -> Account | None:
     Where somebody has logged in to an account before, it stays open to them: or anybody could lock others out.
     """
     desk.limiter.check("login", where, desk.settings.logins_a_minute)
+    with suppress(ConfigError):
+        name = normalised(name)  # or other spellings of one name would be limited apart
     if (name, where) not in desk.logged_in_from:
         desk.limiter.check("login to account", name, 3 * desk.settings.logins_a_minute)
     with desk.database.read() as session:

@@ -17,8 +17,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crlhf_ray.errors import ConfigError
-from crlhf_ray.feedback.desk import api, lead, pages
+from crlhf_ray.errors import ConfigError, DataError
+from crlhf_ray.feedback.desk import api, exchange, lead, pages
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.limits import BodyLimit
 from crlhf_ray.feedback.desk.security import LoggedOut
@@ -71,11 +71,12 @@ def create_app(desk: Desk) -> FastAPI:
     app.state.ending = asyncio.Event()
     app.add_middleware(BodyLimit)
     app.add_middleware(SafeHeaders)  # around the other: its answers carry them, too
-    for router in (api.router, lead.router, pages.router):
+    for router in (api.router, lead.router, exchange.router, pages.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(ConfigError, _unusable)
+    app.add_exception_handler(DataError, _unusable)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
 

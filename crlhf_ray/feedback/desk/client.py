@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 import pyarrow as pa
@@ -121,6 +121,28 @@ class AnnotationClient:
         """The settings by which marks become a consensus at the server."""
         found: dict[str, Any] = self._call("GET", "/aggregation")
         return found
+
+    def import_files(self, files: Sequence[Mapping[str, Any]], language: str | None = None) -> dict[str, int]:
+        """Bring in files: name, text and, for source files whatever their name, source; returns counts by name."""
+        counts: dict[str, int] = self._call("POST", "/import", {"files": list(files), "language": language})
+        return counts
+
+    def retire(self, ids: Sequence[str]) -> list[str]:
+        """Show programs to nobody any more; returns their item ids."""
+        retired: list[str] = self._call("POST", "/items/retire", {"ids": list(ids)})["retired"]
+        return retired
+
+    def export(self, out: BinaryIO, **filters: Any) -> None:
+        """Write an export into a file; filters as `GET /export` takes them."""
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        try:
+            with self._http.stream("GET", "/export", params=wanted) as response:
+                if response.is_error:
+                    raise ServerError(f"GET /export: {response.status_code}: {response.read().decode()[:500]}")
+                for part in response.iter_bytes():
+                    out.write(part)
+        except httpx.HTTPError as error:
+            raise ServerError(f"{self.url} cannot be reached ({error}): is `crlhf serve` running there?") from error
 
     def invite(self, role: str = "annotator") -> str:
         """The secret of an invite link for one account."""

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk import queue
+from crlhf_ray.feedback.desk.bring import Brought, Review
 from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.known_crowd import KnownCrowd
 from crlhf_ray.feedback.desk.security import (
@@ -31,7 +32,7 @@ from crlhf_ray.feedback.desk.security import (
     server_secret,
 )
 from crlhf_ray.feedback.desk.settings import WebSettings
-from crlhf_ray.feedback.desk.store import programs, work
+from crlhf_ray.feedback.desk.store import imports, programs, work
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.group_commit import Together
 from crlhf_ray.feedback.desk.store.models import Account, Audit, Program
@@ -155,6 +156,23 @@ class Desk:
         ]
         self.crowd.add_gold(rows)
         return fresh
+
+    def bring_in(self, brought: Sequence[Brought], reviews: Sequence[Review], who: str) -> dict[str, int]:
+        """Store what a lead's files hold, all or nothing; returns counts by name."""
+        now = self.clock()
+        with self.database.write() as session:
+            counts, honeypots = imports.bring_in(
+                session, brought, self.settings.queue, now=now, opaque=self.signer.opaque
+            )
+            taken = imports.take_reviews(session, reviews, now=now)
+            note(session, who, "import", f"{dict(counts)}, {dict(taken)}", now)
+        self.crowd.add_gold(
+            [{"item_id": p.item_id, "line": n, "truth": p.gold[n]} for p in honeypots for n in p.judged if p.gold]
+        )
+        self.crowd.submitted()
+        return {"programs": counts["new"], "changed": counts["changed"], "honeypots": len(honeypots)} | {
+            "known": counts["known"] + taken["known"], "reviews": taken["reviews"]
+        }  # fmt: skip
 
     def status(self, item_ids: Sequence[str]) -> dict[str, str]:
         """How far these programs are, by item_id. Those that nobody at work can judge any more are closed first."""

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import json
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import sqlalchemy as sa
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 from sqlalchemy.orm import Session
@@ -58,6 +51,14 @@ class ItemsIn(Body):
 
 class StatusIn(Body):
     item_ids: Annotated[list[Name], Field(min_length=1, max_length=5000)]
+
+
+class RetireIn(Body):
+    """ids: item ids, or what the programs were called when they were imported."""
+
+    ids: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]], Field(min_length=1, max_length=5000)
+    ]
 
 
 class InviteIn(Body):
@@ -121,6 +122,7 @@ def items(
         return [
             {
                 "item_id": p.item_id,
+                "name": p.name,
                 "problem_id": p.problem_id,
                 "round": p.round,
                 "state": p.state,
@@ -148,9 +150,10 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
         ).all()
     posterior = desk.crowd.posteriors([item_id]).get(item_id, {})
     names = {lease.id: name for lease, name in leases}
-    prompt, lines = highlighted(program.prompt, "\n".join(program.lines))
+    prompt, lines = highlighted(program.prompt, "\n".join(program.lines), program.language)
     return {
         "item_id": item_id,
+        "name": program.name,
         "problem_id": program.problem_id,
         "round": program.round,
         "state": program.state,
@@ -186,13 +189,14 @@ def reopen(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
     return {"item_id": item_id, "state": "open"}
 
 
-@router.post("/honeypots/{item_id}/retire")
-def retire(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
-    """Show a honeypot to nobody any more."""
+@router.post("/items/retire")
+def retire(body: RetireIn, account: Lead, desk: TheDesk) -> dict[str, list[str]]:
+    """Show programs, or honeypots, to nobody any more. Reviews that were made of them stay."""
     with desk.database.write() as session:
-        programs.retire(session, item_id)
-        note(session, account.name, "retire", item_id, desk.clock())
-    return {"item_id": item_id, "state": "retired"}
+        retired = programs.retire(session, body.ids)
+        for item_id in retired:
+            note(session, account.name, "retire", item_id, desk.clock())
+    return {"retired": retired}
 
 
 @router.get("/annotators/{annotator_id}")
@@ -308,66 +312,3 @@ def audit(account: Lead, desk: TheDesk, limit: Annotated[int, Query(ge=1, le=100
     with desk.database.read() as session:
         rows = session.scalars(sa.select(Audit).order_by(Audit.id.desc()).limit(limit))
         return [{"at": row.at, "who": row.who, "action": row.action, "subject": row.subject} for row in rows]
-
-
-@router.get("/export", response_class=Response)
-def export(account: Lead, desk: TheDesk, format: Literal["parquet", "jsonl", "csv"] = "csv") -> Response:
-    """Every judgement in the long form: task (item:line), worker, label, and weight (confidence), time, source."""
-    with desk.database.write() as session:
-        note(session, account.name, "export", format, desk.clock())
-    headers = {"Content-Disposition": f'attachment; filename="labels.{format}"'}
-    if format == "parquet":
-        with tempfile.TemporaryFile() as file:
-            with pq.ParquetWriter(file, LONG) as writer:
-                for rows in _long(desk):
-                    writer.write_table(pa.Table.from_pylist(rows, schema=LONG))
-            file.seek(0)
-            return Response(file.read(), media_type="application/vnd.apache.parquet", headers=headers)
-    lines = _csv(desk) if format == "csv" else ("".join(json.dumps(r) + "\n" for r in rows) for rows in _long(desk))
-    kind = "text/csv" if format == "csv" else "application/jsonl"
-    return StreamingResponse(lines, media_type=kind, headers=headers)
-
-
-LONG = pa.schema(
-    [
-        ("task", pa.string()),
-        ("worker", pa.string()),
-        ("label", pa.int8()),
-        ("weight", pa.float64()),
-        ("time", pa.float64()),
-        ("source", pa.string()),
-    ]
-)
-
-
-def _long(desk: TheDesk) -> Iterator[list[dict[str, Any]]]:
-    cursor = 0
-    while True:
-        with desk.database.read() as session:
-            rows, after = work.events(session, cursor)
-        if after == cursor:
-            return
-        cursor = after
-        yield [
-            {
-                "task": f"{row['item_id']}:{row['line']}",
-                "worker": row["annotator_id"],
-                "label": row["label"],
-                "weight": row["confidence"],
-                "time": row["created_at"],
-                "source": row["source"],
-            }
-            for row in rows
-        ]
-
-
-def _csv(desk: TheDesk) -> Iterator[str]:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, LONG.names)
-    writer.writeheader()
-    for rows in _long(desk):
-        writer.writerows(rows)
-        yield out.getvalue()
-        out.seek(0)
-        out.truncate()
-    yield out.getvalue()

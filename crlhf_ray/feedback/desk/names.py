@@ -39,7 +39,10 @@ def _fold(name: str) -> str:
     # l and I, 0 and O look alike in many fonts, and UTS 39 gives them one prototype each: before folding case.
     name = name.replace("I", "l").replace("1", "l").replace("|", "l").replace("0", "O")
     letters = unicodedata.normalize("NFKD", name.casefold())
-    return "".join(char for char in letters if not unicodedata.combining(char)).replace("i", "l").replace(" ", "")
+    plain = "".join(char for char in letters if not unicodedata.combining(char))
+    for pair, single in (("i", "l"), (" ", ""), ("rn", "m"), ("vv", "w"), ("cl", "d")):
+        plain = plain.replace(pair, single)
+    return plain
 
 
 def taken(name: str, others: Iterable[str]) -> str | None:

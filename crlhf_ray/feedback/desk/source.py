@@ -126,7 +126,9 @@ class WebFeedback(Feedback):
         self._idle, asked = 0, self._unanswered(items)
         self._known |= {item.item_id for item in items} - {item.item_id for item in asked}
         self.client.publish(asked, round=round, deadline=self._deadline())
-        self._lots.append(_Lot(round, {item.item_id: item for item in asked}, truth))
+        lot = _Lot(round, {item.item_id: item for item in asked}, truth)
+        lot.reviewed |= lot.items.keys() - set(self._open(asked))  # before: nobody is asked again
+        self._lots.append(lot)
         marks, _ = self.machines.collect(asked, self.pool, honeypots, datetime.now(UTC))
         self.hand_in(marks)  # the server does not count them: when a program is done, people decide
         self._said.append(marks)
@@ -162,6 +164,10 @@ class WebFeedback(Feedback):
             items, truth = items | lot.items, {**truth, **lot.truth}
         return self._crowd.work(items, truth, self.share_over(max(lot.round for lot in self._lots)))
 
+    def _open(self, items: Sequence[Item]) -> list[str]:
+        states = self.client.status([item.item_id for item in items])
+        return [item.item_id for item in items if states.get(item.item_id) == "open"]
+
     def _deadline(self) -> datetime:
         return datetime.now(UTC) + timedelta(minutes=self.settings.deadline_minutes)
 
@@ -172,9 +178,11 @@ class WebFeedback(Feedback):
         if self._server is not None or reviewed >= self.settings.least_reviewed * len(lot.items):
             return []
         self.client.publish(missing, round=lot.round, deadline=self._deadline())
-        self._late = too_few_reviewed(reviewed, len(lot.items), self.settings.least_reviewed)
-        _log.warning("%s", self._late[0])
-        return [item.item_id for item in missing]
+        waiting = self._open(missing)
+        if waiting:  # else nobody is left who could review them
+            self._late = too_few_reviewed(reviewed, len(lot.items), self.settings.least_reviewed)
+            _log.warning("%s", self._late[0])
+        return waiting
 
     def _unanswered(self, items: Sequence[Item]) -> list[Item]:
         """Without those whose text is a honeypot's: their truth is known, and nobody gets the same text twice."""

@@ -16,8 +16,8 @@ const vote = ({ name, label, rest }) =>
 async function load() {
   const item = await call("GET", `/items/${encodeURIComponent(JSON.parse(byId("item").textContent))}`);
   byId("about").replaceChildren(
-    [item.problem_id, item.honeypot ? "honeypot" : item.round === null ? "work" : `round ${item.round}`, item.state, `${item.labels} judgements`].join(" · "), " ",
-    button(item.item_id, item.honeypot, item.state, load));
+    [item.name, item.problem_id, item.honeypot ? "honeypot" : item.round === null ? "work" : `round ${item.round}`, item.state, `${item.labels} reviews`].filter(Boolean).join(" · "), " ",
+    ...buttons(item.item_id, item.honeypot, item.state, load));
   byId("prompt").replaceChildren(...item.prompt_html.flatMap((html) => [highlightedLine(html), "\n"]));
   byId("lines").replaceChildren(...item.lines.map((line) => {
     const p = line.p_correct, means = p === null ? "" : verdict(p);

@@ -15,9 +15,9 @@ async function load() {
   byId("after").disabled = found.length < PAGE;
   byId("none").hidden = found.length > 0;
   byId("programs").replaceChildren(...found.map((item) => make("tr", {},
-    make("th", { scope: "row" }, make("a", { href: `/lead/programs/${encodeURIComponent(item.item_id)}`, text: item.item_id })),
+    make("th", { scope: "row" }, make("a", { href: `/lead/programs/${encodeURIComponent(item.item_id)}`, text: item.name ?? item.item_id })),
     make("td", { text: item.problem_id }), make("td", { text: item.round ?? "–" }), make("td", { text: item.labels }), make("td", { text: percent(item.correction_rate) }),
-    make("td", {}, button(item.item_id, honeypots === "true", item.state, load)))));
+    make("td", {}, ...buttons(item.item_id, honeypots === "true", item.state, load)))));
 }
 
 function turn(pages) {
@@ -29,4 +29,15 @@ byId("filter").addEventListener("submit", (event) => event.preventDefault());
 byId("filter").addEventListener("input", () => { page = 1; guard(load); });
 byId("before").addEventListener("click", () => turn(-1));
 byId("after").addEventListener("click", () => turn(1));
+
+byId("import").addEventListener("submit", (event) => {
+  event.preventDefault();
+  guard(async () => {
+    const files = await Promise.all([...byId("files").files].map(async (file) => ({ name: file.name, text: await file.text() })));
+    const { programs, changed, known, honeypots: traps, reviews } = await call("POST", "/import", { files, language: byId("language").value.trim() || null });
+    byId("import").reset();
+    await load();
+    note(`${programs} new programs (${traps} honeypots among the new and changed ones), ${changed} changed, ${known} known already, ${reviews} reviews.`);
+  });
+});
 guard(load);

@@ -1,15 +1,28 @@
-// What a lead can do with a program: ask one more person, or retire a honeypot.
+// What a lead can do with a program: ask one more person, or retire it.
 "use strict";
 
-// The button that fits the program, or nothing. then: called afterwards.
-function button(itemId, honeypot, state, then) {
-  if (honeypot && state === "retired") return "";
-  const [text, path] = honeypot ? ["Retire", `/honeypots/${itemId}/retire`] : ["Ask one more", `/items/${itemId}/reopen`];
-  return make("button", { type: "button", text, "aria-label": `${text}: ${itemId}`, onclick: () => guard(async () => {
-    if (honeypot && !(await ask("Retire this honeypot?", "It is shown to nobody any more. What it told of people stays.", "Retire"))) return;
-    await call("POST", path);
-    note(honeypot ? `${itemId} is retired.` : `One more person will be asked about ${itemId}.`);
+const does = (itemId, text, then, act) =>
+  make("button", { type: "button", text, "aria-label": `${text}: ${itemId}`, onclick: () => guard(async () => {
+    if (!(await act())) return;
     await then();
     byId("main").focus(); // the button may be gone
   }) });
+
+// The buttons that fit the program. then: called afterwards.
+function buttons(itemId, honeypot, state, then) {
+  const more = does(itemId, "Ask one more", then, async () => {
+    await call("POST", `/items/${itemId}/reopen`);
+    note(`One more person will be asked about ${itemId}.`);
+    return true;
+  });
+  const retire = does(itemId, "Retire", then, async () => {
+    const [title, text] = honeypot
+      ? ["Retire this honeypot?", "It is shown to nobody any more. What it told of people stays."]
+      : ["Retire this program?", "It is shown to nobody any more, who has it in hand included. Its reviews stay."];
+    if (!(await ask(title, text, "Retire"))) return false;
+    await call("POST", "/items/retire", { ids: [itemId] });
+    note(`${itemId} is retired.`);
+    return true;
+  });
+  return [...(honeypot ? [] : [more, " "]), ...(state === "retired" ? [] : [retire])];
 }

@@ -60,6 +60,12 @@ class Program(Base):
     problem_id: Mapped[str] = mapped_column(String(200))
     prompt: Mapped[str] = mapped_column(Text)
     lines: Mapped[list[Any]]
+    name: Mapped[str | None] = mapped_column(String(200))
+    """What the lead who brought it in calls it. Reviewers never see it."""
+    language: Mapped[str | None] = mapped_column(String(200))
+    """At Pygments, where the prompt is prose; null where the program is Python that the prompt begins."""
+    priority: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Days by which it goes before its turn."""
     content: Mapped[str] = mapped_column(String(64), default=_text_hash, server_default="")
     """Hash of prompt and lines: nobody is given the same text twice, whatever its id."""
     judged: Mapped[list[Any]]
@@ -82,6 +88,7 @@ class Program(Base):
         Index("program_deadline", "state", "deadline"),
         Index("program_round", "round", "rate"),
         Index("program_content", "content"),
+        Index("program_name", "name"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from crlhf_ray.feedback.desk.store.work import Conflict
 CROWD_RATES = (0.77, 0.6)
 #: Puts honeypots into an order that nobody can foresee.
 DRAW = random.SystemRandom()
+DAY = 86400.0
 
 
 def publish(
@@ -56,28 +58,36 @@ def publish(
                 if old.state == "done" and old.labels < settings.labels_least:
                     old.state, old.done_at = "open", None
             continue
-        truth = gold.get(item.item_id)
-        content = text_hash(item.prompt, item.lines)
-        prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
-        fresh[item.item_id] = Program(
-            item_id=item.item_id, problem_id=item.problem_id, prompt=item.prompt, lines=list(item.lines),
-            content=content, judged=list(item.judged), gold=None if truth is None else list(truth),
-            honeypot=truth is not None, round=round,
-            state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
-            slots=settings.labels_least, deadline=deadline, done_at=None if item.judged else now,
-            # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
-            rank=_rank(now, content, prior, settings) if truth is None else DRAW.random(),
-        )  # fmt: skip
+        fresh[item.item_id] = waiting(
+            item, settings, now=now, truth=gold.get(item.item_id), round=round, deadline=deadline
+        )
     session.add_all(fresh.values())
     return len(fresh)
 
 
-def _rank(came_at: float, content: str, gain: np.ndarray, settings: QueueSettings) -> float:
+def waiting(
+    item: Item, settings: QueueSettings, *, now: float, truth: Sequence[int] | None = None, priority: float = 0.0,
+    **more: Any,
+) -> Program:  # fmt: skip
+    """A program that nobody had yet. truth: of every place of a honeypot. more: other columns."""
+    content = text_hash(item.prompt, item.lines)
+    prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
+    return Program(
+        item_id=item.item_id, problem_id=item.problem_id, prompt=item.prompt, lines=list(item.lines),
+        content=content, judged=list(item.judged), gold=None if truth is None else list(truth),
+        honeypot=truth is not None, state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
+        slots=settings.labels_least, done_at=None if item.judged else now, priority=priority,
+        # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
+        rank=_rank(now, priority, content, prior, settings) if truth is None else DRAW.random(), **more,
+    )  # fmt: skip
+
+
+def _rank(came_at: float, priority: float, content: str, gain: np.ndarray, settings: QueueSettings) -> float:
     """`queue.rank`, and what came together in mixed order: a honeypot amid the samples of one problem would stand out.
 
-    content: the program's `text_hash`.
+    priority: days. content: the program's `text_hash`.
     """
-    return queue.rank(came_at, gain, settings) + int(content[:8], 16) / 2**32
+    return queue.rank(came_at - DAY * priority, gain, settings) + int(content[:8], 16) / 2**32
 
 
 def expire(session: Session, now: float) -> list[str]:
@@ -169,7 +179,7 @@ def settle(
         gain = queue.expected_gain(p, *CROWD_RATES)
         wanted = queue.labels_wanted(program.labels, gain, settings)
         program.slots = max(wanted - program.labels - held.get(program.item_id, 0), 0)
-        program.rank = _rank(program.created_at, program.content, gain, settings)
+        program.rank = _rank(program.created_at, program.priority, program.content, gain, settings)
         late = program.deadline is not None and program.deadline < now  # nobody waits for more
         over = late or wanted <= program.labels
         if not over:
@@ -190,9 +200,21 @@ def reopen(session: Session, item_id: str, *, now: float) -> None:
         program.deadline = None  # or it would close the program again at once
 
 
-def retire(session: Session, item_id: str) -> None:
-    """Show a honeypot to nobody any more. Raises Conflict where it is none."""
-    program = session.get(Program, item_id, with_for_update=True)
-    if program is None or not program.honeypot:
-        raise Conflict(f"{item_id!r} is no honeypot")
-    program.state = "retired"
+def retire(session: Session, names: Sequence[str]) -> list[str]:
+    """Show programs to nobody any more, who has one in hand included; returns their ids. Reviews of them stay.
+
+    names: item ids, or what their lead called them. Raises Conflict for the first that there is not.
+    """
+    found = session.scalars(
+        sa.select(Program).where(Program.item_id.in_(names) | Program.name.in_(names)).order_by(Program.item_id)
+        .with_for_update()
+    ).all()  # fmt: skip
+    known = {name for program in found for name in (program.item_id, program.name)}
+    if unknown := [name for name in names if name not in known]:
+        raise Conflict(f"there is no program {unknown[0]!r}; none was retired")
+    held = sa.select(Lease).where(Lease.item_id.in_([program.item_id for program in found]), Lease.state == "open")
+    for lease in session.scalars(held.with_for_update()):
+        lease.state = "expired"
+    for program in found:
+        program.state, program.done_at = "retired", None
+    return [program.item_id for program in found]

@@ -1,0 +1,124 @@
+"""``crlhf review``: a lead's programs in, reviews out. What is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from crlhf_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from crlhf_ray.feedback.desk.client import AnnotationClient
+
+review_app = typer.Typer(no_args_is_help=True, help="Bring programs in for review, and take the reviews out.")
+console = Console()
+
+Url = Annotated[str, typer.Option(help="Where `crlhf serve` listens.")]
+TokenFile = Annotated[Path, typer.Option(help="The file with an API token; `crlhf serve` writes DIR/token.")]
+HERE = "http://127.0.0.1:8000"
+TOKEN = Path("annotation/token")
+
+
+@review_app.command("import")
+def bring_in(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSONL, CSV or TSV of programs (program, language; also prompt, id, problem, round, priority, "
+            "deadline, wrong_lines), a diff or patch, source files, folders of these, or an export of reviews."
+        ),
+    ],
+    language: Annotated[str | None, typer.Option(help="Of programs that do not say, as Pygments names it.")] = None,
+    url: Url = HERE,
+    token_file: TokenFile = TOKEN,
+) -> None:
+    """Put programs into the queue, all or none; importing the same again changes nothing.
+
+    Example: crlhf review import programs.jsonl --language rust
+    """
+    sent = [one for path in files for one in _read(path, language)]
+    with _client(url, token_file) as client:
+        counts = client.import_files(sent, language)
+    console.print(
+        f"{counts['programs']} new programs, {counts['changed']} changed, {counts['known']} known already, "
+        f"{counts['reviews']} reviews; {counts['honeypots']} honeypots among the new and changed ones"
+    )
+
+
+def _read(path: Path, language: str | None) -> list[dict[str, Any]]:
+    """A file, or the source files of a folder in depth: those whose language is known, without hidden ones."""
+    from crlhf_ray.feedback.desk.highlight import language_of
+
+    if not path.is_dir():
+        return [{"name": path.name, "text": _text(path)}]
+    found = []
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        shown = file.is_file() and not any(part.startswith(".") for part in inside.parts)
+        if shown and (language is not None or language_of(file.name, "") is not None):
+            found.append({"name": inside.as_posix(), "text": _text(file), "source": True})
+    if not found:
+        raise DataError("there is no source file of a known language in this folder", file=str(path))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"byte {error.start} is not UTF-8: save the file as UTF-8", file=str(path)) from None
+    except OSError as error:
+        raise DataError(f"it cannot be read: {error.strerror}", file=str(path)) from None
+
+
+@review_app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="A file that ends in .csv, .jsonl or .parquet; lines count from 1.")],
+    kind: Annotated[
+        Literal["reviews", "consensus"], typer.Option(help="Each mark that stands, or one row a line.")
+    ] = "reviews",
+    round: Annotated[int | None, typer.Option(help="Programs of this round only.")] = None,
+    person: Annotated[str | None, typer.Option(help="This person's only: a name, or an annotator's id.")] = None,
+    state: Annotated[
+        Literal["open", "done", "retired"] | None, typer.Option(help="Programs in this state only.")
+    ] = None,
+    names: Annotated[bool, typer.Option("--names", help="Names of people instead of their ids.")] = False,
+    url: Url = HERE,
+    token_file: TokenFile = TOKEN,
+) -> None:
+    """Write the reviews with text, comments, posterior and known truth, or the consensus.
+
+    Example: crlhf review export reviews.jsonl --round 3
+    """
+    format = out.suffix.removeprefix(".")
+    if format not in ("csv", "jsonl", "parquet"):
+        raise DataError("name a file that ends in .csv, .jsonl or .parquet", file=str(out))
+    partial = out.with_name(out.name + ".partial")
+    with _client(url, token_file) as client, partial.open("wb") as file:
+        client.export(file, kind=kind, format=format, round=round, person=person, state=state, names=names or None)
+    os.replace(partial, out)
+    console.print(f"Written: [bold]{out}[/bold]")
+
+
+@review_app.command()
+def retire(
+    ids: Annotated[list[str], typer.Argument(help="Programs: their ids of the import, or of the server.")],
+    url: Url = HERE,
+    token_file: TokenFile = TOKEN,
+) -> None:
+    """Withdraw programs or honeypots: nobody gets them any more. Reviews that were made of them stay.
+
+    Example: crlhf review retire task-17 task-18
+    """
+    with _client(url, token_file) as client:
+        console.print(f"{len(client.retire(ids))} programs are retired")
+
+
+def _client(url: str, token_file: Path) -> AnnotationClient:
+    from crlhf_ray.feedback.desk.client import AnnotationClient
+
+    return AnnotationClient.from_file(url, token_file)
