@@ -24,6 +24,7 @@ import ray
 
 from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
+from crlhf_ray.feedback.log import AnnotationLog
 
 LINES = 10
 
@@ -91,7 +92,7 @@ def main() -> None:
         actor = (
             ray.remote(Measured)
             .options(max_restarts=-1, max_task_retries=-1, num_cpus=0)
-            .remote(str(work / "state"), AggregationSettings())
+            .remote(str(work / "state"), AggregationSettings(), AnnotationLog(work / "marks"))
         )
         empty = ray.get(actor.rss.remote())
         ray.get(actor.add_gold.remote(pa.table({"item_id": ["s0-0"], "line": [0], "truth": [1]}, schema=GOLD_SCHEMA)))
@@ -113,7 +114,7 @@ def main() -> None:
         print(f"durable labels a second, {options.producers} producers, batches of {options.batch:,}: "
               f"{share * options.producers / (ended - begun):,.0f}")  # fmt: skip
         digest = ray.get(actor.digest.remote())
-        disk = sum(f.stat().st_size for f in (work / "state").iterdir())
+        disk = [sum(f.stat().st_size for f in (work / name).iterdir()) / 1e6 for name in ("state", "marks")]
         os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
         begun = time.time()
         after = ray.get(actor.stats.remote())
@@ -123,8 +124,12 @@ def main() -> None:
         ray.kill(actor)
         time.sleep(1)
         begun = time.time()
-        Aggregator(work / "state").close()
-        print(f"  of which reading the state back: {time.time() - begun:.2f} s; on disk {disk / 1e6:,.0f} MB")
+        again = Aggregator(work / "state", None, AnnotationLog(work / "marks"))
+        print(f"  of which reading the state back: {time.time() - begun:.2f} s; on disk: state {disk[0]:,.0f} MB, "
+              f"marks {disk[1]:,.0f} MB")  # fmt: skip
+        begun = time.time()
+        assert again.ingest(batches(0, 1, 1, 1, 1)[0]) == 0, "an event was taken in twice"
+        print(f"first batch after that, which reads the ids of all events: {time.time() - begun:.2f} s")
         print(f"memory of the actor: {empty / 1e6:,.0f} MB empty, {full / 1e6:,.0f} MB full")
         per_annotator = memory_of_annotators(options.annotators)
         print(f"memory an annotator: {per_annotator:,.0f} bytes; "

@@ -1,10 +1,15 @@
-"""The keeper of the crowd's state: durable, idempotent, back after a kill. A plain class; Ray only at the call site.
+"""The consensus as a fold over a ledger of marks, back after a kill. A plain class; Ray only at the call site.
 
-    aggregator = ray.remote(Aggregator).options(max_restarts=3, max_task_retries=3).remote(folder, settings)
+    aggregator = ray.remote(Aggregator).options(max_restarts=3, max_task_retries=3).remote(folder, settings, ledger)
 
-Every method may be retried: events are known by their id, gold by its line. Reliabilities persist over rounds, and
-`consensus` weighs the votes by the reliabilities at the time of the question, so that what is learnt about an
-annotator later also corrects what is said about earlier lines.
+    marks -> ledger (each once, in order) -> fold from the cursor on -> state -> consensus, reliability, alerts
+                                                                         |
+                                                                     snapshot: state and cursor
+
+The ledger is the one place that holds marks. The state is made of it alone, and of known truth; a snapshot of it, with
+the cursor that it stands at, saves folding everything again. Every method may be retried. Reliabilities persist over
+rounds, and `consensus` weighs the votes by the reliabilities at the time of the question, so that what is learnt about
+an annotator later also corrects what is said about earlier lines.
 """
 
 from __future__ import annotations
@@ -12,23 +17,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.sparse import csr_array
 from scipy.special import expit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.base import reliability_columns
 from crlhf_ray.aggregation.encoding import Codebook, Votes, distinct
-from crlhf_ray.aggregation.event_ids import EventIds
-from crlhf_ray.aggregation.journal import Journal, pack_strings, unpack_strings
 from crlhf_ray.aggregation.majority import EqualRates
-from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA, SOURCES
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import (
     RARE,
     Alert,
@@ -42,6 +44,7 @@ from crlhf_ray.aggregation.monitors import (
 from crlhf_ray.aggregation.one_coin import OneCoinRates
 from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.aggregation.settings import AggregationSettings
+from crlhf_ray.aggregation.snapshots import Snapshots, pack_strings, unpack_strings
 from crlhf_ray.aggregation.state import NO_VOTES, Coin, CrowdState
 from crlhf_ray.aggregation.two_coin import TwoCoinRates
 from crlhf_ray.errors import ConfigError, DataError
@@ -52,18 +55,34 @@ __all__ = ["AggregationSettings", "Aggregator", "Alert"]
 MOST_FOR_PAIRS = 2_000
 #: Labels on honeypots an annotator, on average, that tell skills apart from those of others.
 _GOLD_LABELS = 10
-_EVENTS, _GOLD = 1, 2
 _LINE_BITS = 32
 
 
-class Aggregator:
-    """Consensus of a growing crowd. State lives in ``directory``; the constructor restores what was there.
+class Ledger(Protocol):
+    """Every mark as one event, in one order. A cursor is a place in it; 0 is before the first mark."""
 
-    Raises `ConfigError` where the folder was made with another estimator, prior, strength, decay or weighting, and
-    `ResourceError` where another process holds it.
+    def append(self, table: pa.Table) -> int:
+        """Put marks on the disk; returns how many of them are new by their event id. Raises `DataError`."""
+        ...
+
+    def since(self, cursor: int) -> Iterator[tuple[pa.Table, int]]:
+        """What was appended after a cursor, one append at a time, each with the cursor behind it."""
+        ...
+
+
+class Aggregator:
+    """Consensus of a growing crowd. Snapshots lie in ``directory``; the constructor takes up the newest, and folds what
+    the ledger has since.
+
+    ledger: where `ingest` puts marks; `fold` takes those of another ledger, which somebody else reads. A mark is in one
+    of the two.
+    Raises `ConfigError` where the folder was made with other settings, `ResourceError` where another process holds it,
+    and `DataError` where a snapshot or the ledger is damaged.
     """
 
-    def __init__(self, directory: str | Path, settings: AggregationSettings | None = None):
+    def __init__(
+        self, directory: str | Path, settings: AggregationSettings | None = None, ledger: Ledger | None = None
+    ):
         self.settings = settings or AggregationSettings()
         self.state = CrowdState(
             _coin(self.settings),
@@ -73,39 +92,58 @@ class Aggregator:
         )
         self._annotators, self._items, self._tasks = Codebook(), Codebook(), Codebook()
         self._keys = np.empty(0, np.int64)
-        self._events = EventIds()
-        self._since_snapshot = 0
-        self._batches = self._duplicates = 0
+        self._ledger = ledger
+        self._own = self._position = self._marks = self._since_snapshot = self._duplicates = 0
+        self._gold_unsaved = False
         #: One list for all copies: rates and their standard deviations when alerts were last asked for.
         self._last_look: list[tuple[np.ndarray, np.ndarray]] = []
-        self._journal = Journal(directory)
+        self._snapshots = Snapshots(directory)
         self._check_settings(Path(directory) / "settings.json")
         self._restore()
+        self._catch_up()
 
     # -- taking in -----------------------------------------------------------------------------------------------
 
     def ingest(self, table: pa.Table) -> int:
-        """Take in annotations (ANNOTATION_SCHEMA); returns how many events were new. On return they are on disk.
+        """Put marks into the ledger and fold them in; returns how many were new. On return they are on disk.
 
-        An event already known by its id changes nothing. A later event (by created_at) of one annotator on one line
-        supersedes. Unsure votes (label 0) are kept and weigh nothing. Raises `DataError`, naming row and field, and
-        takes nothing in, where a row is unusable.
+        A later mark (by created_at) of one annotator on one line supersedes. Unsure votes (label 0) are kept and weigh
+        nothing. Raises what the ledger raises for an unusable row, and takes nothing in then.
         """
-        table = _checked(table, ANNOTATION_SCHEMA)
-        _check_annotations(table)
-        new, hashes = self._events.unseen(table["event_id"])
-        count = int(new.sum())
-        self._batches += 1
+        assert self._ledger is not None, "this one has no ledger of its own: fold"
+        count = self._ledger.append(table)
         self._duplicates += table.num_rows - count
-        if not count:
-            return 0
-        if count < table.num_rows:
-            table = table.filter(pa.array(new))
-        self._journal.append(_EVENTS, table)
-        self._events.add(hashes)
-        self._apply_events(table)
-        self._snapshot_when_due(count)
+        self._catch_up()
+        if self._since_snapshot >= self.settings.snapshot_events:
+            self.snapshot()
         return count
+
+    def fold(self, table: pa.Table, after: int, upto: int) -> int:
+        """Take in what the other ledger holds between two cursors; returns the cursor that the state stands at.
+
+        Nothing is taken in where that is not ``after``: it was folded already, or something before it is missing, as
+        after a restart from a snapshot. What follows the answer is wanted then.
+        """
+        if after == self._position:
+            self._count_in(table)
+            self._position = upto
+        return self._position
+
+    def position(self) -> int:
+        """The other ledger's cursor up to which marks are folded in."""
+        return self._position
+
+    def _catch_up(self) -> None:
+        if self._ledger is not None:
+            for table, upto in self._ledger.since(self._own):
+                self._count_in(table)
+                self._own = upto
+
+    def _count_in(self, table: pa.Table) -> None:
+        if table.num_rows:
+            self._apply_events(table.select(ANNOTATION_SCHEMA.names).cast(ANNOTATION_SCHEMA).combine_chunks())
+        self._marks += table.num_rows
+        self._since_snapshot += table.num_rows
 
     def add_gold(self, table: pa.Table) -> int:
         """Take in known truth (GOLD_SCHEMA), early or late; returns how many lines were new. Durable on return.
@@ -138,10 +176,10 @@ class Aggregator:
         fresh = known == 0
         fresh[order[again]] = False
         if fresh.any():
-            table = table.filter(pa.array(fresh))
-            self._journal.append(_GOLD, table)
-            self._apply_gold(table)
-            self._snapshot_when_due(table.num_rows)
+            self._apply_gold(table.filter(pa.array(fresh)))
+            self._gold_unsaved = True
+        if self._gold_unsaved:  # also by an earlier call, which failed at it
+            self.snapshot()
         return int(fresh.sum())
 
     # -- answering -----------------------------------------------------------------------------------------------
@@ -243,12 +281,11 @@ class Aggregator:
         return self.settings.meaning()
 
     def stats(self) -> dict[str, int]:
-        """Counts: events, duplicates refused, annotators, items, lines, labels, gold lines, batches."""
+        """Counts: events, duplicates refused, annotators, items, lines, labels, gold lines."""
         state = self.state
         return {
-            "events": len(self._events),
+            "events": self._marks,
             "duplicates": self._duplicates,
-            "batches": self._batches,
             "annotators": state.n_workers,
             "items": len(self._items),
             "lines": state.n_tasks,
@@ -267,20 +304,15 @@ class Aggregator:
     # -- keeping -------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Path:
-        """Write the whole state, so that recovery need not replay the log. Returns its file, which the next snapshot
-        takes away; `journal.go_back` goes back to a copy of it."""
-        path = self._journal.write_snapshot(self._arrays())
-        self._since_snapshot = 0
+        """Write the whole state, so that less of the ledger is folded again. Returns its file, which the next snapshot
+        takes away; `snapshots.go_back` goes back to a copy of it."""
+        path = self._snapshots.write(self._arrays())
+        self._since_snapshot, self._gold_unsaved = 0, False
         return path
 
     def close(self) -> None:
         """Let go of the folder; the object must not be used afterwards."""
-        self._journal.close()
-
-    def _snapshot_when_due(self, events: int) -> None:
-        self._since_snapshot += events
-        if self._since_snapshot >= self.settings.snapshot_events:
-            self.snapshot()
+        self._snapshots.close()
 
     def _apply_events(self, table: pa.Table) -> None:
         confidence = table["confidence"].to_numpy() if self.settings.use_confidence else None
@@ -314,24 +346,17 @@ class Aggregator:
         arrays["annotator_offsets"], arrays["annotator_names"] = pack_strings(self._annotators.names)  # type: ignore[arg-type]
         arrays["item_offsets"], arrays["item_names"] = pack_strings(self._items.names)  # type: ignore[arg-type]
         arrays["task_keys"] = self._task_keys()
-        arrays["events"], arrays["events_second"] = self._events.hashes()
+        arrays["position"] = np.array([self._own, self._position, self._marks])
         return arrays
 
     def _restore(self) -> None:
-        arrays = self._journal.snapshot()
+        arrays = self._snapshots.newest()
         if arrays is not None:
             self.state.load_arrays(arrays)
             self._annotators = Codebook(unpack_strings(arrays["annotator_offsets"], arrays["annotator_names"]))
             self._items = Codebook(unpack_strings(arrays["item_offsets"], arrays["item_names"]))
             self._tasks = Codebook(arrays["task_keys"].tolist())
-            self._events = EventIds((arrays["events"], arrays["events_second"]))
-        for kind, table in self._journal.replay():
-            if kind == _EVENTS:
-                self._events.add(self._events.unseen(table["event_id"])[1])
-                self._apply_events(table)
-            else:
-                self._apply_gold(table)
-            self._since_snapshot += table.num_rows
+            self._own, self._position, self._marks = arrays["position"].tolist()
 
     def _check_settings(self, path: Path) -> None:
         mine = json.dumps(self.described(), indent=2)
@@ -339,8 +364,8 @@ class Aggregator:
             path.write_text(mine)
         elif path.read_text() != mine:
             raise ConfigError(
-                f"{path.parent} was made with other settings ({path.read_text()}); give those, or another folder into "
-                "which you ingest the annotation log again"
+                f"{path.parent} was made with other settings ({path.read_text()}); give those, or another folder, "
+                "into which the ledger is folded again"
             )
 
 
@@ -407,17 +432,3 @@ def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:
         return table.select(schema.names).cast(schema).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"does not fit {', '.join(f'{f.name}: {f.type}' for f in schema)}: {error}") from error
-
-
-def _check_annotations(table: pa.Table) -> None:
-    label, line = table["label"].to_numpy(), table["line"].to_numpy()
-    confidence = table["confidence"].to_numpy()
-    for field, bad, right in (
-        ("label", (label < -1) | (label > 1), "+1 (correct), -1 (wrong) or 0 (unsure)"),
-        ("line", line < 0, "0 or more"),
-        ("confidence", ~(np.isnan(confidence) | ((confidence >= 0) & (confidence <= 1))), "0 to 1, or null"),
-        ("source", ~pc.is_in(table["source"], pa.array(SOURCES)).to_numpy(), f"one of {', '.join(SOURCES)}"),
-    ):
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise DataError(f"{table[field][row].as_py()!r} is not {right}; mend or drop the row", row=row, field=field)

@@ -1,8 +1,9 @@
-"""Feedback: programs and honeypots out, answers to the log, the log to the aggregation actor.
+"""Feedback: programs and honeypots out, marks into the ledger, the ledger folded into the consensus.
 
-Whoever answers, people or the simulated crowd, the answers take one path: an append-only log, read as a Ray Dataset,
-validated, and handed in Arrow batches to the actor. Here is that path, and the crowd in this process;
-`feedback/desk/source.py` has those who work at the annotation server, people and simulated ones.
+    crowd and machines in this process --Ray Dataset--> aggregation actor: Parquet log, fold        (here)
+    page or API --> annotation server's database --Ray Dataset--> aggregation actor: fold           (desk/source.py)
+
+Every mark is stored once: in the run's own log, or in the annotation server's database where it was made there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
@@ -28,8 +30,6 @@ from crlhf_ray.feedback.annotators.correlation import carried
 from crlhf_ray.feedback.annotators.machines import POOL_NAME, Machines
 from crlhf_ray.feedback.annotators.memory import PEOPLE
 from crlhf_ray.feedback.honeypots import HoneypotPool, opaque_id
-from crlhf_ray.feedback.ingest import read_annotations
-from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.feedback.simulate import Crowd
 
@@ -50,7 +50,7 @@ class Heard:
 
 
 class Feedback(ABC):
-    """Where judgements come from. Every event is in the log, then in the aggregation actor.
+    """Where judgements come from. Every one is an event in the ledger, and folded into the aggregation actor.
 
     aggregator: handle of the aggregation actor. wait_seconds: longest wait for it before the error that names it.
     rounds: how many the run has; simulated annotators who drift know how far it is.
@@ -61,12 +61,10 @@ class Feedback(ABC):
     #: Between two looks at what was said, where nothing was.
     pause_seconds = 0.0
 
-    def __init__(self, directory: Path, aggregator: Any, wait_seconds: float, rounds: int):
-        self.log = AnnotationLog(directory)
+    def __init__(self, aggregator: Any, wait_seconds: float, rounds: int):
         self._aggregator = aggregator
         self._wait = wait_seconds
         self._rounds = rounds
-        self._handed_in = 0
 
     @abstractmethod
     def publish(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> None:
@@ -77,10 +75,8 @@ class Feedback(ABC):
 
     @abstractmethod
     def hear(self) -> Heard:
-        """What was said since the last call. The aggregation actor holds all of it on return.
-
-        Raises DataError if a stored event cannot be read back.
-        """
+        """What was said since the last call. On return the aggregation actor has folded all of it in, and still knows
+        what makes a program reviewed if it is killed."""
 
     def collect(
         self,
@@ -126,27 +122,23 @@ class Feedback(ABC):
 
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`; the aggregation actor is back at what it was then.
+        """Go on from a `state`; the aggregation actor is back at what it was then, and so is the run's own log.
 
-        What people judged later stays, and the actor gets it again; what a crowd in this process did is dropped.
+        What people judged later is in the server's ledger still, and is folded in again.
         """
 
-    def hand_in(self, table: pa.Table) -> None:
-        """Store the events, then read what is new in the log as a Ray Dataset into the aggregation actor.
+    def ask(self, reference: ray.ObjectRef) -> Any:
+        """What the aggregation actor answers."""
+        return answer(reference, self._wait, AGGREGATOR)
 
-        The actor knows events by their ids, so files that it may not have seen, because this process ended between
-        the two or went back to a checkpoint, are handed on whoever wrote them.
-        """
-        self.log.append(table)
-        fresh = self.log.files()[self._handed_in :]
-        if not fresh:
-            return
-        dataset, rejected = read_annotations(fresh, num_cpus=0.5)
-        if rejected.count:
-            raise DataError(f"stored annotations do not validate: {rejected}", file=str(self.log.directory))
-        for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-            answer(self._aggregator.ingest.remote(batch), self._wait, AGGREGATOR)
-        self._handed_in += len(fresh)
+    def hand_in(self, marks: pa.Table | ray.data.Dataset) -> None:
+        """Hand marks to the aggregation actor, which has them in the run's log before it answers."""
+        if isinstance(marks, pa.Table):
+            if not marks.num_rows:
+                return
+            marks = ray.data.from_arrow(marks)
+        for batch in marks.iter_batches(batch_format="pyarrow", batch_size=None):
+            self.ask(self._aggregator.ingest.remote(batch))
 
     def share_over(self, round: int) -> float:
         """Share of the run that is over in a round, 0 to 1."""
@@ -154,15 +146,15 @@ class Feedback(ABC):
 
     def carried(self, marks: pa.Table) -> dict[str, float]:
         """By source, its share of the evidence in these marks; see `annotators.correlation.carried`."""
-        return carried(marks, answer(self._aggregator.reliability.remote(), self._wait, AGGREGATOR))
+        return carried(marks, self.ask(self._aggregator.reliability.remote()))
 
     def add_gold(self, gold: pa.Table) -> None:
         """Tell the aggregation actor known truth."""
-        answer(self._aggregator.add_gold.remote(gold), self._wait, AGGREGATOR)
+        self.ask(self._aggregator.add_gold.remote(gold))
 
 
 class SimulatedFeedback(Feedback):
-    """The simulated crowd at work, in this process."""
+    """The simulated crowd at work, in this process. directory: the run's."""
 
     def __init__(
         self,
@@ -175,32 +167,27 @@ class SimulatedFeedback(Feedback):
         rounds: int,
         wait_seconds: float,
     ):
-        super().__init__(directory, aggregator, wait_seconds, rounds)
+        super().__init__(aggregator, wait_seconds, rounds)
         self.settings = settings
         self.pool = pool
         self.crowd = Crowd(settings.crowd, seed)
-        self.machines = Machines(settings.annotators, seed, directory.parent / "machines")
+        self.machines = Machines(settings.annotators, seed, directory / "machines")
         self._round = -1  # the last that honeypots were shown in
         self._said: list[tuple[pa.Table, Sequence[Item]]] = []
 
     def publish(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], round: int) -> None:
         now, far = _START + timedelta(hours=round), self.share_over(round)
         count = self.settings.honeypots_per_round if round else self.settings.first_honeypots
-        tables: list[pa.Table] = []
-        for annotator in self.crowd.annotator_ids if round != self._round else ():
-            shown = self.pool.next_for(annotator, count)
-            self.add_gold(self.pool.gold(shown))
-            tables.append(
-                self.crowd.annotate(
-                    [honeypot.item for honeypot in shown],
-                    self.pool.truth(),
-                    now=now,
-                    annotators=[annotator],
-                    progress=far,
-                )
+        crowd = self.crowd.annotator_ids if round != self._round else ()
+        shown = {annotator: self.pool.next_for(annotator, count) for annotator in crowd}
+        tables = [
+            self.crowd.annotate(
+                [honeypot.item for honeypot in some], self.pool.truth(), now=now, annotators=[annotator], progress=far
             )
-        marks, shown = self.machines.collect(items, self.pool, count if round != self._round else 0, now)
-        self.add_gold(self.pool.gold(shown))
+            for annotator, some in shown.items()
+        ]
+        marks, seen = self.machines.collect(items, self.pool, count if round != self._round else 0, now)
+        self.add_gold(self.pool.gold([*(honeypot for some in shown.values() for honeypot in some), *seen]))
         self.hand_in(pa.concat_tables([*tables, marks]))  # machines first: they are cheap
         answers = self.crowd.annotate(
             self._for_people(items), truth, now=now, labels_per_item=self.settings.labels_per_item, progress=far
@@ -218,7 +205,7 @@ class SimulatedFeedback(Feedback):
         settings = self.settings
         if settings.human_share == 1 or settings.human_choice == "random":
             return drawn(items, settings.human_share)
-        found = answer(self._aggregator.consensus.remote([item.item_id for item in items]), self._wait, AGGREGATOR)
+        found = self.ask(self._aggregator.consensus.remote([item.item_id for item in items]))
         doubt: dict[str, float] = {}
         for name, p in zip(found["item_id"].to_pylist(), found["p_correct"].to_pylist(), strict=True):
             doubt[name] = max(doubt.get(name, 0.0), p * (1 - p))
@@ -242,18 +229,12 @@ class SimulatedFeedback(Feedback):
         return [*honeypot_shortage(unseen, wanted=self.settings.honeypots_per_round), *self.machines.alerts()]
 
     def state(self) -> dict[str, Any]:
-        return {
-            "pool": self.pool.state(),
-            "handed_in": self._handed_in,
-            "machines": self.machines.state(),
-            "round": self._round,
-        }
+        return {"pool": self.pool.state(), "machines": self.machines.state(), "round": self._round}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.pool.restore(state["pool"])
         self.machines.restore(state["machines"])
-        self._handed_in, self._round = state["handed_in"], state["round"]
-        self.log.cut(self._handed_in)  # later rounds are played again, and what is answered then is all that counts
+        self._round = state["round"]
 
 
 def about(items: Sequence[Item], marks: pa.Table) -> pa.Table:

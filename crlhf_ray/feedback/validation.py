@@ -67,7 +67,10 @@ def validate_columns(
         values[field.name], unreadable = _coerce(given, field.type)
         bad[field.name] = unreadable | (_out_of_range(values[field.name], field) & ~unreadable)
     right = ~np.logical_or.reduce(list(bad.values()))
-    good = pa.table(values).filter(pa.array(right)).cast(ANNOTATION_SCHEMA)
+    good = pa.table(values)
+    if right.all():
+        return good.cast(ANNOTATION_SCHEMA), REJECTION_SCHEMA.empty_table(), right
+    good = good.filter(pa.array(right)).cast(ANNOTATION_SCHEMA)
     return good, _rejections(columns, values["event_id"], bad, file, rows), right
 
 
@@ -87,6 +90,8 @@ def _coerce(values: pa.Array | list[Any], wanted: pa.DataType) -> tuple[pa.Array
     """`values` as the wanted type, and where that was impossible (those become null)."""
     try:
         array = pa.array(values) if isinstance(values, list) else values
+        if array.type == wanted:
+            return array, np.zeros(len(array), dtype=bool)
         if _fits(array.type, wanted):
             return array.cast(wanted), np.zeros(len(array), dtype=bool)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
@@ -140,9 +145,9 @@ def _coerce_one(value: object, wanted: pa.DataType) -> object:
 def _out_of_range(values: pa.Array, field: pa.Field) -> np.ndarray:
     """Where a value is null though it must not be, or is not one that the field allows."""
     if field.name in ("event_id", "item_id", "annotator_id"):
-        allowed = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0)
+        allowed = pc.and_not(pc.not_equal(values, ""), pc.utf8_is_space(values))
     elif field.name == "label":
-        allowed = pc.is_in(values, pa.array([-1, 0, 1], pa.int8()))
+        allowed = pc.and_(pc.greater_equal(values, -1), pc.less_equal(values, 1))
     elif field.name == "source":
         allowed = pc.is_in(values, pa.array(SOURCES))
     elif field.name == "confidence":
@@ -151,7 +156,8 @@ def _out_of_range(values: pa.Array, field: pa.Field) -> np.ndarray:
         allowed = pc.greater_equal(values, 0)
     else:
         allowed = pc.is_valid(values)
-    allowed = pc.if_else(pc.is_null(values), pa.scalar(field.nullable), allowed)
+    if values.null_count:
+        allowed = pc.if_else(pc.is_null(values), pa.scalar(field.nullable), allowed)
     return ~allowed.to_numpy(zero_copy_only=False).astype(bool)
 
 

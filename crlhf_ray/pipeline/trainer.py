@@ -18,15 +18,17 @@ import ray
 
 from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.actor import Aggregator
-from crlhf_ray.aggregation.journal import go_back
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.aggregation.monitors import Alert, score_stagnation, skipped_update, unjudged
+from crlhf_ray.aggregation.snapshots import go_back
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
 from crlhf_ray.engines import Engines
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots
+from crlhf_ray.feedback.ledger import LOG
+from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point, recover
 from crlhf_ray.learner.forward_check import check_gap
@@ -101,12 +103,14 @@ class Run:
             settings_file(self.dir).write_text(config.model_dump_json(indent=2))
             self._exit.enter_context(connect(config.ray.address))
             self.engines = self._exit.enter_context(Engines(config, self.tokenizer, logs))
+            ledger = AnnotationLog(self.dir / LOG)
             if self._resumed:
-                go_back(self.dir / "aggregation", self._checkpointed(AGGREGATION_FILE))
+                # Later rounds are played again, and what is answered then is all that counts.
+                ledger.cut(go_back(self.dir / "aggregation", self._checkpointed(AGGREGATION_FILE)))
             self.aggregator: Any = (
                 ray.remote(Aggregator)
                 .options(num_cpus=0, max_restarts=3, max_task_retries=3)
-                .remote(str(self.dir / "aggregation"), config.aggregation)
+                .remote(str(self.dir / "aggregation"), config.aggregation, ledger)
             )
             honeypots = HoneypotPool(
                 build_honeypots(
@@ -127,7 +131,7 @@ class Run:
                 config.feedback,
                 honeypots,
                 self.aggregator,
-                self.dir / "annotations",
+                self.dir,
                 seed=config.run.seed,
                 rounds=config.run.rounds,
                 wait_seconds=config.ray.wait_seconds,
@@ -171,8 +175,6 @@ class Run:
 
     def _restore(self) -> None:
         if not self._checkpointed():
-            if self._resumed:  # it was interrupted before its first checkpoint, and starts anew
-                self.feedback.restore(self.feedback.state())
             return
         state = self.engines.learner.load(self.dir / "checkpoints")
         self.round = self._saved_at = state["round"]

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.log import AnnotationLog
+from crlhf_ray.errors import ConfigError, DataError
+from crlhf_ray.feedback.desk.client import ServerError
+from crlhf_ray.feedback.ledger import read_marks
+from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.report.headline import paired_gain
 from crlhf_ray.report.run_files import Run
@@ -30,7 +32,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
     base: the model that training began with, as the hub names it where it does. round_: rounds that the exported
     weights have learnt from. gap: largest |exported - learner| log-prob of the check before export, nats.
     """
-    settings = run.settings
+    settings, marks = run.settings, _marks_if_there(run)
     library = "peft" if form == "adapter" else "transformers"
     head: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": ["crlhf", "code"]}
     if base.count("/") == 1 and not base.startswith(("/", ".")):
@@ -44,7 +46,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
             f"- Checked: reloaded, its log-probs differ from the learner's by at most {gap:.1e} nats a token",
         ],
         "Trained on": _problems(settings),
-        "Who reviewed": reviewers(run),
+        "Who reviewed": reviewers(run, marks),
         "Method": [
             f"- Estimator of line correctness: `{_get(settings, 'aggregation.estimator')}`",
             f"- Reward: form `{_get(settings, 'reward.form')}`, credit `{_get(settings, 'reward.credit')}`, "
@@ -52,7 +54,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
             f"- Advantages: `{_get(settings, 'learner.algorithm')}`, learning rate {_get(settings, 'learner.lr')}",
         ],
         "Held-out scores": _scores(run, round_),
-        "Known weaknesses": _weaknesses(run, round_),
+        "Known weaknesses": _weaknesses(run, marks, round_),
         "To repeat it": [
             "```bash",
             "crlhf train --config training_settings.json --set run.dir=runs/again",
@@ -112,15 +114,25 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _marks(run: Run) -> pa.Table | None:
-    return AnnotationLog(run.directory / "annotations").read() if (run.directory / "annotations").is_dir() else None
+def marks_of(run: Run) -> pa.Table:
+    """The run's marks (ANNOTATION_SCHEMA), from its log or the annotation server; raises as `read_marks`."""
+    return read_marks(run.directory, FeedbackSettings(**run.settings.get("feedback", {})))
 
 
-def reviewers(run: Run) -> list[str]:
-    """Who reviewed, in lines of Markdown: kinds and numbers; no annotator is named."""
-    marks, reliability = _marks(run), run.reliability
-    if marks is None or not marks.num_rows:
+def _marks_if_there(run: Run) -> pa.Table | None:
+    try:
+        return marks_of(run)
+    except (ConfigError, ServerError):  # a model is exported all the same, and its card says so
+        return None
+
+
+def reviewers(run: Run, marks: pa.Table | None) -> list[str]:
+    """Who reviewed, in lines of Markdown: kinds and numbers; no annotator is named. marks: None: out of reach."""
+    if marks is None:
+        return ["- The annotation server, which holds the marks, could not be reached when this was written."]
+    if not marks.num_rows:
         return ["- Nobody: the run holds no marks."]
+    reliability = run.reliability
     lines = []
     for source in sorted(set(marks["source"].to_pylist())):
         own = marks.filter(pc.equal(marks["source"], source))
@@ -190,8 +202,8 @@ def _scores(run: Run, round_: int) -> list[str]:
     return lines
 
 
-def _weaknesses(run: Run, round_: int) -> list[str]:
-    lines, marks = [], _marks(run)
+def _weaknesses(run: Run, marks: pa.Table | None, round_: int) -> list[str]:
+    lines = []
     rows = run.heldout()
     own = next((row for row in rows if row["round"] == round_), None)
     if own is None:

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.feedback.log import AnnotationLog
-from crlhf_ray.report.card import reviewers, standing
+from crlhf_ray.report.card import marks_of, reviewers, standing
 from crlhf_ray.report.run_files import Run
 
 #: Two programs of a problem whose scores differ by less say nothing about which is better.
@@ -54,14 +53,15 @@ STEPS = pa.schema(
 def write_feedback(run: Run, folder: Path) -> dict[str, int]:
     """Write lines.parquet, preferences.parquet, steps.parquet and a card; returns the rows of each.
 
-    Raises DataError for a run without samples.
+    Raises DataError for a run without samples, and as `read_marks` where its marks cannot be read.
     """
     if not run.samples:
         raise DataError(
             "the run has no programs yet; export its feedback after its first round", file=str(run.directory)
         )
+    marks = marks_of(run)
     tables = {
-        "lines": pa.Table.from_pylist(list(line_labels(run)), schema=LINES),
+        "lines": pa.Table.from_pylist(list(line_labels(run, marks)), schema=LINES),
         "preferences": pa.Table.from_pylist(list(preferences(run.samples)), schema=PAIRS),
         "steps": pa.Table.from_pylist([steps(sample) for sample in run.samples], schema=STEPS),
     }
@@ -69,16 +69,15 @@ def write_feedback(run: Run, folder: Path) -> dict[str, int]:
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
     counts = {name: table.num_rows for name, table in tables.items()}
-    (folder / "README.md").write_text(_card(run, counts))
+    (folder / "README.md").write_text(_card(run, marks, counts))
     return counts
 
 
-def line_labels(run: Run) -> Iterator[dict[str, Any]]:
+def line_labels(run: Run, marks: pa.Table) -> Iterator[dict[str, Any]]:
     """Every line of every program: its posterior, and how many reviewers said what of it."""
     said: Counter[tuple[str, int, int]] = Counter()
-    if (run.directory / "annotations").is_dir():
-        marks = standing(AnnotationLog(run.directory / "annotations").read())
-        said.update(zip(marks["item_id"], marks["line"], marks["label"], strict=True))
+    held = standing(marks)
+    said.update(zip(held["item_id"], held["line"], held["label"], strict=True))
     for sample in run.samples:
         for number, line in enumerate(sample["lines"]):
             counts = [said[(sample.get("item_id", ""), number, label)] for label in (1, -1, 0)]
@@ -141,10 +140,10 @@ def _scores_from(run: Run) -> str:
     return found + (f"; for {share:.0%} of the programs, chosen by chance, from the tests" if share else "")
 
 
-def _card(run: Run, counts: Mapping[str, int]) -> str:
+def _card(run: Run, marks: pa.Table, counts: Mapping[str, int]) -> str:
     configs = [{"config_name": name, "data_files": f"{name}.parquet"} for name in counts]
     head = yaml.safe_dump({"tags": ["crlhf", "code"], "configs": configs}, sort_keys=False)
-    who = "\n".join(reviewers(run))
+    who = "\n".join(reviewers(run, marks))
     return f"""---
 {head}---
 

@@ -1,10 +1,14 @@
 """Small tables for the tests of aggregation."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
+from crlhf_ray.feedback.log import AnnotationLog
 
 
 def annotations(rows, *, prefix="e", start=0):
@@ -70,3 +74,8 @@ def rows_of(marks):
     """(item, line, reviewer, label) of marks by item, [lines, reviewers]."""
     names = [*"abcd", "spammer"]
     return [(i, n, names[who], int(v)) for i in marks for n, line in enumerate(marks[i]) for who, v in enumerate(line)]
+
+
+def keeper(folder, settings=None):
+    """An aggregation actor's object with a Parquet log of its own, both in this folder."""
+    return Aggregator(folder, settings, AnnotationLog(Path(folder) / "marks"))

@@ -10,9 +10,9 @@ import pytest
 import ray
 
 from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
-from crlhf_ray.aggregation.journal import go_back
-from crlhf_ray.errors import DataError
-from tests.aggregation.tables import annotations, gold
+from crlhf_ray.aggregation.snapshots import go_back
+from crlhf_ray.feedback.log import AnnotationLog
+from tests.aggregation.tables import annotations, gold, keeper
 
 
 def killable():
@@ -44,7 +44,7 @@ def batch(number, size=200):
 @pytest.mark.engine
 def test_after_sigkill_no_event_is_lost_or_counted_twice(cluster, tmp_path):
     settings = AggregationSettings(snapshot_events=1500)
-    actor = killable().remote(str(tmp_path / "killed"), settings)
+    actor = killable().remote(str(tmp_path / "killed"), settings, AnnotationLog(tmp_path / "marks"))
     ray.get(actor.add_gold.remote(gold([(f"item0-{i}", i % 7, 1) for i in range(20)])), timeout=180)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(lambda: [ray.get(actor.ingest.remote(batch(i)), timeout=180) for i in range(30)])
@@ -56,7 +56,7 @@ def test_after_sigkill_no_event_is_lost_or_counted_twice(cluster, tmp_path):
     digest = ray.get(actor.digest.remote(), timeout=180)
     ray.kill(actor)
 
-    undisturbed = Aggregator(tmp_path / "undisturbed", settings)
+    undisturbed = keeper(tmp_path / "undisturbed", settings)
     undisturbed.add_gold(gold([(f"item0-{i}", i % 7, 1) for i in range(20)]))
     for i in range(30):
         undisturbed.ingest(batch(i))
@@ -65,9 +65,9 @@ def test_after_sigkill_no_event_is_lost_or_counted_twice(cluster, tmp_path):
     undisturbed.close()
 
 
-def test_a_folder_goes_back_to_a_copy_of_a_snapshot_and_forgets_what_came_later(tmp_path):
+def test_folder_and_log_go_back_to_a_copy_of_a_snapshot_and_forgets_what_came_later(tmp_path):
     def opened():
-        return Aggregator(tmp_path / "crowd", AggregationSettings())
+        return keeper(tmp_path / "crowd")
 
     actor = opened()
     actor.ingest(batch(0))
@@ -78,17 +78,12 @@ def test_a_folder_goes_back_to_a_copy_of_a_snapshot_and_forgets_what_came_later(
     actor.ingest(batch(2))
     actor.close()
     for _ in range(2):  # as often as one likes
-        go_back(tmp_path / "crowd", kept)
+        AnnotationLog(tmp_path / "crowd" / "marks").cut(go_back(tmp_path / "crowd", kept))
         actor = opened()
         assert actor.digest() == then
         assert actor.ingest(batch(1)) == 200
         actor.close()
-    go_back(tmp_path / "crowd", None)
+    AnnotationLog(tmp_path / "crowd" / "marks").cut(go_back(tmp_path / "crowd", None))
     actor = opened()
     assert actor.stats()["events"] == 0
     actor.close()
-
-
-def test_a_checkpoint_without_the_crowds_state_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.npz: there is no such file"):
-        go_back(tmp_path / "crowd", tmp_path / "gone.npz")

@@ -1,6 +1,7 @@
 """What the server learns of its crowd, when it learns anew, and what it tells without being asked."""
 
 import json
+import shutil
 import time
 from datetime import UTC, datetime
 
@@ -39,17 +40,56 @@ def learnt(settings):
     return digest
 
 
-@pytest.mark.parametrize("left", ["", "3", "somebody-elses 3", "{id} 4", "{id} -1", "{id} three", b"\xff\xfe"])
-def test_a_folder_whose_place_in_the_database_is_not_sure_is_learnt_anew(serve, tmp_path, left):
+@pytest.mark.parametrize("left", [None, "somebody-elses", b"\xff\xfe"])
+def test_a_folder_that_may_be_of_another_database_is_learnt_again(serve, tmp_path, left):
     settings = judged(serve, 3)
-    file = settings.dir / "crowd" / "cursor"
-    name, place = file.read_text().split()
-    assert place == "3"
-    file.write_bytes(left if isinstance(left, bytes) else left.format(id=name).encode())
+    file = settings.dir / "crowd" / "database"
+    name = file.read_bytes()
+    file.unlink() if left is None else file.write_bytes(left if isinstance(left, bytes) else left.encode())
     fresh = WebSettings(dir=tmp_path / "fresh", database=f"sqlite:///{settings.dir / 'store.db'}", queue=NO_CHECKS)
     assert learnt(settings) == learnt(fresh)
-    assert file.read_text() == f"{name} 3"
-    assert sorted(file.parent.glob("*.tmp")) == []
+    assert file.read_bytes() == name
+
+
+def test_a_folder_that_knows_more_than_its_database_is_learnt_again(serve, tmp_path):
+    settings = judged(serve, 3)
+    shutil.copytree(settings.dir, tmp_path / "older")
+    server = serve(queue=NO_CHECKS, database=f"sqlite:///{settings.dir / 'store.db'}")
+    server.publish([work(3)])
+    judge(server.person("bob"))
+    server.settled()
+    server.close()
+    older = WebSettings(dir=tmp_path / "older", queue=NO_CHECKS)
+    shutil.rmtree(older.dir / "crowd")
+    shutil.copytree(server.desk.settings.dir / "crowd", older.dir / "crowd")
+    fresh = WebSettings(dir=tmp_path / "fresh", database=f"sqlite:///{older.dir / 'store.db'}", queue=NO_CHECKS)
+    assert learnt(older) == learnt(fresh)
+
+
+def test_what_a_killed_server_had_not_written_down_is_learnt_from_its_database(serve, tmp_path):
+    server = serve(queue=NO_CHECKS)
+    server.publish([work(n) for n in range(4)], honeypots=2)
+    person = server.person("ann")
+    for _ in range(4):
+        judge(person)
+    server.settled()
+    shutil.copytree(server.desk.settings.dir, tmp_path / "killed")  # what the disk has before it closes
+    killed = Desk(WebSettings(dir=tmp_path / "killed", queue=NO_CHECKS), Aggregator)
+    assert killed.crowd.engine.position() == server.desk.crowd.engine.position() == 4
+    assert killed.crowd.engine.stats() == server.desk.crowd.engine.stats()
+    killed.close()
+
+
+def test_a_program_that_could_not_be_settled_is_settled_with_the_next_learning(serve, monkeypatch):
+    server = serve(queue=NO_CHECKS)
+    server.publish([work(1)])
+    with monkeypatch.context() as broken:
+        broken.setattr(crowd.programs, "settle", lambda *_, **__: 1 / 0)
+        judge(server.person("ann"))
+        with pytest.raises(ZeroDivisionError):
+            server.settled()
+    server.settled()
+    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
 
 
 def test_a_folder_beside_another_database_forgets_the_first_one(serve, tmp_path):
@@ -60,7 +100,7 @@ def test_a_folder_beside_another_database_forgets_the_first_one(serve, tmp_path)
 
 def test_learning_anew_opens_no_program_again(serve, monkeypatch):
     settings = judged(serve, 6)
-    (settings.dir / "crowd" / "cursor").unlink()
+    (settings.dir / "crowd" / "database").unlink()
     monkeypatch.setattr(crowd, "FIRST_BATCH", 2)
     server = serve(queue=NO_CHECKS, database=f"sqlite:///{settings.dir / 'store.db'}")
     assert set(server.lead.status([work(n).item_id for n in range(6)]).values()) == {"done"}

@@ -70,11 +70,35 @@ def test_a_bad_row_is_refused_with_its_place_and_nothing_stored(tmp_path):
 def test_a_cursor_gives_only_what_is_new(tmp_path):
     log = AnnotationLog(tmp_path)
     log.append(table(event("e1")))
-    _, cursor = log.since(0)
+    ((_, cursor),) = log.since(0)
     log.append(table(event("e2", line=1)))
-    new, cursor = log.since(cursor)
+    ((new, cursor),) = log.since(cursor)
     assert new["event_id"].to_pylist() == ["e2"]
-    assert log.since(cursor)[0].num_rows == 0
+    assert list(log.since(cursor)) == []
+
+
+def test_the_log_is_read_append_by_append_as_it_was_written(tmp_path):
+    log = AnnotationLog(tmp_path)
+    tables = [table(event("e1"), event("e2", line=1)), table(event("e3", line=2))]
+    for one in tables:
+        log.append(one)
+    for reader in (log, AnnotationLog(tmp_path)):
+        assert [(one.equals(tables[n]), cursor) for n, (one, cursor) in enumerate(reader.since(0))] == [
+            (True, 1),
+            (True, 2),
+        ]
+
+
+@pytest.mark.parametrize("place", [40, -400, -200, -20])
+def test_damage_of_the_disk_is_an_error_that_names_the_file(tmp_path, place):
+    log = AnnotationLog(tmp_path)
+    log.append(table(*(event(f"e{n}", line=n) for n in range(50))))
+    file = tmp_path / "0000000000.parquet"
+    content = bytearray(file.read_bytes())
+    content[place : place + 8 if place != -20 else None] = b"\xff" * (8 if place != -20 else 20)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"0000000000\.parquet: the disk damaged"):
+        AnnotationLog(tmp_path).read()
 
 
 def test_a_half_written_file_is_no_part_of_the_log(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -10,9 +11,10 @@ import yaml
 from example_run import write_example_run
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
+from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.log import AnnotationLog
-from crlhf_ray.report.card import agreement, model_card
-from crlhf_ray.report.run_files import read_run
+from crlhf_ray.report.card import agreement, marks_of, model_card
+from crlhf_ray.report.run_files import Run, read_run
 
 
 def marks(*said: tuple[str, int, str, int], source: str = "human") -> pa.Table:
@@ -44,8 +46,8 @@ def run_dir(tmp_path_factory):
     return directory
 
 
-def card(run_dir, round_=40):
-    run = read_run(run_dir)
+def card(run, round_=40):
+    run = run if isinstance(run, Run) else read_run(run)
     return model_card(
         run, base="me/base", form="merged", dtype="float32", checkpoint="step-00000040", round_=round_, gap=4e-7
     )
@@ -64,6 +66,15 @@ def test_it_counts_reviewers_by_kind_and_names_none(run_dir):
     assert "Reliability of adversary (1): P(says right | right)" in text
     assert "example.org" not in text
     assert "ann-01" not in text
+
+
+def test_where_the_annotation_server_holds_the_marks_and_is_away_it_says_so(run_dir):
+    web = {"source": "web", "web": {"url": "http://127.0.0.1:9", "token_file": str(run_dir / "settings.json")}}
+    run = read_run(run_dir)
+    run = replace(run, settings=run.settings | {"feedback": web})
+    assert "could not be reached when this was written" in card(run)
+    with pytest.raises(ServerError, match="is `crlhf serve` running there"):
+        marks_of(run)
 
 
 def test_it_names_the_problems_by_hash_and_marks_the_score_of_these_weights(run_dir):

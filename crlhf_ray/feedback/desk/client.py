@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +116,15 @@ class AnnotationClient:
         answer = self._call("GET", f"/annotations?since={since}")
         rows = [row | {"created_at": datetime.fromtimestamp(row["created_at"], UTC)} for row in answer["annotations"]]
         return pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), answer["cursor"]
+
+    def since(self, cursor: int) -> Iterator[tuple[pa.Table, int]]:
+        """All that the server's ledger has after a cursor: page by page, each with the cursor behind it."""
+        while True:
+            page, after = self.annotations(cursor)
+            if after == cursor:
+                return
+            yield page, after
+            cursor = after
 
     def aggregation(self) -> dict[str, Any]:
         """The settings by which marks become a consensus at the server."""

@@ -18,8 +18,12 @@ class Engine(Protocol):
         """The settings that its answers depend on, by name: a run that uses the server must have the same."""
         ...
 
-    def ingest(self, table: pa.Table) -> int:
-        """Take in marks (ANNOTATION_SCHEMA); those known by their event id change nothing."""
+    def position(self) -> int:
+        """The cursor up to which the database's marks are folded in."""
+        ...
+
+    def fold(self, table: pa.Table, after: int, upto: int) -> int:
+        """Take in the marks (ANNOTATION_SCHEMA) between two cursors; returns `position`, which tells whether it did."""
         ...
 
     def add_gold(self, table: pa.Table) -> int:
@@ -44,6 +48,10 @@ class Engine(Protocol):
 
     def frozen(self) -> Engine:
         """A copy to ask at leisure while this one goes on learning."""
+        ...
+
+    def snapshot(self) -> object:
+        """Write what it knows and its position to its folder."""
         ...
 
     def close(self) -> None:

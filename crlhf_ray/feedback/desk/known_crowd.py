@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import shutil
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage, label_shortage
-from crlhf_ray.feedback.desk.engine import MakeEngine
+from crlhf_ray.feedback.desk.engine import Engine, MakeEngine
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.desk.skips import skip_alerts
 from crlhf_ray.feedback.desk.store import programs, work
@@ -37,6 +37,8 @@ PATIENCE_SECONDS = 0.03
 LEARN_PAUSE_SECONDS = 0.5
 #: Between two looks for deadlines and alerts where nobody asks, as at night.
 LOOK_SECONDS = 10.0
+#: Marks after which what is known is written down, so that a start need not learn it again.
+SNAPSHOT_MARKS = 50_000
 #: Submissions taken in at a time when everything is learnt again, and otherwise; programs settled at a time.
 FIRST_BATCH, BATCH = 3000, 500
 #: The lead is told of whoever has fewer honeypots left.
@@ -63,7 +65,8 @@ class CrowdView:
 class KnownCrowd:
     """Learns in a thread of its own, once started. widths: by annotator, see `queue.honeypot_share`.
 
-    What it knows lies in the folder ``crowd``; of a database that it was not learnt from, it is learnt again.
+    What it knows is a fold over the submissions, with snapshots in the folder ``crowd``; of a database that it was not
+    learnt from, it is learnt again.
     """
 
     def __init__(
@@ -75,10 +78,11 @@ class KnownCrowd:
         clock: Callable[[], float],
     ):
         self._database, self._settings, self._webhooks, self._clock = database, settings, webhooks, clock
-        self._folder = settings.dir / "crowd"
-        self._database_id = _database_id(database)
-        self._cursor = self._resume()
-        self.engine = engine(self._folder)
+        self.engine = self._opened(engine, settings.dir / "crowd")
+        #: Whose marks were folded in and not acted on yet: programs in order of submission, and people.
+        self._unsettled: dict[str, None] = {}
+        self._heard: set[str] = set()
+        self._since_snapshot = 0
         self._learning = threading.Lock()
         self.widths: dict[str, float] = {}
         self._remembered: dict[str, int] = {}
@@ -95,13 +99,17 @@ class KnownCrowd:
         self._learner.start()
 
     def close(self) -> None:
-        """Wait for what is being learnt, and let go of the folder. Harmless when called twice."""
+        """Wait for what is being learnt, write it down, and let go of the folder. Harmless when called twice."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._submitted.set()
         if self._learner is not None:
             self._learner.join()
         self._background.shutdown()
         with self._learning:
+            if not self._unsettled:
+                self.engine.snapshot()
             self.engine.close()
 
     # -- learning ------------------------------------------------------------------------------------------------
@@ -142,36 +150,42 @@ class KnownCrowd:
                 sa.select(Program.item_id, Program.judged, Program.gold).where(Program.honeypot.is_(True))
             ).all()
         self.add_gold([{"item_id": i, "line": n, "truth": truth[n]} for i, judged, truth in golden for n in judged])
-        before, items, people = -1, set(), set()
         with self._learning:
-            after = self._cursor
-            while after != before:
-                before = after
-                rows, after = self._take_in(before, FIRST_BATCH)
-                items |= {row["item_id"] for row in rows}
-                people |= {row["annotator_id"] for row in rows}
+            while self._take_in(FIRST_BATCH):
+                pass
             with self._database.read() as session:
                 waiting = session.scalars(sa.select(Program.item_id).where(Program.state == "open")).all()
-            concerned = [item for item in waiting if item in items]
-            for start in range(0, max(len(concerned), 1), BATCH):
-                self._settle(concerned[start : start + BATCH], people)
-            self._keep_cursor(after)
+            self._unsettled = {item: None for item in waiting if item in self._unsettled}
+            self._act()
 
     def _learn_some(self) -> bool:
-        rows, after = self._take_in(self._cursor, BATCH)
-        if after == self._cursor:
+        found = self._take_in(BATCH)
+        if found or self._unsettled:  # there is something left from last time where acting on it failed
+            self._act()
+        return found
+
+    def _take_in(self, most: int) -> bool:
+        """Fold in what was submitted next; whether there was anything."""
+        before = self.engine.position()
+        with self._database.read() as session:
+            rows, after = work.events(session, before, most)
+        if after == before:
             return False
-        items = list(dict.fromkeys(row["item_id"] for row in rows))
-        self._settle(items, {row["annotator_id"] for row in rows})
-        self._keep_cursor(after)  # after the settling: an interrupted one is done again, and changes nothing
+        self._unsettled |= {row["item_id"]: None for row in rows}
+        self._heard |= {row["annotator_id"] for row in rows}
+        self._since_snapshot += len(rows)
+        self.engine.fold(as_marks(rows), before, after)
         return True
 
-    def _take_in(self, cursor: int, most: int) -> tuple[list[dict[str, Any]], int]:
-        with self._database.read() as session:
-            rows, after = work.events(session, cursor, most)
-        if rows:
-            self.engine.ingest(_annotations(rows))
-        return rows, after
+    def _act(self) -> None:
+        """Settle the programs concerned. Only then may a snapshot say that their marks were learnt from."""
+        items = list(self._unsettled)
+        for start in range(0, max(len(items), 1), BATCH):
+            self._settle(items[start : start + BATCH], self._heard)
+        self._unsettled, self._heard = {}, set()
+        if self._since_snapshot >= SNAPSHOT_MARKS:
+            self.engine.snapshot()
+            self._since_snapshot = 0
 
     def _settle(self, items: Sequence[str], people: Collection[str]) -> None:
         known, now = self._posteriors(items), self._clock()
@@ -193,27 +207,23 @@ class KnownCrowd:
                 self._remembered[name] = rates["labels"]
                 session.add(Reliability(annotator_id=name, at=now, rates=rates))
 
-    # -- the place where it stopped --------------------------------------------------------------------------------
-
-    def _resume(self) -> int:
-        """The submission that was learnt from last. 0, with an empty folder, where that is not known for sure: what
-        lies in the folder may be of another database, or of one that an older copy replaced since."""
+    def _opened(self, engine: MakeEngine, folder: Path) -> Engine:
+        """The engine with what it knows of this database; knowing nothing where that is of another database, or of one
+        that an older copy replaced since."""
+        database_id, name = _database_id(self._database), folder / "database"
         with self._database.read() as session:
             last = session.scalar(sa.select(sa.func.max(Submission.seq))) or 0
         with suppress(OSError, ValueError):
-            database_id, cursor = (self._folder / "cursor").read_text().split()
-            if database_id == self._database_id and 0 <= int(cursor) <= last:
-                return int(cursor)
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
-        self._folder.mkdir()
-        return 0
-
-    def _keep_cursor(self, cursor: int) -> None:
-        self._cursor = cursor
-        temporary = self._folder / "cursor.tmp"
-        temporary.write_text(f"{self._database_id} {cursor}")
-        os.replace(temporary, self._folder / "cursor")
+            if name.read_text() == database_id:
+                known = engine(folder)
+                if known.position() <= last:
+                    return known
+                known.close()
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        name.write_text(database_id)
+        return engine(folder)
 
     # -- telling -------------------------------------------------------------------------------------------------
 
@@ -333,15 +343,12 @@ def _database_id(database: Database) -> str:
         return kept.value
 
 
-def _annotations(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    columns = {name: [row[name] for row in rows] for name in ANNOTATION_SCHEMA.names}
-    columns["created_at"] = [round(1e6 * at) for at in columns["created_at"]]
-    return pa.table(
-        {
-            name: pa.array(values, pa.int64()).cast(ANNOTATION_SCHEMA.field(name).type)
-            if name == "created_at"
-            else pa.array(values, ANNOTATION_SCHEMA.field(name).type)
-            for name, values in columns.items()
-        },
-        schema=ANNOTATION_SCHEMA,
-    )
+def as_marks(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """What `work.events` found, as ANNOTATION_SCHEMA."""
+    columns = {
+        name: pa.array([row[name] for row in rows], ANNOTATION_SCHEMA.field(name).type)
+        for name in ANNOTATION_SCHEMA.names
+        if name != "created_at"
+    }
+    at = pa.array([round(1e6 * row["created_at"]) for row in rows], pa.int64())
+    return pa.table({**columns, "created_at": at}).select(ANNOTATION_SCHEMA.names).cast(ANNOTATION_SCHEMA)

@@ -1,9 +1,10 @@
 """Feedback from the annotation server: people, the simulated crowd over the same API, or both.
 
 Who waits for whom: the driver publishes programs and looks every `poll_seconds` for what was submitted; what is there
-goes to the aggregation actor at once. A program is done when the server says so (its lines are sure, or it has as many
-judgements as it may), or at its deadline. Judgements that come later are taken in as well: they teach reliabilities and
-correct what is thought of old lines, but no reward that was given.
+is folded into the aggregation actor at once, and the server's database alone stores it. A program is done when the
+server says so (its lines are sure, or it has as many judgements as it may), or at its deadline. Judgements that come
+later are folded in as well: they teach reliabilities and correct what is thought of old lines, but no reward that was
+given.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
 from crlhf_ray.aggregation.monitors import Alert
@@ -30,6 +32,7 @@ from crlhf_ray.feedback.desk.engine import MakeEngine
 from crlhf_ray.feedback.desk.serve import BackgroundServer
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.honeypots import HoneypotPool
+from crlhf_ray.feedback.ledger import SERVER
 from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.feedback.source import Feedback, Heard
@@ -62,8 +65,8 @@ class _Lot:
 class WebFeedback(Feedback):
     """Whoever works at the server.
 
-    With the source ``simulated`` the server is the run's own, in a thread of this process, and its folder lies beside
-    the log. engine: what that server knows its crowd by. aggregation: the run's settings of it, which the server at
+    With the source ``simulated`` the server is the run's own, in a thread of this process. directory: the run's.
+    engine: what that server knows its crowd by. aggregation: the run's settings of it, which the server at
     work must share: by them it decides when a program is done.
     Raises ConfigError where there is no token or the server aggregates by other settings, and ServerError where it
     does not answer.
@@ -82,13 +85,14 @@ class WebFeedback(Feedback):
         rounds: int,
         wait_seconds: float,
     ):
-        super().__init__(directory, aggregator, wait_seconds, rounds)
+        super().__init__(aggregator, wait_seconds, rounds)
         self.settings, self.pool = settings.web, pool
         self._machines_share = settings.first_honeypots, settings.honeypots_per_round
-        self.machines = Machines(settings.annotators, seed, directory.parent / "machines")
+        self.machines = Machines(settings.annotators, seed, directory / "machines")
         self.labels_wanted = settings.web.queue.labels_least
         self.pause_seconds = settings.web.poll_seconds
-        self._cursor, self._published, self._idle, self._round = 0, False, 0, -1
+        self._cursor = 0  # in the server's ledger: up to where `hear` has told
+        self._published, self._idle, self._round = False, 0, -1
         self._lots: list[_Lot] = []
         self._known: set[str] = set()  # programs that equal a honeypot, and were not told of yet
         self._honeypots = pa.array([item.item_id for item in pool.items()], pa.string())
@@ -97,9 +101,7 @@ class WebFeedback(Feedback):
         self._server: BackgroundServer | None = None
         url, token_file = settings.web.url, settings.web.token_file
         if settings.source == "simulated":
-            self._server = BackgroundServer(
-                Desk(WebSettings(dir=directory.parent / "annotation", queue=settings.web.queue), engine)
-            )
+            self._server = BackgroundServer(Desk(WebSettings(dir=directory / SERVER, queue=settings.web.queue), engine))
             url, token_file = self._server.url, self._server.token_file
         self.client = AnnotationClient.from_file(url, token_file, patience=PATIENCE_SECONDS)
         check_same(aggregation, self.client.aggregation(), url)
@@ -153,6 +155,8 @@ class WebFeedback(Feedback):
             self.machines.observe(list(lot.items.values()), marks, lot.round)
         self._lots = [lot for lot in self._lots if lot.waiting]
         marks, self._said = pa.concat_tables([marks, *self._said]), []
+        if reviewed:
+            self.ask(self._aggregator.snapshot.remote())
         return Heard(marks.filter(pc.invert(pc.is_in(marks["item_id"], self._honeypots))), frozenset(reviewed))
 
     def _work(self) -> int:
@@ -199,16 +203,35 @@ class WebFeedback(Feedback):
         return [item for item, honeypot in same if honeypot is None]
 
     def _take_in(self) -> list[pa.Table]:
-        tables: list[pa.Table] = []
-        while True:
-            table, after = self.client.annotations(self._cursor)
-            if after == self._cursor:
-                break
+        """Fold in what the server's ledger has; returns what of it was not told before."""
+        pages = []
+        if self._position() < self._cursor:
+            self._catch_up()
+        for page, after in self.client.since(self._cursor):
+            pages.append(page)
+            if self._fold(page, self._cursor, after) != after:
+                self._catch_up()
             self._cursor = after
-            tables.append(table)
-        if tables:
-            self.hand_in(pa.concat_tables(tables))
-        return tables
+        return pages
+
+    def _catch_up(self) -> None:
+        """Fold in what the actor lacks since it was restarted from a snapshot."""
+        at = self._position()
+        for page, after in self.client.since(at):
+            if self._fold(page, at, after) != after:
+                return self._catch_up()
+            at = after
+
+    def _fold(self, page: pa.Table, after: int, upto: int) -> int:
+        batches = ray.data.from_arrow(page).iter_batches(batch_format="pyarrow", batch_size=None)
+        marks = pa.concat_tables([ANNOTATION_SCHEMA.empty_table(), *batches])
+        position: int = self.ask(self._aggregator.fold.remote(marks, after, upto))
+        return position
+
+    def _position(self) -> int:
+        """The cursor that the aggregation actor stands at: after a restart, that of its last snapshot."""
+        position: int = self.ask(self._aggregator.position.remote())
+        return position
 
     def skills(self, round: int) -> pa.Table:
         if self._crowd is None:
@@ -219,11 +242,10 @@ class WebFeedback(Feedback):
         return [*self._late, *self.machines.alerts()]  # the server watches its people itself
 
     def state(self) -> dict[str, Any]:
-        state = {"cursor": self._cursor, "handed_in": self._handed_in}
-        return {**state, "pool": self.pool.state(), "machines": self.machines.state()}
+        return {"cursor": self._cursor, "pool": self.pool.state(), "machines": self.machines.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._cursor, self._handed_in = state["cursor"], state["handed_in"]
+        self._cursor = state["cursor"]
         self.pool.restore(state["pool"])
         self.machines.restore(state["machines"])
 

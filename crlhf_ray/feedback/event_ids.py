@@ -32,7 +32,9 @@ class EventIds:
         """
         values = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
         first, second = (hash_array(values, hash_key=key, categorize=False) for key in _KEYS)
-        order = np.lexsort((second, first))
+        order = np.argsort(first, kind="stable")
+        if (first[order][1:] == first[order][:-1]).any():
+            order = np.lexsort((second, first))
         first, second = first[order], second[order]
         new = np.ones(len(order), bool)
         new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
