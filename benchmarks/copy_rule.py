@@ -6,6 +6,7 @@ else. This prints how far that alone goes, and splits what a trained run gained 
 problems that it does not.
 
     python benchmarks/copy_rule.py                                  the rule alone
+    python benchmarks/copy_rule.py --source compose:1:500           another source, and every way to copy from it
     python benchmarks/copy_rule.py runs/learning/two_coin-0         and what that run gained, by kind of problem
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+from contextlib import suppress
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.problem import Problem
 from crlhf_ray.report.run_files import read_run
 from crlhf_ray.sandbox.sandbox import Sandbox
 
@@ -45,10 +49,45 @@ def copied(prompt: str) -> str | None:
     return None
 
 
+def copies(prompt: str) -> list[str]:
+    """All that a program can return by copying alone: what `copied` finds, every run of the docstring's words that is
+    an expression and names an argument, and the answers of the worked examples."""
+    function = ast.parse(prompt).body[-1]
+    assert isinstance(function, ast.FunctionDef)
+    arguments = {argument.arg for argument in function.args.args}
+    lines = (ast.get_docstring(function) or "").split("\n")
+    found = [text for text in [copied(prompt)] if text is not None]
+    found += [answer for line, answer in pairwise(lines) if line.startswith(">>>")]
+    words = " ".join(takewhile(lambda line: not line.startswith(">>>"), lines)).split()
+    for start in range(len(words)):
+        for end in range(start + 1, len(words) + 1):
+            text = " ".join(words[start:end]).rstrip(".,;:")
+            with suppress(SyntaxError):
+                tree = ast.parse(text, mode="eval")
+                if any(isinstance(node, ast.Name) and node.id in arguments for node in ast.walk(tree)):
+                    found.append(text)
+    return list(dict.fromkeys(found))
+
+
+def copied_rate(problems: list[Problem], sandbox: Sandbox) -> dict[str, tuple[int, int]]:
+    """By split: problems that some copy passes, of how many."""
+    jobs = [(problem, f"\n    return {text}\n") for problem in problems for text in copies(problem.prompt)]
+    verdicts = sandbox.check(jobs)
+    passed = {problem.problem_id for (problem, _), verdict in zip(jobs, verdicts, strict=True) if verdict.passed}
+    sides = {split: [p.problem_id in passed for p in problems if p.split == split] for split in ("train", "heldout")}
+    return {split: (sum(side), len(side)) for split, side in sides.items() if side}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, as of benchmarks/learning.py")
+    parser.add_argument("--source", help="a source of problems; every way to copy is tried on it")
     options = parser.parse_args()
+    if options.source:
+        with Sandbox() as sandbox:
+            for split, (right, count) in copied_rate(load_problems(options.source), sandbox).items():
+                print(f"{split}: some copy from the prompt passes {right} of {count}, {right / count:.1%}")
+        return
     problems = load_problems("starter")
     answers = [(p, f"\n    return {text}\n") for p in problems if (text := copied(p.prompt)) is not None]
     with Sandbox() as sandbox:

@@ -49,7 +49,7 @@ class SftSettings(Settings):
     model: ModelSettings = ModelSettings()
     """The model to start from; with model.lora set, adapters are trained and merged into the saved model."""
     data: str = "starter"
-    """Problems whose references are imitated (starter, mbpp:PATH, a JSONL of problems; their train split), or
+    """Problems whose references are imitated (starter, compose:SEED:COUNT, mbpp:PATH, a JSONL; the train split), or
     pairs:PATH, a JSONL file with the fields prompt and completion."""
     template: Template = "bare"
     """Prompt template for problems; use the one that the training run will use."""

