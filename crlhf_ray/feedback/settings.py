@@ -27,6 +27,10 @@ class AnnotatorSettings(Settings):
     """P(says wrong | line wrong), among answers that are not "unsure"."""
     unsure: float | None = Field(default=None, ge=0, le=1)
     """P(answers "unsure"), on any line."""
+    style: float = Field(default=0.0, ge=0, le=1)
+    """P(marks a line wrong, for its style), for each line of a program in which nothing is wrong."""
+    overlooks: float = Field(default=0.0, ge=0, le=1)
+    """P(takes a wrong line for correct) where an earlier line of the program is wrong: content with one fault."""
 
 
 _DEFAULT_CROWD = (
@@ -48,6 +52,10 @@ class CrowdSettings(Settings):
 
     annotators: tuple[AnnotatorSettings, ...] = _DEFAULT_CROWD
     """The members. The default ten are as noisy as programmers in the faultloc data, spammer and adversary included."""
+    truth: Literal["repair", "fault_only"] = "repair"
+    """What they are right or wrong about. repair: all lines that must change on the way to a passing program.
+    fault_only: the fewest lines whose replacement by a line of like kind makes the tests pass; about 200 checks for a
+    program that has no such line (docs/feedback.md)."""
     shared_difficulty: float = Field(default=0.1, ge=0, lt=1)
     """Correlation, 0 to below 1, of the annotators' errors on one line (one-factor Gaussian copula): some lines are
     hard for everybody. Each annotator's own sensitivity and specificity stay as set. Faultloc shows .1."""

@@ -54,6 +54,8 @@ class Crowd:
         self._sensitivity = _given([a.sensitivity for a in who], base[:, 0])
         self._specificity = _given([a.specificity for a in who], base[:, 1])
         self._unsure = _given([a.unsure for a in who], base[:, 2])
+        self._style = np.array([a.style for a in who])
+        self._overlooks = np.array([a.overlooks for a in who])
         self._median_ms, self._sure_right, self._sure_wrong = base[:, 3], base[:, 4], base[:, 5]
         self._drifts = np.array([a.kind == "drifting" for a in who])
 
@@ -100,7 +102,7 @@ class Crowd:
             )
         keys = np.array([self._key(f"a:{self.annotator_ids[m]}") for m in members], dtype=np.uint64)
 
-        item_of, who, line_of, z, line_keys = [], [], [], [], []
+        item_of, who, line_of, z, line_keys, clean, later = [], [], [], [], [], [], []
         for number, item in enumerate(items):
             item_truth = _truth_of(item, truth)
             item_key = np.uint64(self._key("i:" + item.item_id + "\0" + "\n".join(item.lines)))
@@ -109,7 +111,10 @@ class Crowd:
             item_of.append(np.full(wanted * len(judged), number))
             who.append(np.repeat(drawn, len(judged)))
             line_of.append(np.tile(judged, wanted))
+            wrong = item_truth[judged] < 0
             z.append(np.tile(item_truth[judged], wanted))
+            clean.append(np.full(wanted * len(judged), not wrong.any()))
+            later.append(np.tile(wrong & (np.cumsum(wrong) > 1), wanted))
             line_keys.append(np.tile(_mix(item_key + judged.astype(np.uint64)), wanted))
         if not sum(map(len, item_of)):
             return ANNOTATION_SCHEMA.empty_table()
@@ -123,6 +128,8 @@ class Crowd:
         rho = self.settings.shared_difficulty
         hardness = np.sqrt(rho) * ndtri(_uniform(line_key, 0)) + np.sqrt(1 - rho) * ndtri(_uniform(answer_key, 1))
         right = ndtr(hardness) < skill
+        right &= ~(np.concatenate(clean) & (_uniform(answer_key, 5) < self._style[annotator]))
+        right &= ~(np.concatenate(later) & (_uniform(answer_key, 6) < self._overlooks[annotator]))
         unsure = _uniform(answer_key, 2) < self._unsure[annotator]
         label = np.where(unsure, 0, np.where(correct == right, 1, -1)).astype(np.int8)
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.config import Config
 from crlhf_ray.engines import Engines
+from crlhf_ray.feedback.fault_only import fault_only
 from crlhf_ray.feedback.honeypots import make_item, opaque_id
 from crlhf_ray.feedback.repair import Checked, repair
 from crlhf_ray.feedback.source import Feedback
@@ -213,7 +214,8 @@ class Flow:
             )
             for item, verdict in zip(items, verdicts, strict=True)
         ]
-        found = repair(checked, self.engines.sandbox)
+        derive = fault_only if self.config.feedback.crowd.truth == "fault_only" else repair
+        found = derive(checked, self.engines.sandbox)
         return {item.item_id: one.truth for item, one in zip(items, found, strict=True)}
 
     def state(self) -> dict[str, Any]:
