@@ -112,9 +112,11 @@ def test_what_has_priority_comes_first(serve):
 
 def test_a_honeypot_of_ones_own_teaches_who_is_right(serve):
     server = serve(queue=PLAIN.model_copy(update={"honeypots_least": 1.0, "honeypots_most": 1.0}))
-    trap = {"program": "a = 1\nb = 2\n", "language": "python", "wrong_lines": [2]}
+    trap = {"id": "t", "program": "a = 1\nb = 2\n", "language": "python", "wrong_lines": [2]}
     counts = bring(server, rows(trap, {"program": "c = 1", "language": "python"}))
     assert (counts["programs"], counts["honeypots"]) == (2, 1)
+    with pytest.raises(ServerError, match="honeypot 't' has taught what is right"):
+        bring(server, rows(trap | {"wrong_lines": [1]}))
     judge(server.person("ann"))
     server.settled()
     assert [(row["text"], row["truth"]) for row in exported(server)] == [("a = 1", "1"), ("b = 2", "-1")]

@@ -51,6 +51,10 @@ def bring_in(
         if before is not None and _told(before) == _told(fresh):
             change = "known"
         elif before is not None:
+            if before.honeypot:
+                raise Conflict(
+                    f"honeypot {one.name!r} has taught what is right: retire it, and give the new one another id"
+                )
             if item_id in had:
                 raise Conflict(f"program {one.name!r} was given to somebody already: give the new text another id")
             session.delete(before)
