@@ -33,6 +33,7 @@ INTERRUPTED = 130
 GOES_ON = {
     "train": "Continue from the last checkpoint with the same command and --resume.",
     "sft": "Continue from the last checkpoint with the same command and --resume.",
+    "study": "What was measured is kept; the same command continues from there.",
     "evaluate": "What was measured is kept; the same command continues from there.",
 }
 #: What a disk says that is full or read-only.
@@ -316,6 +317,21 @@ def report(run_dir: Annotated[Path, typer.Argument(help="The run.dir of a traini
     from crlhf_ray.report.html import write_report
 
     console.print(f"Report: [bold]{write_report(run_dir)}[/bold]")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Which question: docs/studies.md lists them.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json and NAME.html.")] = Path("studies"),
+    seeds: Annotated[int, typer.Option(min=1, help="How often everything is measured, each time drawn again.")] = 20,
+) -> None:
+    """Answer one question about the method by measuring; an interrupted study goes on where it was.
+
+    Example: crlhf study padding
+    """
+    from crlhf_ray.studies.command import run
+
+    run(name, out, seeds, console)
 
 
 @app.command()
