@@ -73,7 +73,7 @@ class Calibrated(Estimator):
         self.estimator_ = self.make().fit(data, true_labels)
         classes = self.classes_ = self.estimator_.classes_
         assert classes is not None
-        gold = as_series(true_labels)
+        gold = self._gold = as_series(true_labels)
         held = cross_fitted(self.make, data, gold, self.folds)
         truth = pd.Index(classes).get_indexer(gold.loc[held.index])
         log_p = _logs(held[list(classes)].to_numpy())
@@ -87,11 +87,12 @@ class Calibrated(Estimator):
         return self.estimator_.tasks_
 
     def posterior(self, tasks: Iterable[Hashable]) -> pd.DataFrame:
-        """The estimator's posterior, tempered; certainty, which only gold has, stays."""
+        """The estimator's posterior, tempered; that of gold stays."""
         raw = self.estimator_.posterior(tasks)
         p = raw.to_numpy()
         tempered = softmax(_logs(p) / self.temperature_, axis=1)
-        return pd.DataFrame(np.where(p.max(axis=1, keepdims=True) == 1, p, tempered), raw.index, raw.columns)
+        known = raw.index.isin(self._gold.index)[:, None]
+        return pd.DataFrame(np.where(known, p, tempered), raw.index, raw.columns)
 
     def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
         """The estimator's own."""

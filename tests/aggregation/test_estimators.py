@@ -618,6 +618,14 @@ def test_of_many_classes_too_the_probabilities_are_tempered(k):
     assert calm < raw
 
 
+def test_no_number_of_votes_makes_a_task_without_gold_certain():
+    votes = pd.DataFrame([(task, f"w{w}", task % 2) for task in range(12) for w in range(80)])
+    votes.columns = ["task", "worker", "label"]
+    found = Calibrated(Hierarchical).fit(votes, pd.Series({task: task % 2 for task in range(6)})).probas_
+    assert (found.loc[:5].max(axis=1) == 1).all()
+    assert (found.loc[6:].max(axis=1) < 1).all()
+
+
 def test_what_is_said_of_the_honeypots_was_answered_without_their_truth():
     votes, truth = many_classes(0, 4)
     found = Calibrated(Hierarchical).fit(votes, truth[:60]).on_honeypots_
