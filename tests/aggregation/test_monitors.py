@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.adversaries import simulate
 from crlhf_ray.aggregation.monitors import (
     annotator_collapse,
@@ -18,7 +17,7 @@ from crlhf_ray.aggregation.monitors import (
     spammer_score,
     spammers,
 )
-from tests.aggregation.tables import annotations, gold
+from tests.aggregation.tables import annotations, gold, keeper
 
 NAMES = ["a", "b", "c"]
 
@@ -109,7 +108,7 @@ def test_frozen_reliabilities_are_cleared_by_any_movement():
 def test_the_actor_raises_them_from_its_own_state(tmp_path):
     rng = np.random.default_rng(0)
     truth = rng.choice([-1, 1], 300)
-    aggregator = Aggregator(tmp_path)
+    aggregator = keeper(tmp_path)
     rows = []
     for line, z in enumerate(truth):
         rows += [("item", line, f"good{i}", int(z if rng.random() < 0.85 else -z)) for i in range(5)]
@@ -126,7 +125,7 @@ def test_the_actor_raises_them_from_its_own_state(tmp_path):
 def crowd_of(kind, share, seed, folder, **form):
     """The actor's alerts on a simulated crowd, and who is bad in it."""
     scenario = simulate(kind, share, seed, **form)
-    aggregator = Aggregator(folder)
+    aggregator = keeper(folder)
     aggregator.add_gold(gold([(f"i{task}", 0, 2 * int(z) - 1) for task, z in scenario.gold.items()]))
     votes = scenario.votes
     aggregator.ingest(

@@ -6,13 +6,13 @@ from pydantic import ValidationError
 from scipy.special import expit, logit
 from scipy.stats import beta
 
-from crlhf_ray.aggregation.actor import AggregationSettings, Aggregator
+from crlhf_ray.aggregation.actor import AggregationSettings
 from crlhf_ray.aggregation.base import reliability_columns
 from crlhf_ray.aggregation.encoding import Votes
 from crlhf_ray.aggregation.one_coin import OneCoinRates
 from crlhf_ray.aggregation.state import CrowdState
 from crlhf_ray.aggregation.two_coin import TwoCoinRates
-from tests.aggregation.tables import HONEST, annotations, gold, reviewed_programs, rows_of
+from tests.aggregation.tables import HONEST, annotations, gold, keeper, reviewed_programs, rows_of
 
 SHARES = (0.5, 0.7, 0.8, 0.9)
 HONEST_ONES = np.arange(4)
@@ -67,7 +67,7 @@ def test_honeypots_alone_may_teach_rates_while_the_work_teaches_the_share():
 def aggregator(tmp_path):
     """One that has had the marks on 50 programs, nine lines in ten correct."""
     truth, marks, known = reviewed_programs(np.random.default_rng(3), 0.9)
-    aggregator = Aggregator(tmp_path, AggregationSettings())
+    aggregator = keeper(tmp_path, AggregationSettings())
     aggregator.add_gold(gold([(item, n, z) for item in known for n, z in enumerate(truth[item])]))
     aggregator.ingest(annotations(rows_of(marks)))
     yield aggregator
@@ -88,7 +88,7 @@ def test_evidence_is_the_posterior_without_the_prior(aggregator):
 
 
 def test_a_prior_that_is_a_number_is_the_share_whatever_comes(tmp_path):
-    aggregator = Aggregator(tmp_path, AggregationSettings(prior=0.8))
+    aggregator = keeper(tmp_path, AggregationSettings(prior=0.8))
     aggregator.ingest(annotations([("a", n, who, 1) for n in range(30) for who in "xyz"]))
     assert aggregator.share() == pytest.approx({"share": 0.8, "low": 0.8, "high": 0.8})
     aggregator.close()

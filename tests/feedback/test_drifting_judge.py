@@ -9,6 +9,7 @@ import pytest
 from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.settings import AggregationSettings
+from crlhf_ray.feedback.log import AnnotationLog
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -17,7 +18,8 @@ class Run:
     """Rounds of 50 honeypot lines, three quarters of them correct, marked by three people and one judge."""
 
     def __init__(self, folder, decay, seed):
-        self.aggregator = Aggregator(folder, AggregationSettings(decay=decay))
+        log = AnnotationLog(folder / "marks")
+        self.aggregator = Aggregator(folder, AggregationSettings(decay=decay), log)
         self.rng = np.random.default_rng(seed)
         self.lines = 0
 

@@ -309,10 +309,11 @@ def test_what_cannot_be_an_annotator_is_refused_by_name(entry, message):
 def test_honeypots_find_out_an_annotator_that_marks_everything_correct(tmp_path):
     """It weighs next to nothing, whatever it says of the work."""
     from crlhf_ray.aggregation.actor import Aggregator
+    from crlhf_ray.feedback.log import AnnotationLog
 
     pool, machines = honeypots(40), Machines([own()], 1)
     table, shown = machines.collect([RIGHT], pool, 40, NOW)
-    aggregator = Aggregator(tmp_path)
+    aggregator = Aggregator(tmp_path, None, AnnotationLog(tmp_path / "marks"))
     aggregator.add_gold(pool.gold(shown))
     aggregator.ingest(table)
     evidence = np.abs(aggregator.consensus(["i-right"])["evidence"].to_numpy())
