@@ -132,7 +132,7 @@ def test_an_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(full, t
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1").write_text("x")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="already contains something else"):
         export(full, tmp_path / "thesis")
 
 
