@@ -40,7 +40,11 @@ from crlhf_ray.report.run_files import read_run
 #: Beside the weights: what was exported. A folder that holds it is ours, and the next export may replace it.
 MADE_HERE = "export.json"
 #: Left out of the settings that go with a model: where it ran is nobody else's business.
-PRIVATE: Any = {"run": {"dir"}, "ray": {"address"}, "feedback": {"web": {"url", "token_file"}}}
+PRIVATE: Any = {
+    "run": {"dir"},
+    "ray": {"address"},
+    "feedback": {"web": {"url": True, "token_file": True}, "annotators": True},  # whose commands and addresses are too
+}
 
 
 def export_model(
@@ -66,7 +70,7 @@ def export_model(
         raise ConfigError(f"{run_dir} trained all weights (model.lora is not set): there is no adapter; use --merged")
     if repository is not None:
         check_repository(repository)
-    target = _ours(to or run_dir / "model")
+    target = _ours(to or run_dir / "model", "model")
     tag = named_tag(run_dir / "checkpoints", checkpoint)
     written: Dtype = dtype or config.model.dtype
     with _replacing(target) as scratch:
@@ -88,10 +92,10 @@ def export_feedback(run_dir: Path, *, to: Path | None = None, repository: str | 
     in the run's own. Raises ConfigError where that holds something else, DataError for a run without programs."""
     if repository is not None:
         check_repository(repository)
-    folder = _ours(to or run_dir / "feedback")
+    folder = _ours(to or run_dir / "feedback", "feedback")
     with _replacing(folder) as scratch:
         counts = write_feedback(read_run(run_dir), scratch)
-        (scratch / MADE_HERE).write_text(json.dumps({"rows": counts}, indent=2))
+        (scratch / MADE_HERE).write_text(json.dumps({"kind": "feedback", "rows": counts}, indent=2))
     rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     console.print(f"Feedback: [bold]{folder}[/bold] ({rows})", soft_wrap=True)
     if repository is not None:
@@ -99,12 +103,16 @@ def export_feedback(run_dir: Path, *, to: Path | None = None, repository: str | 
     return folder
 
 
-def _ours(folder: Path) -> Path:
-    """The folder's full path. Raises ConfigError where it holds what no export wrote."""
+def _ours(folder: Path, kind: str) -> Path:
+    """The folder's full path. Raises ConfigError where it holds what no export of this kind wrote."""
     folder = folder.absolute()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: name a folder with --to")
-    if folder.is_dir() and not (folder / MADE_HERE).exists() and any(folder.iterdir()):
+    marker = folder / MADE_HERE
+    if marker.exists():
+        if json.loads(marker.read_text()).get("kind") != kind:
+            raise ConfigError(f"{folder} already contains an export of another kind: name another folder with --to")
+    elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} already contains something else: name another folder with --to")
     return folder
 
@@ -154,7 +162,7 @@ def _describe(run_dir: Path, config: Config, folder: Path, *, form: Form, dtype:
     for group, name in (("model", "name"), ("problems", "source"), ("evaluation", "source")):
         settings[group][name] = without_place(settings[group][name])
     (folder / "training_settings.json").write_text(json.dumps(settings, indent=2))
-    facts = {"checkpoint": tag, "form": form, "dtype": dtype, "largest_logprob_gap": gap}
+    facts = {"kind": "model", "checkpoint": tag, "form": form, "dtype": dtype, "largest_logprob_gap": gap}
     (folder / MADE_HERE).write_text(json.dumps(facts, indent=2))
     base = SMOLLM2_HUB_ID if config.model.name == "smollm2-135m" else without_place(config.model.name)
     if form == "adapter":

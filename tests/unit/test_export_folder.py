@@ -14,11 +14,11 @@ from crlhf_ray.report.card import counted, without_place
 def test_an_export_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path):
     old = tmp_path / "model"
     old.mkdir()
-    (old / MADE_HERE).write_text("{}")
+    (old / MADE_HERE).write_text('{"kind": "model"}')
     (old / "left.over").write_text("")
     beside = tmp_path / "model.partial"
     beside.mkdir()
-    with _replacing(_ours(old)) as scratch:
+    with _replacing(_ours(old, "model")) as scratch:
         (scratch / MADE_HERE).write_text("{}")
     assert [file.name for file in old.iterdir()] == [MADE_HERE]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.partial"]
@@ -27,9 +27,15 @@ def test_an_export_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path)
 def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ConfigError, match="already contains something else"):
-        _ours(tmp_path)
+        _ours(tmp_path, "model")
     with pytest.raises(ConfigError, match="is a file"):
-        _ours(tmp_path / "mine.txt")
+        _ours(tmp_path / "mine.txt", "model")
+
+
+def test_a_data_set_does_not_take_the_place_of_a_model(tmp_path):
+    (tmp_path / MADE_HERE).write_text('{"kind": "model"}')
+    with pytest.raises(ConfigError, match="an export of another kind"):
+        _ours(tmp_path, "feedback")
 
 
 def test_an_export_that_fails_leaves_nothing_and_the_older_one_as_it_was(tmp_path):
