@@ -6,10 +6,11 @@ demand at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +22,16 @@ from crlhf_ray.rollout.fleet import Fleet, Request
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.rollout.tasks import Task
 from crlhf_ray.sandbox.pool import SandboxPool
+from crlhf_ray.sandbox.samples import AnySandbox, checked_ones
+from crlhf_ray.sandbox.verdict import Verdict
+
+
+def checked(
+    samples: Sequence[Sample], problems: Mapping[str, Problem], sandbox: AnySandbox, **part: Any
+) -> tuple[list[Sample], list[Verdict]]:
+    """The samples that the sandbox could check, with its verdicts; ``part`` and EngineError as of `checked_ones`."""
+    jobs = [(problems[sample.problem_id], sample.text) for sample in samples]
+    return checked_ones(samples, sandbox.check(jobs), **part)
 
 
 class Engines:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from crlhf_ray.config import Config, with_parts
+from crlhf_ray.engines import checked
 from crlhf_ray.evaluation.results import skill
 from crlhf_ray.export import export_model
 from crlhf_ray.pipeline.experience import experiences
@@ -31,7 +32,6 @@ from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
 from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.reward.credit import score_round
-from crlhf_ray.sandbox.samples import checked_ones
 
 
 def train(config: Config, *, resume: bool = False, reward: Any = None, advantage: Any = None) -> Path:
@@ -95,8 +95,7 @@ def evaluate(run: Run) -> None:
     problems = run.heldout
     with run.phase(f"evaluate round {run.round}", len(problems) * settings.samples):
         drawn = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
-        jobs = [(run.problems[sample.problem_id], sample.text) for sample in drawn]
-        samples, verdicts = checked_ones(drawn, run.engines.sandbox.check(jobs))
+        samples, verdicts = checked(drawn, run.problems, run.engines.sandbox)
     outcomes = [(sample.problem_id, verdict.passed) for sample, verdict in zip(samples, verdicts, strict=True)]
     run.metrics.append_evaluation(
         {

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
 from crlhf_ray.config import Config
-from crlhf_ray.engines import Engines
+from crlhf_ray.engines import Engines, checked
 from crlhf_ray.feedback.fault_only import fault_only
 from crlhf_ray.feedback.honeypots import make_item, opaque_id
 from crlhf_ray.feedback.repair import Checked, repair
@@ -27,7 +27,6 @@ from crlhf_ray.pipeline.buffer import Buffer
 from crlhf_ray.pipeline.work import Work
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.sample import Sample
-from crlhf_ray.sandbox.samples import checked_ones
 from crlhf_ray.sandbox.verdict import Verdict
 
 #: Longest wait for a sample before the next look at what reviewers said.
@@ -53,7 +52,8 @@ class Flow:
         self._train_ids = list(self._problems)
         self._works: dict[int, Work] = {}
         self._drawing: dict[str, Work] = {}  # by sample_id
-        self._next = 0
+        self._next = self._lost = 0  # the next group; samples without a verdict since the last update
+        self._samples_an_update = config.run.problems_per_round * config.run.samples_per_problem
         self._passing: dict[str, list[str]] = defaultdict(list)
         self._marks = ANNOTATION_SCHEMA.empty_table()
         self.dropped: Counter[str] = Counter()  # groups by problem
@@ -115,15 +115,17 @@ class Flow:
         """
         if not works:
             return
+        drawn = [sample for work in works for sample in work.samples]
         with self.phase("check"):
-            samples, verdicts = checked_ones(*self._verdicts([one for work in works for one in work.samples]))
+            samples, verdicts = checked(
+                drawn, self._problems, self.engines.sandbox, lost_before=self._lost, of=self._samples_an_update
+            )
+            self._lost += len(drawn) - len(samples)
             items = self._items(samples)
             truth = self._line_truth(items, verdicts)
-            of_sample = dict(zip((one.sample_id for one in samples), zip(verdicts, items, strict=True), strict=True))
+        found = {one[0].sample_id: one for one in zip(samples, verdicts, items, strict=True)}
         for work in works:
-            kept = [sample for sample in work.samples if sample.sample_id in of_sample]
-            found = [of_sample[sample.sample_id] for sample in kept]
-            work.keep(kept, [verdict for verdict, _ in found], [item for _, item in found], truth)
+            work.keep([found[name] for name in work.sample_ids if name in found], truth)
 
     def review(self, works: Sequence[Work], update: int) -> None:
         """Put the groups before annotators, and hear what was said: until all are reviewed where steps take turns."""
@@ -157,7 +159,10 @@ class Flow:
                 self._drawing.pop(sample_id, None)
             self.engines.fleet.withdraw(work.sample_ids)
         self.buffer.dropped.clear()
-        return None if batch is None else [self._works.pop(number) for number in batch]
+        if batch is None:
+            return None
+        self._lost = 0
+        return [self._works.pop(number) for number in batch]
 
     def report(self) -> dict[str, Any]:
         """What is under way, and what came too late: groups dropped so far by problem, marks on what was learnt from or
@@ -176,10 +181,6 @@ class Flow:
         about = marks.filter(pc.is_in(marks["item_id"], ids))
         self.late_marks += marks.num_rows - about.num_rows
         self._marks = pa.concat_tables([self._marks, about])
-
-    def _verdicts(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], list[Verdict]]:
-        jobs = [(self._problems[sample.problem_id], sample.text) for sample in samples]
-        return samples, self.engines.sandbox.check(jobs)
 
     def _items(self, samples: Sequence[Sample]) -> list[Item]:
         """The samples as annotators see them, under ids that tell nothing and hold for one text alone.

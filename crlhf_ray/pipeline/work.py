@@ -37,16 +37,17 @@ class Work:
     def take(self, sample: Sample) -> bool:
         """Add a sample; whether the group is complete. The order is that of the ids, whoever was drawn first."""
         self.samples.append(sample)
+        if len(self.samples) < len(self.sample_ids):
+            return False
         self.samples.sort(key=lambda one: self.sample_ids.index(one.sample_id))
-        return len(self.samples) == len(self.sample_ids)
+        return True
 
-    def keep(
-        self, samples: Sequence[Sample], verdicts: Sequence[Verdict], items: Sequence[Item], truth: Mapping[str, Any]
-    ) -> None:
+    def keep(self, found: Sequence[tuple[Sample, Verdict, Item]], truth: Mapping[str, np.ndarray]) -> None:
         """Take note of what the sandbox found; samples that it could not check are gone."""
-        self.lost = len(self.sample_ids) - len(samples)
-        self.samples, self.verdicts, self.items = list(samples), list(verdicts), list(items)
-        self.truth = {item.item_id: truth[item.item_id] for item in items}
+        self.lost = len(self.sample_ids) - len(found)
+        self.samples, self.verdicts = [sample for sample, _, _ in found], [verdict for _, verdict, _ in found]
+        self.items = [item for _, _, item in found]
+        self.truth = {item.item_id: truth[item.item_id] for item in self.items}
         self.waiting, self.checked = set(self.truth), True
 
     def state(self) -> dict[str, Any]:

@@ -195,18 +195,22 @@ def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, 
     return done
 
 
-def checked_ones(samples: Sequence[Sampled], verdicts: Sequence[Verdict]) -> tuple[list[Sampled], list[Verdict]]:
+def checked_ones(
+    samples: Sequence[Sampled], verdicts: Sequence[Verdict], *, lost_before: int = 0, of: int | None = None
+) -> tuple[list[Sampled], list[Verdict]]:
     """The samples about which the sandbox said something, with their verdicts: an `infra_error` says nothing of them.
 
-    Raises EngineError where more than `MOST_UNCHECKED` of them, and more than one, have no verdict.
+    lost_before, of: where these are a part of so many samples, of which so many had no verdict already.
+    Raises EngineError where more than `MOST_UNCHECKED` of them have none.
     """
+    of = len(samples) if of is None else of
     pairs = [pair for pair in zip(samples, verdicts, strict=True) if pair[1].status != "infra_error"]
-    lost = len(samples) - len(pairs)
-    if lost > max(1, MOST_UNCHECKED * len(samples)):
+    lost = lost_before + len(samples) - len(pairs)
+    if len(pairs) < len(samples) and lost > MOST_UNCHECKED * of:
         first = next(verdict for verdict in verdicts if verdict.status == "infra_error")
         raise EngineError(
-            f"the sandbox gave no verdict on {lost} of {len(samples)} programs; of the first it says: {first.detail}. "
+            f"the sandbox gave no verdict on {lost} of {of} programs; of the first it says: {first.detail}. "
             "`crlhf doctor` shows what the machine lacks; with too little memory, lower sandbox.slots or "
-            "sandbox_pool.maximum. Then go on with --resume"
+            "sandbox_pool.maximum. Then continue with --resume"
         )
     return [sample for sample, _ in pairs], [verdict for _, verdict in pairs]

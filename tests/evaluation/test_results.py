@@ -253,11 +253,18 @@ def test_programs_without_a_verdict_are_left_out_with_their_verdicts():
 
 def test_more_than_a_tenth_without_a_verdict_is_an_error_that_says_why_and_what_to_do():
     verdicts = [
-        *[Verdict("infra_error", detail="the slot was lost 3 times", isolation="jailed")] * 2,
-        *[Verdict("passed", isolation="jailed")] * 7,
+        Verdict("infra_error", detail="the slot was lost 3 times", isolation="jailed"),
+        *[Verdict("passed", isolation="jailed")] * 8,
     ]
-    with pytest.raises(EngineError, match=r"no verdict on 2 of 9 .*the slot was lost 3 times.*crlhf doctor.*--resume"):
+    with pytest.raises(EngineError, match=r"no verdict on 1 of 9 .*the slot was lost 3 times.*crlhf doctor.*--resume"):
         checked_ones(range(9), verdicts)
+
+
+def test_a_part_of_an_update_is_held_against_the_whole_of_it():
+    lost, passed = Verdict("infra_error", detail="lost", isolation="jailed"), Verdict("passed", isolation="jailed")
+    assert checked_ones(range(4), [lost, passed, passed, passed], of=20)[0] == [1, 2, 3]
+    with pytest.raises(EngineError, match=r"no verdict on 3 of 20 "):
+        checked_ones(range(4), [lost, passed, passed, passed], lost_before=2, of=20)
 
 
 def test_skill_is_measured_on_the_samples_that_a_problem_has():
