@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from crlhf_ray.aggregation.base import Estimator, Gold
 from crlhf_ray.aggregation.encoding import Table, column
+from crlhf_ray.aggregation.quality import confidence_gap
 
 _SURE = 1e-12
 
@@ -116,18 +117,12 @@ def _logs(p: np.ndarray) -> np.ndarray:
 
 def _score(log_p: np.ndarray, truth: np.ndarray) -> OnHoneypots:
     count = len(truth)
+    if not count:
+        return OnHoneypots(0, float("nan"), 0.0, 1.0, float("nan"))
     right = log_p.argmax(axis=1) == truth
-    found = binomtest(int(right.sum()), count).proportion_ci(method="wilson") if count else None
-    sure = np.exp(log_p.max(axis=1)) if count else np.zeros(0)
-    where = np.minimum((sure * 10).astype(int), 9)
-    gap = np.abs(np.bincount(where, sure - right, minlength=10)).sum() / count if count else float("nan")
-    return OnHoneypots(
-        count,
-        float(right.mean()) if count else float("nan"),
-        float(found.low) if found else 0.0,
-        float(found.high) if found else 1.0,
-        float(gap),
-    )
+    found = binomtest(int(right.sum()), count).proportion_ci(method="wilson")
+    gap = confidence_gap(np.exp(log_p.max(axis=1)), right)
+    return OnHoneypots(count, float(right.mean()), float(found.low), float(found.high), gap)
 
 
 def as_series(gold: Gold | None) -> pd.Series:

@@ -27,11 +27,14 @@ def calibration_error(positive: np.ndarray, p: np.ndarray, bins: int = 10) -> fl
     positive, p = np.asarray(positive, bool), np.asarray(p, float)
     if not len(p):
         return float("nan")
-    confidence = np.maximum(p, 1 - p)
-    right = (p >= 0.5) == positive
-    where = np.minimum((2 * (confidence - 0.5) * bins).astype(int), bins - 1)
+    return confidence_gap(np.maximum(p, 1 - p), (p >= 0.5) == positive, bins, lowest=0.5)
+
+
+def confidence_gap(confidence: np.ndarray, right: np.ndarray, bins: int = 10, *, lowest: float = 0.0) -> float:
+    """Mean gap between how sure answers are and how often they are right, in equal-width bins from ``lowest`` to 1."""
+    where = np.minimum(((confidence - lowest) / (1 - lowest) * bins).astype(int), bins - 1)
     gaps = np.bincount(where, confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(p))
+    return float(np.abs(gaps).sum() / len(right))
 
 
 def krippendorff_alpha(counts: np.ndarray) -> float | None:

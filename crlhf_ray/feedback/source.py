@@ -265,6 +265,6 @@ def check_floor(items: Sequence[Item], marks: pa.Table, floor: float) -> None:
         raise DataError(
             f"people reviewed {reviewed} of {len(items)} programs of the round, and feedback.human_floor={floor:g} "
             "wants more: machines' marks alone do not show when a machine stops seeing faults. Have people review, "
-            "or lower the floor; then go on with --resume",
+            "or lower the floor; then continue with --resume",
             field="source",
         )

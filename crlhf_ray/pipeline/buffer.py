@@ -69,7 +69,8 @@ class Buffer:
         if len(ready) < self.batch:
             return None
         batch = sorted(ready, key=lambda group: (self._open[group].version, self._open[group].ready))[: self.batch]
-        left = [group for group in self._open if group not in set(batch)]
+        taken = set(batch)
+        left = [group for group in self._open if group not in taken]
         if self.above == "wait" and not self._in_time(left, update):
             return None
         self.dropped += [group for group in left if self._due(group) <= update]

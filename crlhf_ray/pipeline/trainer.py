@@ -295,4 +295,4 @@ class Run:
 
     def _ask(self, reference: ray.ObjectRef) -> Any:
         """The aggregation actor's answer. Raises as `answer` does."""
-        return answer(reference, self.config.ray.wait_seconds, AGGREGATOR, "; end the run, and go on with --resume")
+        return answer(reference, self.config.ray.wait_seconds, AGGREGATOR, "; end the run, and continue with --resume")

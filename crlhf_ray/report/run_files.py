@@ -18,7 +18,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
      "aggregation": {"consensus_accuracy": .94, "majority_accuracy": .9,    share of judged lines, against line truth
                      "consensus_auc": .95, "labels": 1200, ...},            labels: new in this round
      "carried": {"human": .8, "llm": .2},                                   share of the marks' evidence by source
-     "seconds": {"generate": 7.1, "judge": .4, "annotate": .1, "aggregate": .2, "learn": 16.0, "sync": .6, ...},
+     "seconds": {"generate": 7.1, "check": .4, "review": .1, "aggregate": .2, "learn": 16.0, "sync": .6, ...},
                                           by phase; phases whose names share a first word are shown as one
      "alerts": ["annotator collapse: ...", ...]}                            or objects with kind, message, remedy
 

@@ -75,7 +75,6 @@ class Fleet:
         self._heard: dict[str, float] = {}
         self._finished: list[Sample] = []
         self._recoveries = 0
-        self._stall = settings.stall_seconds
 
     def start(self) -> None:
         """`launch`, and wait until the replicas are `ready`."""
@@ -267,9 +266,9 @@ class Fleet:
             for stream in ready:
                 self._next(stream, self._streams[stream])
             if not ready:  # only now is all taken in that came while nobody listened, as during an update
-                now = time.monotonic()
-                for replica in [one for one in self._streams.values() if now - self._heard[one] > self._stall]:
-                    self.members.bury(replica, f"finished no sample for {self._stall:g} s")
+                now, most = time.monotonic(), self.settings.stall_seconds
+                for replica in [one for one in self._streams.values() if now - self._heard[one] > most]:
+                    self.members.bury(replica, f"finished no sample for {most:g} s")
                 return
             seconds = 0.0
 

@@ -109,8 +109,8 @@ class SandboxPool:
     def _grow(self) -> Any:
         actor = ray.remote(Sandbox).options(num_cpus=self._cpus, scheduling_strategy="SPREAD").remote(self.sandbox)
         self._actors.append(actor)
-        lacks = lacking({"CPU": self._cpus}, 1)
-        if lacks and len(self._actors) == 1 and not self.settings.resources_seconds:
+        alone = len(self._actors) == 1 and not self.settings.resources_seconds
+        if alone and (lacks := lacking({"CPU": self._cpus}, 1)):
             self.close()
             raise ResourceError(self._no_room(lacks))
         return actor

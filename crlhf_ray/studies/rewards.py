@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from crlhf_ray.aggregation import quality
 from crlhf_ray.reward.forms import FORMS
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.studies.study import Measured, Study
@@ -25,9 +26,7 @@ def evidence(rng: np.random.Generator, lines: int, fault: bool, people: int) -> 
 
 def auc(right: np.ndarray, wrong: np.ndarray) -> float:
     """P(a right program's score is above a wrong one's), ties counted half."""
-    order = np.sort(wrong)
-    below, upto = np.searchsorted(order, right, "left"), np.searchsorted(order, right, "right")
-    return float((below + upto).mean() / 2 / len(wrong))
+    return quality.auc(np.arange(len(right) + len(wrong)) < len(right), np.concatenate([right, wrong]))
 
 
 def padding(arm: str, place: float, seed: int) -> Measured:

@@ -91,8 +91,8 @@ def metrics_row(number: int, rng: np.random.Generator) -> dict:
         },
         "seconds": {
             "generate": 8 + rng.normal(0, 0.5),
-            "judge": 0.6,
-            "annotate": 0.3,
+            "check": 0.6,
+            "review": 0.3,
             "aggregate": 0.4,
             "learn": 12 + rng.normal(0, 0.6),
             "sync": 0.8,

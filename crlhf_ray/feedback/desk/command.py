@@ -62,7 +62,7 @@ def _read(path: Path, language: str | None) -> list[dict[str, Any]]:
         if shown and (language is not None or language_of(file.name, "") is not None):
             found.append({"name": inside.as_posix(), "text": _text(file), "source": True})
     if not found:
-        raise DataError("there is no source file of a known language in this folder", file=str(path))
+        raise DataError("this folder contains no source file of a known language", file=str(path))
     return found
 
 
