@@ -1,6 +1,7 @@
 """What a lead sees and does, in a real browser."""
 
 import csv
+from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import expect
@@ -115,14 +116,19 @@ def test_programs_are_filtered_by_round_state_and_kind_and_lead_to_their_page(te
     expect(page.locator("#about")).to_contain_text("honeypot")
 
 
-def test_one_more_person_is_asked_about_a_program(server, enter):
-    server.person("dan")  # who has not had it yet
+def test_one_more_person_is_asked_about_a_program_that_is_done(server, enter):
+    server.person("dan")  # who has not had them yet
+    over = [work(n) for n in (50, 51)]
+    server.lead.publish(over, deadline=datetime.fromtimestamp(server.now + 1, UTC))
+    server.now += 2
+    assert server.lead.status([work(50).item_id]) == {work(50).item_id: "done"}
     page = enter(server, "boss", "lead")
     page.goto("/lead/programs")
-    page.get_by_role("button", name=f"Ask one more: {work(1).item_id}").click()
-    expect(page.locator("#note")).to_have_text(f"One more person will be asked about {work(1).item_id}.")
-    assert server.lead.status([work(1).item_id]) == {work(1).item_id: "open"}
-    page.goto(f"/lead/programs/{work(2).item_id}")
+    page.get_by_label("State").select_option("done")
+    page.get_by_role("button", name=f"Ask one more: {work(50).item_id}").click()
+    expect(page.locator("#note")).to_have_text(f"One more person will be asked about {work(50).item_id}.")
+    assert server.lead.status([work(50).item_id]) == {work(50).item_id: "open"}
+    page.goto(f"/lead/programs/{work(51).item_id}")
     page.get_by_role("button", name="Ask one more").click()
     expect(page.locator("#note")).to_contain_text("One more person")
 
