@@ -23,6 +23,7 @@ from crlhf_ray.aggregation.encoding import (
     Votes,
     read_gold,
     read_votes,
+    refuse_empty,
 )
 from crlhf_ray.aggregation.state import CrowdState
 from crlhf_ray.errors import DataError
@@ -35,14 +36,17 @@ class Estimator(ABC):
     """Takes a long table (columns task, worker, label; optionally weight in [0, 1] and time) and says who is right.
 
     Null labels are abstentions. classes: ``(negative, positive)``; recognised from the labels where not given.
-    Learnt: labels_ (Series by task), probas_ (DataFrame by task, one column a class), classes_.
+    Of a worker's votes on a task in one table the latest by time stands, the first of those of one time or none.
+    Learnt: labels_ (Series by task), probas_ (DataFrame by task, one column a class), classes_, second_votes_ (how many
+    votes of a table another one of the same worker on the same task took the place of).
     """
 
     classes_: tuple[Hashable, ...] | None
+    second_votes_: int
 
     @abstractmethod
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
-        """Learn from this table alone. true_labels: known truth of some tasks."""
+        """Learn from this table alone. true_labels: known truth of some tasks. Raises `DataError` without a label."""
 
     @abstractmethod
     def posterior(self, tasks: Iterable[Hashable]) -> pd.DataFrame:
@@ -70,6 +74,17 @@ class Estimator(ABC):
         best = len(probas.columns) - 1 - np.argmax(probas.to_numpy()[:, ::-1], axis=1)
         return pd.Series(probas.columns.to_numpy()[best], probas.index, name="agg_label")
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments; `sklearn.base.clone` makes a new estimator of them."""
+        return settings_of(self)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change some of the constructor's arguments; what was learnt is forgotten."""
+        settings = self.get_params() | params
+        vars(self).clear()
+        type(self).__init__(self, **settings)
+        return self
+
     def fit_predict(self, data: Table, true_labels: Gold | None = None) -> pd.Series:
         """`fit`, then ``labels_``."""
         return self.fit(data, true_labels).labels_
@@ -95,9 +110,11 @@ class StreamingEstimator(Estimator):
         self.classes_ = self.classes
         self.task_book_, self.worker_book_ = Codebook(), Codebook()
         self.state_ = self._new_state()
+        self.second_votes_ = 0
 
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
         """Learn from this table alone: the gold tasks' votes first, then all others at once (row order is nothing)."""
+        refuse_empty(data)
         with unchanged_if_refused(self):
             self._reset()
             votes, truths = self._read(data, true_labels)
@@ -115,6 +132,7 @@ class StreamingEstimator(Estimator):
 
     def _read(self, data: Table, true_labels: Gold | None) -> tuple[Votes, tuple[np.ndarray, np.ndarray]]:
         votes, self.classes_ = read_votes(data, self.task_book_, self.worker_book_, self.classes_)
+        self.second_votes_ += len(data) - len(votes)
         codes, truth = read_gold(true_labels, self.task_book_, self.classes_)
         known = self.state_.task_gold[codes[codes < self.state_.n_tasks]]
         clash = (known != 0) & (known != truth[codes < self.state_.n_tasks])

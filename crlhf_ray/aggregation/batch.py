@@ -291,11 +291,16 @@ def _alike(classes: Sequence[Hashable]) -> list[str]:
     forms: dict[str, list[Hashable]] = {}
     for name in classes:
         forms.setdefault(unicodedata.normalize("NFKC", str(name)).casefold(), []).append(name)
-    pairs = [" and ".join(map(repr, sorted(some, key=str))) for some in forms.values() if len(some) > 1]
+    pairs = [" and ".join(map(_told_apart(some), sorted(some, key=str))) for some in forms.values() if len(some) > 1]
     blank = [repr(name) for form, some in forms.items() if form in _BLANK for name in some]
     hints = [f"classes that differ only by case or Unicode form: {'; '.join(pairs)}; write those that are one alike"]
     hints += [f"read as classes: {', '.join(blank)}; leave the field empty where the worker abstained"]
     return [hint for hint, some in zip(hints, (pairs, blank), strict=True) if some]
+
+
+def _told_apart(names: Sequence[Hashable]) -> Callable[[Hashable], str]:
+    """`repr`, or `ascii` where it would look the same for two of them."""
+    return repr if len({unicodedata.normalize("NFC", str(name)) for name in names}) == len(names) else ascii
 
 
 def too_many_labels(file: Path | str, count: int) -> DataError:

@@ -17,9 +17,9 @@ from crlhf_ray.aggregation.encoding import (
     class_codes,
     coded_rows,
     column,
-    has_column,
     infer_classes,
     read_truth,
+    refuse_empty,
 )
 from crlhf_ray.errors import DataError
 
@@ -41,11 +41,13 @@ class HeldVotesEstimator(Estimator):
         self._rows = np.empty((0, 3), np.int64)  # task, worker, class
         self._weight, self._time = np.empty(0), np.empty(0, np.int64)
         self._gold = np.empty(0, np.int64)
+        self.second_votes_ = 0
 
     # -- learning ------------------------------------------------------------------------------------------------
 
     def fit(self, data: Table, true_labels: Gold | None = None) -> Self:
-        """Learn from this table alone; row order is nothing."""
+        """Learn from this table alone; row order is nothing. Raises `DataError` without a label."""
+        refuse_empty(data)
         with unchanged_if_refused(self):
             self._reset()
             return self.partial_fit(data, true_labels)
@@ -53,7 +55,7 @@ class HeldVotesEstimator(Estimator):
     def partial_fit(self, batch: Table, true_labels: Gold | None = None) -> Self:
         """Add votes or gold and learn again from everything held; costs as much as `fit` on all of it.
 
-        A worker's second vote on a task supersedes the first. A refused batch changes nothing.
+        A worker's vote on a task supersedes that of an earlier batch. A refused batch changes nothing.
         """
         with unchanged_if_refused(self):
             self._take(batch, true_labels)
@@ -62,12 +64,15 @@ class HeldVotesEstimator(Estimator):
 
     def _take(self, batch: Table, true_labels: Gold | None) -> None:
         codes, names = class_codes(column(batch, "label"))
+        if not names and self.classes_ is None:
+            refuse_empty(batch)
         truth_names = [] if true_labels is None else pd.unique(np.asarray(_labels_of(true_labels))).tolist()
         self._learn_classes([*names, *truth_names])
         assert self.classes_ is not None
-        rows, weight, time = coded_rows(batch, self.task_book_, self.worker_book_)
-        label = _lookup(names, self.classes_)[codes]
-        may_repeat = len(self._rows) > 0 or has_column(batch, "time")
+        rows, weight, time, kept = coded_rows(batch, self.task_book_, self.worker_book_)
+        self.second_votes_ += len(codes) - len(rows)
+        label = _lookup(names, self.classes_)[codes][kept]
+        may_repeat = len(self._rows) > 0
         self._rows = np.concatenate([self._rows, np.column_stack([rows, label])])
         self._weight, self._time = np.concatenate([self._weight, weight]), np.concatenate([self._time, time])
         if may_repeat:

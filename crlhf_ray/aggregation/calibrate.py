@@ -83,6 +83,11 @@ class Calibrated(Estimator):
         return self
 
     @property
+    def second_votes_(self) -> int:  # type: ignore[override]
+        """The estimator's own."""
+        return self.estimator_.second_votes_
+
+    @property
     def tasks_(self) -> list[Hashable]:
         """All tasks seen."""
         return self.estimator_.tasks_

@@ -89,7 +89,7 @@ def column(table: Table, name: str, *, file: str | None = None) -> Any:
     names = table.column_names if isinstance(table, pa.Table) else list(table.columns)
     if name not in names:
         raise DataError(
-            f"the table has no column {name!r}; it has {', '.join(map(str, names))}. "
+            f"the table has no column {name!r}; it has {', '.join(map(str, names)) or 'none'}. "
             "Wanted: task, worker, label (and, if you have them, weight and time)",
             file=file,
             field=name,
@@ -113,6 +113,15 @@ def refuse_nulls(values: Any, name: str) -> None:
     )
     if missing.any():
         raise DataError("is missing; fill it in or drop the row", row=int(np.argmax(missing)), field=name)
+
+
+def refuse_empty(table: Table) -> None:
+    """Raise `DataError` where the table has no row, or no label in any."""
+    codes, names = class_codes(column(table, "label"))
+    if not len(codes):
+        raise DataError("the table has no rows; give one for each vote, with task, worker and label")
+    if not names:
+        raise DataError(f"is missing in all {len(codes):,} rows: everybody abstained; give some labels", field="label")
 
 
 def infer_classes(labels: Sequence[Hashable]) -> Classes:
@@ -171,16 +180,18 @@ def read_votes(
 ) -> tuple[Votes, Classes]:
     """Code a long table with columns task, worker, label and optionally weight (0 to 1) and time.
 
-    Raises `DataError` for a missing column or value, a label outside the classes, a weight outside [0, 1], and for
-    two votes of one worker on one task without a ``time`` that says which of them stands.
+    Of one worker's votes on a task the latest stands, the first of those of one time or none. Raises `DataError` for a
+    missing column or value, a label outside the classes, and a weight outside [0, 1].
     """
     label, found = signs(column(table, "label"), classes)
-    rows, weight, time = coded_rows(table, tasks, workers)
-    return Votes(rows[:, 0], rows[:, 1], label, weight, time), found
+    rows, weight, time, kept = coded_rows(table, tasks, workers)
+    return Votes(rows[:, 0], rows[:, 1], label[kept], weight, time), found
 
 
-def coded_rows(table: Table, tasks: Codebook, workers: Codebook) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``(task and worker codes [n, 2], weight, time)`` of a long table; raises as `read_votes` does."""
+def coded_rows(
+    table: Table, tasks: Codebook, workers: Codebook
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, slice | np.ndarray]:
+    """``(task and worker codes [n, 2], weight, time, rows)`` of the votes that stand; raises as `read_votes` does."""
     task_values, worker_values = column(table, "task"), column(table, "worker")
     for values, name in ((task_values, "task"), (worker_values, "worker")):
         refuse_nulls(values, name)
@@ -191,27 +202,24 @@ def coded_rows(table: Table, tasks: Codebook, workers: Codebook) -> tuple[np.nda
         bad = ~((weight >= 0) & (weight <= 1))
         if bad.any():
             row = int(np.argmax(bad))
-            raise DataError(f"{given[row]} is no number from 0 to 1", row=row, field="weight")
+            raise DataError(f"{given[row]} is not a number from 0 to 1", row=row, field="weight")
+    time = np.zeros(len(weight), np.int64)
     if has_column(table, "time"):
         refuse_nulls(column(table, "time"), "time")
         time = microseconds(_series(column(table, "time")))
-        task, worker = tasks.encode(task_values), workers.encode(worker_values)
-    else:
-        time = np.zeros(len(task_values), np.int64)
-        task, worker = tasks.encode(task_values), workers.encode(worker_values)
-        key = task * len(workers) + worker
-        ordered = np.sort(key)
-        if (ordered[1:] == ordered[:-1]).any():
-            order = np.argsort(key, kind="stable")
-            at = int(np.argmax(key[order][1:] == key[order][:-1]))
-            first, second = order[at], order[at + 1]
-            raise DataError(
-                f"worker {workers.names[worker[second]]!r} already labelled task {tasks.names[task[second]]!r} in row "
-                f"{first}; drop one, or give a 'time' column, by which the later vote supersedes",
-                row=int(second),
-                field="worker",
-            )
-    return np.column_stack([task, worker]), weight, time
+    task, worker = tasks.encode(task_values), workers.encode(worker_values)
+    kept = _standing(task * len(workers) + worker, time)
+    return np.column_stack([task, worker])[kept], weight[kept], time[kept], kept
+
+
+def _standing(key: np.ndarray, time: np.ndarray) -> slice | np.ndarray:
+    """Of the rows of each key the latest, and the first of those of one time."""
+    ordered = np.sort(key)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return slice(None)
+    order = np.lexsort((-np.arange(len(key)), time, key))
+    last = np.append(key[order][1:] != key[order][:-1], True)
+    return np.sort(order[last])
 
 
 def microseconds(times: pd.Series) -> np.ndarray:
@@ -221,7 +229,7 @@ def microseconds(times: pd.Series) -> np.ndarray:
     if bad.any():
         row = int(np.argmax(bad))
         raise DataError(
-            f"{times[row]} is no time; give a number of seconds, or a date such as 2026-01-31 12:00:00",
+            f"{times[row]} is not a time; give a number of seconds, or a date such as 2026-01-31 12:00:00",
             row=row,
             field="time",
         )

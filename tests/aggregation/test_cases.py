@@ -143,6 +143,12 @@ def test_classes_that_differ_by_case_are_named_in_pairs():
     assert "differ only by case or Unicode form: 'YES' and 'yes'; 'No' and 'no'" in text
 
 
+def test_classes_that_differ_by_unicode_form_are_told_apart_in_print(tmp_path):
+    (tmp_path / "v.csv").write_text("task,worker,label\n1,a,caf\u00e9\n1,b,cafe\u0301\n2,a,tea\n")
+    text = str(aggregate([tmp_path / "v.csv"]).report)
+    assert r"differ only by case or Unicode form: 'cafe\u0301' and 'caf\xe9'" in text
+
+
 def test_gzip_is_read(tmp_path):
     (tmp_path / "v.csv.gz").write_bytes(gzip.compress((CASES / "capitals.csv").read_bytes()))
     assert read("v.csv.gz", folder=tmp_path)[0] == [("1", "a", 1), ("1", "b", 0)]

@@ -270,14 +270,63 @@ def test_bad_tables_are_refused_by_name(make, votes):
         make().fit(votes.assign(task=votes.task.where(votes.index != 3)), GOLD)
     with pytest.raises(DataError, match=r"row 2, field 'weight': nan"):
         make().fit(votes.assign(weight=np.where(votes.index == 2, np.nan, 1.0)), GOLD)
-    with pytest.raises(DataError, match="already labelled task"):
-        make().fit(pd.concat([votes, votes[:1]], ignore_index=True), GOLD)
     with pytest.raises(DataError, match="contradicts itself"):
         make().fit(votes, pd.Series([1, 0], index=[0, 0]))
     with pytest.raises(DataError, match="7"):
         make(classes=(0, 1)).fit(votes.assign(label=votes.label.where(votes.index != 5, 7)), GOLD)
     with pytest.raises(DataError, match=r"was given (the other|another) truth before"):
         make().fit(votes, GOLD).partial_fit(votes[:0], pd.Series({0: 0}))
+
+
+@pytest.mark.parametrize("make", [*ALL, lambda: Calibrated(TwoCoin)])
+@pytest.mark.parametrize("time, stands", [(None, [0, 1]), ([5, 5, 5, 5, 5, 5, 6], [0, 6])], ids=["untimed", "timed"])
+def test_of_second_votes_the_first_of_the_latest_counts_and_the_others_are_counted(make, time, stands):
+    votes = pd.DataFrame({"task": [1, 1, 2, 2, 3, 1, 1], "worker": list("ababaab"), "label": [1, 1, 0, 0, 1, 0, 0]})
+    votes = votes if time is None else votes.assign(time=time)
+    gold = pd.Series({2: 0, 3: 1})
+    fitted = make().fit(votes, gold)
+    plain = make().fit(pd.concat([votes.iloc[stands], votes.iloc[2:5]]), gold)
+    assert (fitted.second_votes_, plain.second_votes_) == (2, 0)
+    pd.testing.assert_frame_equal(fitted.probas_, plain.probas_)
+    assert fitted.reliability()["labels"].sum() == 5
+
+
+@pytest.mark.parametrize("make", [*ALL, lambda **kw: Calibrated(lambda: TwoCoin(**kw))])
+@pytest.mark.parametrize("classes", [None, (0, 1)], ids=str)
+def test_a_table_without_rows_or_labels_is_refused_in_words(make, classes):
+    nothing = pd.DataFrame({"task": [], "worker": [], "label": []})
+    with pytest.raises(DataError, match="the table has no rows; give one for each vote"):
+        make(classes=classes).fit(nothing, GOLD)
+    with pytest.raises(DataError, match=r"field 'label': is missing in all 2 rows: everybody abstained"):
+        make(classes=classes).fit(pd.DataFrame({"task": [1, 2], "worker": "a", "label": [None, None]}), GOLD)
+    with pytest.raises(DataError, match="it has none"):
+        make(classes=classes).fit(pd.DataFrame(), GOLD)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        Majority(0.6),
+        OneCoin(2.0, learn_from="honeypots"),
+        TwoCoin(4.0, decay=0.9),
+        DawidSkene(7, smoothing=0.5),
+        Hierarchical(trusts=(1.0, 0.5), classes=("no", "yes")),
+        LogisticL1(0.01),
+        Calibrated(Hierarchical, folds=3),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_scikit_learn_clones_the_settings_and_nothing_learnt(estimator, votes):
+    base = pytest.importorskip("sklearn.base")
+    settings = estimator.get_params()
+    if estimator.get_params().get("classes") is None:
+        estimator.fit(votes, GOLD)
+    copy = base.clone(estimator)
+    assert type(copy) is type(estimator)
+    assert copy.get_params() == settings
+    assert copy.__dict__.keys() == type(estimator)(**settings).__dict__.keys()
+    name = next(iter(settings))
+    assert copy.set_params(**{name: settings[name]}).get_params() == settings
 
 
 MORE = pd.DataFrame({"task": [0, "new", "new"], "worker": ["new", 0, "new"], "label": [1, 0, 1]})
@@ -291,7 +340,6 @@ MORE = pd.DataFrame({"task": [0, "new", "new"], "worker": ["new", 0, "new"], "la
         (MORE.assign(label=[1, 0, "other"]), None),
         (MORE.assign(weight=[1.0, 1.0, 2.0]), None),
         (MORE.assign(time=[1.0, 2.0, np.inf]), None),
-        (pd.concat([MORE, MORE[2:]], ignore_index=True), None),
         (MORE, pd.Series({"gold": 1, "new": "other"})),
         (MORE, pd.Series({"gold": 1, "new": None})),
         (MORE, pd.Series([1, 0], index=["gold", "gold"])),
@@ -303,7 +351,6 @@ MORE = pd.DataFrame({"task": [0, "new", "new"], "worker": ["new", 0, "new"], "la
         "label",
         "weight",
         "time",
-        "twice",
         "gold's label",
         "gold's null",
         "gold twice",
