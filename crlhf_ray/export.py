@@ -27,6 +27,7 @@ from crlhf_ray.policy.export import (
     Form,
     assemble,
     check_repository,
+    check_size,
     load_saved,
     push,
     save,
@@ -68,6 +69,7 @@ def export_model(
     config = settings_of_run(run_dir)
     if form == "adapter" and config.model.lora is None:
         raise ConfigError(f"{run_dir} trained all weights (model.lora is not set): there is no adapter; use --merged")
+    check_size(shard_size)
     if repository is not None:
         check_repository(repository)
     target = _ours(to or run_dir / "model", "model")
@@ -106,8 +108,9 @@ def export_feedback(run_dir: Path, *, to: Path | None = None, repository: str | 
 def _ours(folder: Path, kind: str) -> Path:
     """The folder's full path. Raises ConfigError where it holds what no export of this kind wrote."""
     folder = folder.absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file: name a folder with --to")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file: name a folder with --to")
     marker = folder / MADE_HERE
     if marker.exists():
         if json.loads(marker.read_text()).get("kind") != kind:
@@ -128,11 +131,25 @@ def _replacing(folder: Path) -> Iterator[Path]:
         os.umask(mask)
         for path in (scratch, *scratch.rglob("*")):  # temporary folders, and safetensors' files, are for nobody else
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
+        _exchange(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Rename; what stood there before is deleted only after that has worked."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_name(f"{new.name}-old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(config: Config, checkpoint: Path, folder: Path, form: Form, dtype: Dtype, shard_size: str) -> float:

@@ -54,10 +54,7 @@ def read_settings(kind: type[SettingsType], file: Path | None = None, changes: S
             raise ConfigError(f"{file} cannot be read as a settings file: {error.strerror}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{file} holds a {type(loaded).__name__}; settings are a mapping such as `run: {{...}}`")
-        # `run:` with nothing below it is an empty group
-        tree = {
-            name: {} if value is None and _is_group(kind, name) else value for name, value in (loaded or {}).items()
-        }
+        tree = _filled(kind, loaded or {})
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not key:
@@ -65,7 +62,9 @@ def read_settings(kind: type[SettingsType], file: Path | None = None, changes: S
         *path, last = key.split(".")
         node = tree
         for part in path:
-            node = node.setdefault(part, {})
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {change!r}: {part} is a value, not a group of settings")
         try:
@@ -78,9 +77,15 @@ def read_settings(kind: type[SettingsType], file: Path | None = None, changes: S
     return validated(kind, tree)
 
 
-def _is_group(kind: type[Settings], name: object) -> bool:
-    field = kind.model_fields.get(str(name))
-    return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+def _filled(kind: type[Settings], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """``learner:`` with nothing below it is an empty group, at any depth."""
+    found = dict(tree)
+    for name, value in found.items():
+        field = kind.model_fields.get(str(name))
+        group = field.annotation if field is not None else None
+        if isinstance(group, type) and issubclass(group, Settings) and (value is None or isinstance(value, Mapping)):
+            found[name] = _filled(group, value or {})
+    return found
 
 
 def validated(kind: type[SettingsType], tree: Mapping[str, Any]) -> SettingsType:

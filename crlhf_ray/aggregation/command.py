@@ -44,10 +44,8 @@ def aggregate_files(
     if big and (estimator != "hierarchical" or columns.wide):
         asked = "--wide" if columns.wide else f"--estimator {estimator}"
         raise ConfigError(f"--big has the hierarchical estimator only, for one vote a row; leave out --big or {asked}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise DataError("--out is a file, or lies below one; name a folder", file=str(out)) from error
+    if not next(path for path in (out.absolute(), *out.absolute().parents) if path.exists()).is_dir():
+        raise DataError("--out is a file, or lies below one; name a folder", file=str(out))
     named = tuple(map(label_value, classes)) or None
     if named and (len(set(named)) < 2 or (big and len(named) != 2)):
         raise DataError(
@@ -66,6 +64,7 @@ def aggregate_files(
     else:
         found = aggregate(labels, gold, estimator=estimator, classes=named, columns=columns)
         consensus = out / "consensus.csv"
+        out.mkdir(parents=True, exist_ok=True)
         found.consensus.to_csv(consensus, index=False)
         reliability, report, facts = found.reliability, found.report, _facts(found)
     reliability.to_csv(out / "reliability.csv", index=False)

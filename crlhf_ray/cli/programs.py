@@ -22,7 +22,7 @@ def check(
         typer.Option("--problems", help="A source of problems, such as humaneval or a JSONL file: docs/problems.md."),
     ] = "humaneval",
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
     cpu_seconds: Annotated[
         float, typer.Option(min=0.1, help="CPU seconds that a program has for all of its tests.")

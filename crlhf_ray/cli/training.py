@@ -16,7 +16,7 @@ def train(
     config: ConfigFile = None,
     changes: Changes = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in run.dir, or start where there is none.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint in run.dir, or start where there is none.")
     ] = False,
     feedback: Annotated[
         Literal["in_process", "simulated", "web"] | None,
@@ -41,7 +41,7 @@ def train(
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Argument(help="File for the samples and their verdicts; an interrupted run goes on.")],
+    out: Annotated[Path, typer.Argument(help="File for the samples and their verdicts; the same command resumes.")],
     config: ConfigFile = None,
     changes: Changes = None,
     run_dir: Annotated[
@@ -64,7 +64,7 @@ def sft(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of SFT.")] = None,
     changes: Changes = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint in the run's folder.")
     ] = False,
 ) -> None:
     """Fine-tune the model on demonstrations first: Ray Train with DeepSpeed. The method starts from such a model.
@@ -83,7 +83,7 @@ def judge_train(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings.")] = None,
     changes: Changes = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in the run's folder.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint in the run's folder.")
     ] = False,
 ) -> None:
     """Fine-tune a model to judge lines, on programs of the training problems whose faults are known.
@@ -114,7 +114,7 @@ def study(
     out: Annotated[Path, typer.Option(help="Folder for NAME.json and NAME.html.")] = Path("studies"),
     seeds: Annotated[int, typer.Option(min=1, help="How often everything is measured, each time drawn again.")] = 20,
 ) -> None:
-    """Answer one question about the method by measuring; an interrupted study goes on where it was.
+    """Answer one question about the method by measuring; the same command resumes an interrupted study.
 
     Example: crlhf study padding
     """
@@ -125,6 +125,7 @@ def study(
 
 @app.command()
 def export(
+    context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(help="The run.dir of a training run.")],
     to: Annotated[Path | None, typer.Option(help="Folder for the result. Default: model/ in the run's folder.")] = None,
     adapter: Annotated[
@@ -148,16 +149,17 @@ def export(
 
     Example: crlhf export runs/quickstart --dtype bfloat16 --to my-model
     """
-    from crlhf_ray.export import export_feedback, export_model
-
     if feedback:
-        given = {"--adapter": adapter, "--dtype": dtype is not None, "--checkpoint": checkpoint != "latest"}
-        if useless := [name for name, is_given in given.items() if is_given]:
-            raise ConfigError(
-                f"{', '.join(useless)}: of no use with --feedback, which exports no weights; leave it out"
-            )
+        of_weights = ("adapter", "dtype", "checkpoint", "shard_size")
+        if given := [name for name in of_weights if _given(context, name)]:
+            names = ", ".join("--adapter/--merged" if n == "adapter" else f"--{n.replace('_', '-')}" for n in given)
+            raise ConfigError(f"{names} has no effect with --feedback, which exports no weights: leave it out")
+        from crlhf_ray.export import export_feedback
+
         export_feedback(run_dir, to=to, repository=push, console=console)
         return
+    from crlhf_ray.export import export_model
+
     export_model(
         run_dir,
         to=to,
@@ -168,3 +170,8 @@ def export(
         repository=push,
         console=console,
     )
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -59,7 +59,7 @@ def summary(rows: list[dict[str, Any]], problems: int) -> dict[str, Any]:
     """What rows with verdicts say. An `infra_error` counts for nothing else."""
     from crlhf_ray.evaluation.pass_at_k import pass_at_k_interval
 
-    outcomes: dict[str, list[bool]] = defaultdict(list)
+    outcomes: dict[str, list[bool]] = {row["task_id"]: [] for row in rows}
     tests: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         if row["result"] == "infra_error":
@@ -68,12 +68,14 @@ def summary(rows: list[dict[str, Any]], problems: int) -> dict[str, Any]:
         if not row["passed"]:
             test = row["verdict"]["failing_test"]
             tests[row["task_id"]]["before the first test" if test is None else f"test {test}"] += 1
-    counts = [(len(passed), sum(passed)) for passed in outcomes.values()]
+    unchecked = [name for name, passed in outcomes.items() if not passed]
+    counts = [(len(passed), sum(passed)) for passed in outcomes.values() if passed]
     fewest = min((n for n, _ in counts), default=0)
     slowest = sorted(range(len(rows)), key=lambda i: -rows[i]["verdict"]["cpu_seconds"])[:SHOWN]
     return {
         "problems": problems,
-        "problems_with_samples": len(counts),
+        "problems_with_samples": len(outcomes),
+        "unchecked_problems": unchecked,
         "samples": len(rows),
         "checked": sum(n for n, _ in counts),
         "fewest_samples_of_a_problem": fewest,
@@ -122,6 +124,12 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(
             f"{lost} left out, on which the sandbox says nothing; the first: {found['first_infra_error']}", markup=False
         )
+        if found["unchecked_problems"]:
+            names = ", ".join(found["unchecked_problems"][:SHOWN])
+            console.print(
+                f"{len(found['unchecked_problems'])} problems are left out of every mean for that: {names}",
+                markup=False,
+            )
     if found["fenced"]:
         console.print(
             f"hint: {len(found['fenced'])} programs hold ``` (row {found['fenced'][0]}): take the code out of it "

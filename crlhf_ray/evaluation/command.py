@@ -79,7 +79,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
             policy=policy,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    _show(found, out, console)
+    show(found, out, console)
     return found
 
 
@@ -105,11 +105,28 @@ def policy_id(config: Config, run_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def _show(found: Evaluation, out: Path, console: Console) -> None:
+def show(found: Evaluation, out: Path, console: Console) -> None:
+    """pass@k for people, and what it leaves out."""
     table = Table(title=f"{found.data_set['name']}, {found.samples} samples a problem", title_justify="left")
     for column in ("", "mean", "95% interval", "problems"):
         table.add_column(column)
     for row in found.pass_at_k:
         table.add_row(f"pass@{row.k}", f"{row.mean:.1%}", f"{row.low:.1%} to {row.high:.1%}", str(row.problems))
     console.print(table)
-    console.print(f"verdicts: {found.statuses}; data set {found.data_set}; samples in [bold]{out}[/bold]")
+    console.print("verdicts: " + ", ".join(f"{name} {count}" for name, count in found.statuses.items()))
+    if lost := found.statuses.get("infra_error"):
+        console.print(f"[yellow]left out:[/yellow] {lost} programs, on which the sandbox gave no verdict")
+        if found.unchecked:
+            names = ", ".join(found.unchecked[:5]) + (", ..." if len(found.unchecked) > 5 else "")
+            console.print(
+                f"[yellow]left out of every mean:[/yellow] {len(found.unchecked)} problems without any verdict: {names}"
+            )
+        if found.fewest < found.samples:
+            console.print(f"a problem has {found.fewest} verdicts at least, so no pass@k is known for a larger k")
+        console.print(
+            f"the first: {found.first_infra_error}. The same command tries these programs again; `crlhf doctor` shows "
+            "what the machine lacks",
+        )
+    known = found.data_set
+    console.print(f"data set {known['name']} ({known['version']}), sha256 {known['sha256'][:16]}", highlight=False)
+    console.print(f"samples in [bold]{out}[/bold]")

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # takes longer to import than a program to check
+    import numpy as np
+
+#: With fewer problems the percentile bootstrap covers too little.
+FEW = 30
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -45,20 +52,46 @@ def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
 def pass_at_k_interval(
     counts: Sequence[tuple[int, int]], k: int, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> PassAtK:
-    """Mean pass@k with a percentile bootstrap interval over problems.
+    """Mean pass@k with a `mean_interval` over problems.
 
     counts: one (n, c) per problem. Problems are what is resampled, because samples of one problem are not independent
     evidence about the next problem. Raises ValueError for no problems, or as `pass_at_k` does, naming the problem.
     """
     if not counts:
         raise ValueError("pass@k over no problems is undefined: give at least one (n, c)")
-    found = [pass_at_k(n, c, k) for n, c in counts]
-    if len(found) == 1:  # of other problems it says nothing
-        return PassAtK(k=k, mean=found[0], low=0.0, high=1.0, problems=1)
-    import numpy as np  # takes longer to import than a program to check
+    import numpy as np
 
-    values = np.array(found)
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return PassAtK(k=k, mean=float(values.mean()), low=float(low), high=float(high), problems=len(values))
+    values = np.array([pass_at_k(n, c, k) for n, c in counts])
+    low, high = mean_interval(values, confidence=confidence, resamples=resamples, seed=seed)
+    return PassAtK(k=k, mean=float(values.mean()), low=low, high=high, problems=len(values))
+
+
+def mean_interval(
+    values: np.ndarray,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the mean over all problems of a quantity that lies within ``bounds``; values: shape [problems].
+
+    A percentile bootstrap. Where there are fewer than FEW problems, or all have the same value, resamples are too much
+    alike (of three that fail, all are 0): there it is Gaffke's bound (Phan et al. 2021, arXiv 2106.03163), the mean
+    under uniform Dirichlet weights on the values and one more at the bound; of zeros and ones, Clopper and Pearson's.
+    A single problem says nothing of the others.
+    """
+    import numpy as np
+
+    if len(values) == 1:
+        return bounds
+    generator, tails = np.random.default_rng(seed), ((1 - confidence) / 2, (1 + confidence) / 2)
+    if len(values) >= FEW and np.ptp(values) > 0:
+        picks = generator.integers(len(values), size=(resamples, len(values)))
+        low, high = np.quantile(values[picks].mean(axis=1), tails)
+        return float(low), float(high)
+    weights = generator.dirichlet(np.ones(len(values) + 1), size=resamples)
+    low, high = (
+        np.quantile(weights @ np.append(values, bound), tail) for bound, tail in zip(bounds, tails, strict=True)
+    )
+    return float(low), float(high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ class Evaluation:
     pass_at_k: tuple[PassAtK, ...]
     statuses: dict[str, int]
     isolation: tuple[str, ...]
+    fewest: int  # verdicts of a problem, of those that have one
+    unchecked: tuple[str, ...]  # problems without a verdict on any of their programs: left out of every mean
+    first_infra_error: str | None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,11 +49,11 @@ def evaluate(
 
     generate: makes n completions for each of some problems, in any order.
     samples: JSONL file that grows chunk by chunk with every program and verdict; a run that is started again with the
-        same file goes on after the last whole chunk. Its first line holds the data set's name, version and hash, n and
+        same file resumes after the last whole chunk. Its first line holds the data set's name, version and hash, n and
         the policy; a file of another data set, n or policy is refused with DataError.
     policy: whatever the samples depend on, as JSON can hold it.
-    Only those k are estimated that n allows. Infrastructure errors are left out of n, counted in
-    ``statuses``, and tried again by a run that goes on. Raises EngineError where there is nothing else.
+    Only those k are estimated that n allows. Infrastructure errors are left out of n, counted in ``statuses`` and
+    ``unchecked``, and tried again when the run is resumed. Raises EngineError where there is nothing else.
     """
     head = head_of(source, problems, n, policy)
     rows = [row for row in earlier_rows(samples, head) if row["result"] != "infra_error"]  # those are tried again
@@ -120,20 +123,21 @@ def earlier_rows(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
 
 def summarise(data_set: dict[str, str], n: int, rows: Sequence[dict[str, Any]], ks: Sequence[int]) -> Evaluation:
     """Count rows of verdicts into an Evaluation."""
-    by_task: dict[str, list[bool]] = defaultdict(list)
-    statuses: dict[str, int] = defaultdict(int)
+    by_task: dict[str, list[bool]] = {row["task_id"]: [] for row in rows}
     for row in rows:
-        statuses[row["result"]] += 1
         if row["result"] != "infra_error":
             by_task[row["task_id"]].append(row["passed"])
-    counts = [(len(passed), sum(passed)) for passed in by_task.values()]
+    counts = [(len(passed), sum(passed)) for passed in by_task.values() if passed]
     fewest = min((total for total, _ in counts), default=0)
     return Evaluation(
         data_set=data_set,
         samples=n,
         pass_at_k=tuple(pass_at_k_interval(counts, k) for k in ks if k <= fewest),
-        statuses=dict(statuses),
+        statuses=dict(Counter(row["result"] for row in rows)),
         isolation=tuple(sorted({row["verdict"]["isolation"] for row in rows})),
+        fewest=fewest,
+        unchecked=tuple(name for name, passed in by_task.items() if not passed),
+        first_infra_error=next((r["verdict"].get("detail") for r in rows if r["result"] == "infra_error"), None),
     )
 
 

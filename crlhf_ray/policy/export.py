@@ -125,6 +125,18 @@ def push(folder: Path, repository: str, *, kind: Literal["model", "dataset"] = "
     return str(url)
 
 
+def check_size(size: str) -> None:
+    """Raises ConfigError unless it is a number of bytes as `--shard-size` takes it."""
+    from huggingface_hub.serialization._base import parse_size_to_int
+
+    try:
+        if parse_size_to_int(size) > 0:
+            return
+    except ValueError:
+        pass
+    raise ConfigError(f"--shard-size {size!r}: write it as 500MB or 5GB")
+
+
 def check_repository(repository: str) -> None:
     """Raises ConfigError unless it is named as owner/name."""
     from huggingface_hub.errors import HFValidationError

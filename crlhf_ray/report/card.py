@@ -126,6 +126,12 @@ def _marks_if_there(run: Run) -> pa.Table | None:
         return None
 
 
+def reviews_of(run: Run, marks: pa.Table) -> pa.Table:
+    """The marks on programs that the run learnt from: without honeypots', and without other runs' at a server."""
+    own = pa.array(sorted({sample["item_id"] for sample in run.samples if sample.get("item_id")}), pa.string())
+    return marks.filter(pc.is_in(marks["item_id"], value_set=own))
+
+
 def reviewers(run: Run, marks: pa.Table | None) -> list[str]:
     """Who reviewed, in lines of Markdown: kinds and numbers; no annotator is named. marks: None: out of reach."""
     if marks is None:
@@ -134,15 +140,20 @@ def reviewers(run: Run, marks: pa.Table | None) -> list[str]:
         return ["- Nobody: the run holds no marks."]
     reliability = run.reliability
     lines = []
-    for source in sorted(set(marks["source"].to_pylist())):
-        own = marks.filter(pc.equal(marks["source"], source))
+    reviews = reviews_of(run, marks)
+    for source in sorted(set(reviews["source"].to_pylist())):
+        own = reviews.filter(pc.equal(reviews["source"], source))
         people = len(pc.unique(own["annotator_id"]))
         lines.append(
             f"- {source}: {counted(people, 'reviewer')}, {counted(own.num_rows, 'mark')} on "
             f"{counted(len(pc.unique(own['item_id'])), 'program')}"
             + _hours(own, "their" if source == "human" else "simulated" if source == "simulated" else "machine")
         )
-    share = agreement(marks)
+    if others := marks.num_rows - reviews.num_rows:
+        lines.append(
+            f"- {counted(others, 'further mark')}, on honeypots and on programs that the run did not learn from"
+        )
+    share = agreement(reviews)
     if share is not None:
         lines.append(f"- Agreement: two reviewers of one line say the same in {share:.0%} of pairs")
     last = max((row["round"] for row in reliability), default=None)
@@ -213,7 +224,7 @@ def _weaknesses(run: Run, marks: pa.Table | None, round_: int) -> list[str]:
         lines.append(f"- Held-out gain {gain}, paired over {gain.pairs} problems.")
         if gain.low <= 0:
             lines.append("- That interval includes no gain at all.")
-    if marks is not None and marks.num_rows and "human" not in set(marks["source"].to_pylist()):
+    if marks is not None and marks.num_rows and "human" not in set(reviews_of(run, marks)["source"].to_pylist()):
         lines.append("- No person reviewed: every mark is a machine's or a simulation's.")
     unjudged = sum(row.get("unjudged") or 0 for row in run.metrics[:round_])
     if unjudged:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crlhf_ray.evaluation.pass_at_k import mean_interval
 from crlhf_ray.report.run_files import Run, read_run, round_seconds
 
 
@@ -37,7 +38,7 @@ class Figure:
 def paired_gain(
     before: Mapping[str, float], after: Mapping[str, float], *, resamples: int = 10_000, seed: int = 0
 ) -> Gain:
-    """Mean of after - before over the problems in both, with a percentile bootstrap interval over problems.
+    """Mean of after - before over the problems in both, with a `mean_interval` over problems.
 
     A problem is drawn together with both its rates, so that what makes a problem hard cancels out.
 
@@ -51,10 +52,9 @@ def paired_gain(
 
 
 def mean_gain(differences: np.ndarray, *, resamples: int = 10_000, seed: int = 0) -> Gain:
-    """Mean of per-problem differences, shape [problems], with a percentile bootstrap interval."""
-    picks = np.random.default_rng(seed).integers(len(differences), size=(resamples, len(differences)))
-    low, high = np.quantile(differences[picks].mean(axis=1), [0.025, 0.975])
-    return Gain(float(differences.mean()), float(low), float(high), len(differences))
+    """Mean of per-problem differences of rates, shape [problems], with a `mean_interval`."""
+    low, high = mean_interval(differences, (-1.0, 1.0), resamples=resamples, seed=seed)
+    return Gain(float(differences.mean()), low, high, len(differences))
 
 
 def headline(run: Run) -> list[Figure]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crlhf_ray.evaluation.pass_at_k import mean_pass_at_k, pass_at_k, pass_at_k_interval
+from crlhf_ray.evaluation.pass_at_k import mean_interval, mean_pass_at_k, pass_at_k, pass_at_k_interval
 
 
 def by_enumeration(n: int, c: int, k: int) -> Fraction:
@@ -67,3 +67,33 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says():
         interval = pass_at_k_interval(counts, 1, resamples=500, seed=trial)
         hits += interval.low <= 0.5 <= interval.high
     assert 0.88 <= hits / 200 <= 0.99
+
+
+@pytest.mark.parametrize("problems, passed", [(3, 0), (3, 3), (100, 0), (5, 2)])
+def test_where_resamples_are_too_much_alike_the_interval_of_rates_is_clopper_and_pearsons(problems, passed):
+    from scipy.stats import beta
+
+    counts = [(4, 4 * (i < passed)) for i in range(problems)]
+    found = pass_at_k_interval(counts, 1)
+    low = beta.ppf(0.025, passed, problems - passed + 1) if passed else 0
+    high = beta.ppf(0.975, passed + 1, problems - passed) if passed < problems else 1
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
+
+
+@pytest.mark.parametrize("problems", [3, 6, 12])
+def test_an_interval_over_few_problems_covers_at_least_as_often_as_it_says(problems):
+    import numpy as np
+
+    generator = np.random.default_rng(problems)
+    hits = 0
+    for trial in range(200):
+        low, high = mean_interval(generator.beta(0.3, 0.7, size=problems), resamples=500, seed=trial)
+        hits += low <= 0.3 <= high
+    assert hits / 200 >= 0.93
+
+
+def test_differences_that_are_all_nought_may_still_differ_elsewhere():
+    import numpy as np
+
+    low, high = mean_interval(np.zeros(50), (-1.0, 1.0))
+    assert -0.1 < low < 0 < high < 0.1

@@ -2,13 +2,15 @@
 
 import dataclasses
 import gzip
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import DataError, EngineError
-from crlhf_ray.evaluation.command import policy_id
+from crlhf_ray.evaluation.command import policy_id, show
 from crlhf_ray.evaluation.results import evaluate, skill
 from crlhf_ray.problems.checkers import AssertChecker
 from crlhf_ray.sandbox.samples import check_samples, checked_ones, cut, data_set_id, read_samples
@@ -275,3 +277,18 @@ def test_skill_is_measured_on_the_samples_that_a_problem_has():
 
 def test_one_problem_tells_nothing_of_others():
     assert (skill([("a", True), ("a", False)])["low"], skill([("a", True)])["high"]) == (0.0, 1.0)
+
+
+def test_problems_without_any_verdict_are_left_out_and_said_to_be(tmp_path):
+    class Lame(Scripted):
+        def check(self, jobs, each=lambda index, verdict: None):
+            lost = Verdict("infra_error", detail="no memory", isolation="jailed")
+            return [lost if problem.problem_id == "p0" else self.verdict(0, text) for problem, text in jobs]
+
+    problems = [dataclasses.replace(asserted("assert f()"), problem_id=f"p{i}") for i in range(3)]
+    found = evaluate("set", problems, generate, Lame(), tmp_path / "s.jsonl", n=4)
+    assert (found.unchecked, found.pass_at_k[0].problems) == (("p0",), 2)
+    out = io.StringIO()
+    show(found, tmp_path / "s.jsonl", Console(file=out, width=200))
+    assert "left out of every mean: 1 problems without any verdict: p0" in out.getvalue()
+    assert "the first: no memory. The same command tries these programs again" in out.getvalue()

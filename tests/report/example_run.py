@@ -129,6 +129,7 @@ def sample(number: int, index: int) -> dict:
         "round": number,
         "sample_id": f"r{number}-{index}",
         "problem_id": f"strings/count_vowels_{index}",
+        "item_id": f"item-{number}-{index}",
         "prompt": PROMPT,
         "lines": lines,
         "reward": 0.75 + 0.02 * index,

@@ -40,9 +40,9 @@ def marks(*said: tuple[str, int, str, int], source: str = "human") -> pa.Table:
 def run_dir(tmp_path_factory):
     directory = write_example_run(tmp_path_factory.mktemp("runs") / "example")
     log = AnnotationLog(directory / "annotations")
-    log.append(
-        marks(("p", 1, "grace@example.org", 1), ("p", 1, "alan@example.org", 1), ("p", 2, "alan@example.org", -1))
-    )
+    grace, alan = "grace@example.org", "alan@example.org"
+    item = "item-0-1"
+    log.append(marks((item, 1, grace, 1), (item, 1, alan, 1), (item, 3, alan, -1), ("honeypot", 1, alan, -1)))
     return directory
 
 
@@ -62,6 +62,7 @@ def test_it_begins_with_the_metadata_that_the_hub_reads(run_dir):
 def test_it_counts_reviewers_by_kind_and_names_none(run_dir):
     text = card(run_dir)
     assert "human: 2 reviewers, 3 marks on 1 program" in text
+    assert "1 further mark, on honeypots and on programs that the run did not learn from" in text
     assert "two reviewers of one line say the same in 100% of pairs" in text
     assert "Reliability of adversary (1): P(says right | right)" in text
     assert "example.org" not in text

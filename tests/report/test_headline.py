@@ -11,12 +11,18 @@ from crlhf_ray.report.headline import duration, headline, paired_gain, summary
 from crlhf_ray.report.run_files import Run
 
 
-def test_a_gain_is_paired_so_that_a_constant_gain_has_no_spread():
-    before = {f"p{i}": i / 20 for i in range(10)}
-    after = {name: rate + 0.1 for name, rate in before.items()}
+def test_a_gain_is_paired_so_that_what_makes_problems_hard_does_not_widen_it():
+    before = {f"p{i}": i / 50 for i in range(40)}
+    after = {name: rate + 0.1 + 0.02 * (i % 2) for i, (name, rate) in enumerate(before.items())}
     gain = paired_gain(before, after)
-    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert gain.pairs == 10
+    assert gain.mean == pytest.approx(0.11)
+    assert 0.105 < gain.low < gain.high < 0.115
+
+
+def test_an_equal_gain_on_few_problems_says_little_of_others():
+    gain = paired_gain({"a": 0.0, "b": 0.5, "c": 0.2}, {"a": 0.1, "b": 0.6, "c": 0.3})
+    assert gain.low < -0.5 < 0.1 < gain.high
+    assert gain.pairs == 3
 
 
 def test_a_gains_interval_covers_the_true_gain_about_as_often_as_it_says():

@@ -183,6 +183,18 @@ def test_a_group_with_nothing_in_it_is_left_at_its_defaults(tmp_path):
     assert load_config(tmp_path / "own.yaml", ["run.rounds=3"]).run.rounds == 3
 
 
+@pytest.mark.parametrize("changes, coef", [([], 0.2), (["learner.kl.coef=0.1"], 0.1), (["learner.lr=1e-5"], 0.2)])
+def test_a_group_within_a_group_may_be_empty_too(tmp_path, changes, coef):
+    (tmp_path / "own.yaml").write_text("learner:\n  kl:\n")
+    assert load_config(tmp_path / "own.yaml", changes).learner.kl.coef == coef
+
+
+def test_what_is_switched_off_in_the_file_can_be_set(tmp_path):
+    (tmp_path / "own.yaml").write_text("model:\n  lora: null\n")
+    assert load_config(tmp_path / "own.yaml").model.lora is None
+    assert load_config(tmp_path / "own.yaml", ["model.lora.r=4"]).model.lora.r == 4
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_what_is_not_a_settings_file_is_refused_by_its_name(tmp_path, content):
     file = tmp_path / "own.yaml"

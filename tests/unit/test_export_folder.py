@@ -7,7 +7,8 @@ import stat
 import pytest
 
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.export import MADE_HERE, _ours, _replacing
+from crlhf_ray.export import MADE_HERE, _exchange, _ours, _replacing
+from crlhf_ray.policy.export import check_size
 from crlhf_ray.report.card import counted, without_place
 
 
@@ -28,8 +29,9 @@ def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ConfigError, match="already contains something else"):
         _ours(tmp_path, "model")
-    with pytest.raises(ConfigError, match="is a file"):
-        _ours(tmp_path / "mine.txt", "model")
+    for folder in ("mine.txt", "mine.txt/below"):
+        with pytest.raises(ConfigError, match=r"mine\.txt is a file"):
+            _ours(tmp_path / folder, "model")
 
 
 def test_a_data_set_does_not_take_the_place_of_a_model(tmp_path):
@@ -52,6 +54,26 @@ def test_an_export_that_fails_leaves_nothing_and_the_older_one_as_it_was(tmp_pat
         fail()
     assert (old / MADE_HERE).read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_older_export_stays_until_the_new_one_has_taken_its_place(tmp_path):
+    old = tmp_path / "model"
+    old.mkdir()
+    (old / MADE_HERE).write_text("old")
+    with pytest.raises(FileNotFoundError):
+        _exchange(tmp_path / "is-gone", old)
+    assert (old / MADE_HERE).read_text() == "old"
+
+
+@pytest.mark.parametrize("size", ["5GB", "500MB"])
+def test_a_shard_size_is_a_number_of_bytes(size):
+    check_size(size)
+
+
+@pytest.mark.parametrize("size", ["", "large", "5 apples", "0GB", "-1GB"])
+def test_any_other_shard_size_is_refused(size):
+    with pytest.raises(ConfigError, match="--shard-size"):
+        check_size(size)
 
 
 def test_others_may_read_what_was_exported(tmp_path):
