@@ -89,7 +89,7 @@ class WebFeedbackSettings(Settings):
 
 
 class FeedbackSettings(Settings):
-    """Who judges, and how often their reliability is checked."""
+    """Who reviews, and how often their reliability is checked."""
 
     source: Literal["in_process", "simulated", "web"] = "in_process"
     """web: whoever works at the annotation server. simulated: the crowd below, over HTTP, at a server that the run
@@ -98,7 +98,7 @@ class FeedbackSettings(Settings):
     crowd: CrowdSettings = CrowdSettings()
     """The simulated annotators."""
     labels_per_item: int | None = Field(default=None, ge=1)
-    """in_process: how many annotators judge each program. None: all of them. A server decides for itself."""
+    """in_process: how many annotators review each program. None: all of them. A server decides for itself."""
     first_honeypots: int = Field(default=12, ge=0)
     """Honeypot programs put to each annotator before the first round: in_process to all, else to machines alone."""
     honeypots_per_problem: int = Field(default=6, ge=0)
@@ -141,8 +141,3 @@ class FeedbackSettings(Settings):
         if sum(isinstance(one, TestsSettings) for one in self.annotators) > 1:
             raise ValueError("annotators names tests twice: a program's tests are run once")
         return self
-
-    @property
-    def asks_end(self) -> bool:
-        """Whether it is asked if something is missing at a program's end. The page does not ask it yet."""
-        return self.source == "in_process"

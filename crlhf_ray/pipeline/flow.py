@@ -194,7 +194,7 @@ class Flow:
                 self._problems[sample.problem_id],
                 sample.text,
                 opaque_id(self.config.run.seed, sample.sample_id if again else sample.problem_id, sample.text),
-                end=self.config.feedback.asks_end,
+                end=True,
             )
             for sample in samples
         ]

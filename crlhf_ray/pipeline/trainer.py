@@ -119,7 +119,7 @@ class Run:
                     config.run.seed,
                     config.feedback.honeypots_per_problem,
                     cache=self.dir / "honeypots",
-                    end=config.feedback.asks_end,
+                    end=True,
                 ),
                 config.run.seed,
             )

@@ -139,7 +139,7 @@ def test_the_focus_is_never_lost(page):
     assert where_after("Escape") == "row correct at"
     page.keyboard.press("Enter")
     page.keyboard.press("2")
-    expect(page.locator("#progress")).to_contain_text("1 judged")
+    expect(page.locator("#progress")).to_contain_text("1 reviewed")
     assert focus() == "row at"
     page.keyboard.press("a")
     page.keyboard.press("Enter")

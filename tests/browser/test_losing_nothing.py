@@ -177,7 +177,7 @@ def test_comments_and_submissions_that_the_server_does_not_acknowledge_can_be_se
     page.unroute(re.compile("/(comments|submit)$"))
     page.keyboard.press("Enter")
     page.keyboard.press("3")
-    expect(page.locator("#progress")).to_contain_text("1 judged")
+    expect(page.locator("#progress")).to_contain_text("1 reviewed")
     page.problems.clear()
 
 
@@ -307,7 +307,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged_and_gets_the_rest_la
     assert len(process.stored()) == 40  # nothing twice
     page.keyboard.press("Enter")
     page.keyboard.press("2")
-    expect(page.locator("#progress")).to_contain_text("1 judged")
+    expect(page.locator("#progress")).to_contain_text("1 reviewed")
     table, _ = process.lead.annotations(0)
     assert [row["label"] for row in table.to_pylist()] == [-1 if n % 3 else 1 for n in range(40)]
     page.problems.clear()

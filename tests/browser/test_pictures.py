@@ -50,7 +50,7 @@ def practise(team, page, picture=None):
         if picture:
             picture(page, "qualification")
         page.keyboard.press("Enter")
-        expect(page.locator("#progress")).to_contain_text(f"{number + 1} judged")
+        expect(page.locator("#progress")).to_contain_text(f"{number + 1} reviewed")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -24,6 +24,8 @@ router = APIRouter(prefix="/api/v1", tags=["annotate"])
 #: Numbers that a database column takes.
 RowId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 LineNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
+#: Work of less than this, milliseconds, shows no pace.
+PACE_MS = 10 * 60_000
 #: PostgreSQL's text has no place for the character 0.
 NO_NUL = r"^[^\x00]*$"
 Text = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
@@ -85,11 +87,13 @@ def task_out(desk: Desk, account: Account, task: work.Task | None) -> dict[str, 
     return {
         "lease_id": task.lease.id,
         "item_id": program.item_id,
+        "seconds_left": max(task.lease.expires_at - desk.clock(), 0.0),
         "phase": "qualification" if task.lease.qualification else "work",
         "language": program.language or "python",
         "prompt": {"text": program.prompt, "html": list(prompt)},
         "lines": [
-            {"number": number, "html": html, "judged": number in program.judged} for number, html in enumerate(lines)
+            {"number": number, "html": html, "judged": number in program.judged, "end": number == len(lines)}
+            for number, html in enumerate([*lines, *end_of(program)])
         ],
         "marks": [
             {"line": line, "label": mark.label, "event_id": mark.event_id, "rest": mark.rest}
@@ -98,6 +102,11 @@ def task_out(desk: Desk, account: Account, task: work.Task | None) -> dict[str, 
         "comments": [{"line": comment.line, "text": comment.text} for comment in task.comments],
         "progress": progress(desk, account),
     }
+
+
+def end_of(program: Program) -> list[str]:
+    """The place after the last line, which has no text, where it is asked whether something is missing there."""
+    return [""] if len(program.lines) in program.judged else []
 
 
 def progress(desk: Desk, account: Account) -> dict[str, Any]:
@@ -111,7 +120,8 @@ def progress(desk: Desk, account: Account) -> dict[str, Any]:
                 mine, Submission.created_at > now - 86400
             )
         ).one()
-    return {"done": done, "today": today, "per_hour": round(3.6e6 * today / milliseconds, 1) if milliseconds else None}
+    pace = round(3.6e6 * today / milliseconds) if milliseconds >= PACE_MS else None
+    return {"done": done, "today": today, "per_hour": pace}
 
 
 class JoinIn(Body):
@@ -187,7 +197,8 @@ def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk)
     """Add a comment on a line, or on the whole program (line null). The same words again change nothing."""
     with desk.database.write() as session:
         lease = work.own_lease(session, account.id, lease_id, desk.settings.queue, now=desk.clock())
-        if body.line is not None and body.line >= len(session.get_one(Program, lease.item_id).lines):
+        program = session.get_one(Program, lease.item_id)
+        if body.line is not None and body.line >= len([*program.lines, *end_of(program)]):
             raise work.Conflict(f"this program has no line {body.line}")
         same = sa.select(Comment.id).where(
             Comment.lease_id == lease_id, Comment.line.is_not_distinct_from(body.line), Comment.text == body.text
@@ -217,6 +228,14 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
             {"line": line, "truth": truth, "label": done.marks[line].label} for line, truth in done.truth.items()
         ]
     return {"feedback": feedback, "next": task_out(desk, account, task)}
+
+
+@router.post("/leases/{lease_id}/alive")
+def alive(lease_id: RowId, account: Annotator, desk: TheDesk) -> dict[str, float]:
+    """The program is still being read: it stays theirs as if a mark had come. Answers for how many seconds."""
+    with desk.database.write() as session:
+        work.own_lease(session, account.id, lease_id, desk.settings.queue, now=desk.clock())
+    return {"seconds": desk.settings.queue.lease_seconds}
 
 
 @router.post("/leases/{lease_id}/release")

@@ -63,7 +63,7 @@ def create_app(desk: Desk) -> FastAPI:
 
     app = FastAPI(
         title="crlhf_ray annotation", version="1", lifespan=lifespan, docs_url=None, redoc_url=None,
-        description="Line-by-line judgements of programs. Send Authorization: Bearer TOKEN.",
+        description="Line-by-line reviews of programs. Send Authorization: Bearer TOKEN.",
     )  # fmt: skip
     app.state.desk = desk
     app.state.logged_out = LoggedOut(desk.database, desk.settings.session_seconds)

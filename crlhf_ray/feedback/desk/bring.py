@@ -102,16 +102,17 @@ class ReviewRow(BaseModel):
 
 
 def read_file(
-    file: str, text: str, language: str | None = None, *, source: bool = False
+    file: str, text: str, language: str | None = None, *, source: bool = False, ask_end: bool = False
 ) -> tuple[list[Brought], list[Review]]:
     """What a file holds, by its name: rows (.jsonl, .csv, .tsv), a unified diff (.diff, .patch), or one source file.
 
-    language: of programs that do not say. source: a source file whatever its name. Raises DataError with file, row,
-    field, value and remedy.
+    language: of programs that do not say. ask_end: ask also whether something is missing at the end of each program,
+    whose number among wrong_lines is that of a line after the last. source: a source file whatever its name.
+    Raises DataError with file, row, field, value and remedy.
     """
     text, suffix = text.removeprefix("\ufeff").replace("\r\n", "\n"), PurePosixPath(file).suffix.lower()
     if source or suffix not in (*ROWS, *DIFFS):
-        return [_source(file, text, language)], []
+        return [_source(file, text, language, ask_end)], []
     if suffix in DIFFS:
         return _diff(file, text), []
     rows = list(_jsonl(file, text) if suffix == ".jsonl" else _csv(file, text, "\t" if suffix == ".tsv" else ","))
@@ -119,7 +120,7 @@ def read_file(
         raise DataError("there are no rows in it", file=file)
     if {"task", "worker", "label"} <= rows[0][1].keys():
         return [], [_review(_checked(ReviewRow, values, file, n), file, n) for n, values in rows]
-    return [_program(_checked(ProgramRow, values, file, n), file, n, language) for n, values in rows], []
+    return [_program(_checked(ProgramRow, values, file, n), file, n, language, ask_end) for n, values in rows], []
 
 
 def _jsonl(file: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -163,7 +164,7 @@ def _checked(kind: type[M], values: dict[str, Any], file: str, row: int) -> M:
         raise DataError(f"{value}{first['msg']}", file=file, row=row, field=field) from None
 
 
-def _program(row: ProgramRow, file: str, number: int, language: str | None) -> Brought:
+def _program(row: ProgramRow, file: str, number: int, language: str | None, ask_end: bool) -> Brought:
     language = row.language or language
     if language is None:
         raise DataError("name the program's language here, or with --language", file=file, row=number, field="language")
@@ -171,12 +172,14 @@ def _program(row: ProgramRow, file: str, number: int, language: str | None) -> B
     asked = _of_language(lambda: code_lines("\n".join(lines), language), file, number)
     if not asked:
         raise DataError("no line of it carries code", file=file, row=number, field="program")
+    places = len(lines) + ask_end
+    asked = (*asked, *range(len(lines), places))
     truth = None
     if row.wrong_lines is not None:
         if wrong := [n for n in row.wrong_lines if n - 1 not in asked]:
             remedy = f"line {wrong[0]} carries no code; lines count from 1"
             raise DataError(remedy, file=file, row=number, field="wrong_lines")
-        truth = tuple(-1 if n + 1 in row.wrong_lines else 1 for n in range(len(lines)))
+        truth = tuple(-1 if n + 1 in row.wrong_lines else 1 for n in range(places))
     deadline = row.deadline.timestamp() if row.deadline else None
     return Brought(
         row.prompt.replace("\r\n", "\n"), lines, asked, language, row.id, row.problem, row.round, row.priority,
@@ -195,7 +198,7 @@ def _lines(program: str) -> tuple[str, ...]:
     return tuple(program.replace("\r\n", "\n").removesuffix("\n").split("\n"))
 
 
-def _source(file: str, text: str, language: str | None) -> Brought:
+def _source(file: str, text: str, language: str | None, ask_end: bool) -> Brought:
     known = language or language_of(file, text)
     if known is None:
         raise DataError("its language is not known by its name: give --language", file=file)
@@ -203,7 +206,7 @@ def _source(file: str, text: str, language: str | None) -> Brought:
     asked = _of_language(lambda: code_lines("\n".join(lines), known), file)
     if not asked:
         raise DataError("no line of it carries code", file=file)
-    return Brought(file, lines, asked, known)
+    return Brought(file, lines, (*asked, *range(len(lines), len(lines) + ask_end)), known)
 
 
 def _diff(file: str, text: str) -> list[Brought]:

@@ -131,9 +131,13 @@ class AnnotationClient:
         found: dict[str, Any] = self._call("GET", "/aggregation")
         return found
 
-    def import_files(self, files: Sequence[Mapping[str, Any]], language: str | None = None) -> dict[str, int]:
+    def import_files(
+        self, files: Sequence[Mapping[str, Any]], language: str | None = None, *, ask_end: bool = False
+    ) -> dict[str, int]:
         """Bring in files: name, text and, for source files whatever their name, source; returns counts by name."""
-        counts: dict[str, int] = self._call("POST", "/import", {"files": list(files), "language": language})
+        counts: dict[str, int] = self._call(
+            "POST", "/import", {"files": list(files), "language": language, "ask_end": ask_end}
+        )
         return counts
 
     def retire(self, ids: Sequence[str]) -> list[str]:

@@ -33,6 +33,9 @@ def bring_in(
         ),
     ],
     language: Annotated[str | None, typer.Option(help="Of programs that do not say, as Pygments names it.")] = None,
+    ask_end: Annotated[
+        bool, typer.Option("--ask-end", help="Ask also whether something is missing at each program's end.")
+    ] = False,
     url: Url = HERE,
     token_file: TokenFile = TOKEN,
 ) -> None:
@@ -42,7 +45,7 @@ def bring_in(
     """
     sent = [one for path in files for one in _read(path, language)]
     with _client(url, token_file) as client:
-        counts = client.import_files(sent, language)
+        counts = client.import_files(sent, language, ask_end=ask_end)
     console.print(
         f"{counts['programs']} new programs, {counts['changed']} changed, {counts['known']} known already, "
         f"{counts['reviews']} reviews; {counts['honeypots']} honeypots among the new and changed ones"

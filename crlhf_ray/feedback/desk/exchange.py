@@ -38,10 +38,11 @@ class FileIn(Body):
 
 
 class ImportIn(Body):
-    """language: of programs that do not say."""
+    """language: of programs that do not say. ask_end: ask also whether something is missing at a program's end."""
 
     files: Annotated[list[FileIn], Field(min_length=1, max_length=5000)]
     language: _Short | None = None
+    ask_end: bool = False
 
 
 @router.post("/import", responses={400: {"description": "what is wrong with which row of which file"}})
@@ -54,7 +55,7 @@ def import_files(body: ImportIn, account: Lead, desk: TheDesk) -> dict[str, int]
     brought: list[bring.Brought] = []
     reviews: list[bring.Review] = []
     for file in body.files:
-        programs, said = bring.read_file(file.name, file.text, body.language, source=file.source)
+        programs, said = bring.read_file(file.name, file.text, body.language, source=file.source, ask_end=body.ask_end)
         brought += programs
         reviews += said
     return desk.bring_in(brought, reviews, account.name)

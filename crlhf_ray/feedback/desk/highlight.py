@@ -10,7 +10,7 @@ from html import escape
 
 from pygments.lexer import Lexer
 from pygments.lexers import get_all_lexers, get_lexer_by_name, get_lexer_for_filename
-from pygments.token import STANDARD_TYPES, Comment, _TokenType
+from pygments.token import STANDARD_TYPES, Comment, Text, _TokenType
 from pygments.util import ClassNotFound
 
 from crlhf_ray.errors import ConfigError
@@ -61,7 +61,7 @@ def highlighted(prompt: str, program: str = "", language: str | None = None) -> 
     if language is None:
         return _cut(prompt + program, len(visible(prompt)), lexer_of("python"))
     _, lines = _cut(program, 0, lexer_of(language))
-    return tuple(map(escape, visible(prompt).split("\n"))), lines
+    return tuple(_span(Text, line) for line in visible(prompt).split("\n")), lines
 
 
 def _cut(source: str, left: int, lexer: Lexer) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -82,5 +82,5 @@ def _cut(source: str, left: int, lexer: Lexer) -> tuple[tuple[str, ...], tuple[s
 def _span(kind: _TokenType, text: str) -> str:
     while kind not in STANDARD_TYPES and kind.parent is not None:
         kind = kind.parent
-    name = STANDARD_TYPES.get(kind, "")
-    return f'<span class="{name}">{escape(text)}</span>' if name else escape(text)
+    name, shown = STANDARD_TYPES.get(kind, ""), escape(text).replace("\t", '<span class="tab">\t</span>')
+    return f'<span class="{name}">{shown}</span>' if name else shown

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.feedback.desk import stats
-from crlhf_ray.feedback.desk.api import NO_NUL, Body, LineNumber, TheDesk
+from crlhf_ray.feedback.desk.api import NO_NUL, Body, LineNumber, TheDesk, end_of
 from crlhf_ray.feedback.desk.highlight import highlighted
 from crlhf_ray.feedback.desk.security import Admin, Lead, identify, note
 from crlhf_ray.feedback.desk.store import programs, work
@@ -31,7 +31,9 @@ LIVE_SECONDS = 2.0
 
 
 class ItemIn(Body):
-    """A program: its lines as they stand, and the numbers of those that carry code. gold: for a honeypot."""
+    """A program: its lines as they stand, and the numbers of those that carry code; that of a line after the last asks
+    whether something is missing at the end. gold: for a honeypot, of each line, and of the end if it is asked about.
+    """
 
     item_id: Name
     problem_id: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
@@ -76,15 +78,14 @@ def publish(body: ItemsIn, account: Lead, desk: TheDesk) -> dict[str, int]:
     items: list[Item] = []
     gold: dict[str, list[int]] = {}
     for number, item in enumerate(body.items):
-        if wrong := [n for n in item.judged if n >= len(item.lines)]:
-            raise HTTPException(400, f"items[{number}].judged: there are {len(item.lines)} lines, so no {wrong[0]}")
-        if item.gold is not None and len(item.gold) != len(item.lines):
-            raise HTTPException(400, f"items[{number}].gold: give one truth for each of {len(item.lines)} lines")
+        one = Item(item.item_id, item.problem_id, item.prompt, tuple(item.lines), tuple(sorted(set(item.judged))))
+        if wrong := [n for n in one.judged if n > len(one.lines)]:
+            raise HTTPException(400, f"items[{number}].judged: there are {len(one.lines)} lines, so no {wrong[0]}")
+        if item.gold is not None and len(item.gold) != one.places:
+            raise HTTPException(400, f"items[{number}].gold: give one truth for each of {one.places} lines and ends")
         if item.gold is not None:
             gold[item.item_id] = list(item.gold)
-        items.append(
-            Item(item.item_id, item.problem_id, item.prompt, tuple(item.lines), tuple(sorted(set(item.judged))))
-        )
+        items.append(one)
     return {"published": desk.publish(items, gold, body.round, body.deadline, account.name)}
 
 
@@ -164,6 +165,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
         "lines": [
             {
                 "number": n,
+                "end": n == len(lines),
                 "html": html,
                 "judged": n in program.judged,
                 "p_correct": posterior.get(n),
@@ -173,7 +175,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
                     if n in marks[lease.id]
                 ],
             }
-            for n, html in enumerate(lines)
+            for n, html in enumerate([*lines, *end_of(program)])
         ],
         "people": [{"name": name, "state": lease.state} for lease, name in leases],
         "comments": [{"name": names[c.lease_id], "line": c.line, "text": c.text} for c in said],

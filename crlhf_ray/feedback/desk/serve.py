@@ -77,7 +77,7 @@ class _Uvicorn(uvicorn.Server):
 
 def _welcome(desk: Desk, url: str, console: Console) -> None:
     token_file = service_token(desk)
-    console.print(f"Judge code at [bold]{url}[/bold]; everything is kept in {desk.settings.dir.absolute()}")
+    console.print(f"Review code at [bold]{url}[/bold]; everything is kept in {desk.settings.dir.absolute()}")
     console.print(f"Training reads its token from {token_file}: crlhf train --feedback web")
     with desk.database.read() as session:
         admins = session.scalar(sa.select(sa.func.count()).where(Account.role == "admin", Account.name != SERVICE))

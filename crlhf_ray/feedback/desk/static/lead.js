@@ -18,7 +18,7 @@ function update(id, value, draw) {
 }
 
 function agreement(alpha) {
-  if (alpha === null) return "nobody has judged the same lines yet";
+  if (alpha === null) return "nobody has reviewed the same lines yet";
   return alpha < 0 ? "below 0: less than by chance, somebody answers the wrong way round" : "1: all agree · 0: as by chance";
 }
 
@@ -27,10 +27,10 @@ function tiles(stats) {
   return [
     ["Programs waiting", stats.queue.open, `the oldest for ${age(stats.queue.oldest_seconds)}`],
     ["Programs done", stats.queue.done, ""],
-    ["Judgements a minute", (pace.slice(-5).reduce((sum, value) => sum + value, 0) / 5).toFixed(1), "mean of the last 5 minutes"],
+    ["Marks a minute", (pace.slice(-5).reduce((sum, value) => sum + value, 0) / 5).toFixed(1), "mean of the last 5 minutes"],
     ["Agreement, Krippendorff's α", stats.alpha === null ? "–" : stats.alpha.toFixed(2), agreement(stats.alpha)],
     ["Cost of a reliable line", stats.cost_per_line === null ? "–" : stats.cost_per_line.toFixed(3), stats.cost_per_line === null ? "no line is judged reliably yet" : "pay for each line whose posterior is sure"],
-    ["Hours of judging", stats.hours.toFixed(stats.hours < 10 ? 2 : 0), "of all annotators"],
+    ["Hours of reviewing", stats.hours.toFixed(stats.hours < 10 ? 2 : 0), "of all annotators"],
   ];
 }
 
@@ -46,7 +46,7 @@ function show(stats) {
     make("div", { class: "tile", title: hint }, make("span", { text: name }), make("b", { text: value }), make("small", { text: hint })))));
   update("alerts", stats.alerts, (into, list) => into.replaceChildren(...(list.length ? list.map(alertItem) : [make("li", { text: "✓ None" })])));
   update("pace", stats.labels_per_minute, pacePlot);
-  update("rounds", stats.rounds, (into, rounds) => (rounds.length ? roundsPlot(into, rounds) : into.replaceChildren("No round is judged yet")));
+  update("rounds", stats.rounds, (into, rounds) => (rounds.length ? roundsPlot(into, rounds) : into.replaceChildren("No round is reviewed yet")));
   update("people", judges.sort((a, b) => best(b) - best(a)).slice(0, MOST_SHOWN), (into, people) => (people.length ? peoplePlot(into, people) : into.replaceChildren("Nobody has judged yet")));
   byId("more").hidden = judges.length <= MOST_SHOWN;
   byId("more").firstChild.textContent = `The best ${MOST_SHOWN} of ${judges.length}. `;

@@ -4,7 +4,7 @@
 const rate = (person, name) => (person[name] === undefined ? "–" : interval(person, name));
 const state = (person) => (person.suspended ? "suspended" : person.qualified ? "at work" : "qualifying");
 const ACTIONS = {
-  suspend: (name) => [`Suspend ${name}?`, "They are logged out at once and cannot log in. Their judgements stay, and you can reinstate them."],
+  suspend: (name) => [`Suspend ${name}?`, "They are logged out at once and cannot log in. Their reviews stay, and you can reinstate them."],
   requalify: (name) => [`Have ${name} qualify again?`, "Their next programs are practice with known answers, which are shown after each."],
 };
 
@@ -62,7 +62,7 @@ async function choose(person) {
   byId("curve-title").textContent = `${person.name} over time`;
   byId("curve").hidden = false;
   if (curve.length) curvePlot(byId("curve-plot"), person.name, curve);
-  else byId("curve-plot").replaceChildren("Nothing judged yet");
+  else byId("curve-plot").replaceChildren("Nothing reviewed yet");
 }
 
 // Whom the address names (an alert leads here), or the first.

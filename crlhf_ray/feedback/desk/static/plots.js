@@ -66,12 +66,12 @@ function pacePlot(into, values) {
   const ticks = Array.from({ length: high / step + 1 }, (_, i) => ({ at: i * step, text: String(i * step) }));
   const ago = [60, 45, 30, 15, 0].map((minutes) => ({ at: values.length - minutes, text: minutes ? `−${minutes}` : "now" }));
   const total = values.reduce((a, b) => a + b, 0);
-  plot(into, `Judgements a minute over the last hour: ${total} in all, ${Math.max(...values)} at most`, HEIGHT,
+  plot(into, `Marks a minute over the last hour: ${total} in all, ${Math.max(...values)} at most`, HEIGHT,
     { low: 0, high: values.length, ticks: ago, title: "minutes" }, { low: 0, high, ticks }, [], `${total} in the last hour`,
     (px, py, base) => values.map((value, i) => svg("g", { class: "hit" },
       svg("rect", { class: "back", x: px(i), y: TOP, width: px(1) - px(0), height: base - TOP }),
       svg("rect", { class: "bar1", x: px(i) + 0.5, y: py(value), width: Math.max(px(1) - px(0) - 1, 1), height: base - py(value) }),
-      title(`${values.length - 1 - i} to ${values.length - i} minutes ago: ${value} judgements`))));
+      title(`${values.length - 1 - i} to ${values.length - i} minutes ago: ${value} marks`))));
 }
 
 // points: [{round, correction_rate}].

@@ -21,7 +21,7 @@ async function load() {
   byId("prompt").replaceChildren(...item.prompt_html.flatMap((html) => [highlightedLine(html), "\n"]));
   byId("lines").replaceChildren(...item.lines.map((line) => {
     const p = line.p_correct, means = p === null ? "" : verdict(p);
-    return make("tr", {}, make("td", { text: line.number + 1 }), make("td", {}, highlightedLine(line.html, "source")),
+    return make("tr", {}, make("td", { text: line.end ? "end" : line.number + 1 }), make("td", {}, line.end ? "Is anything missing here?" : highlightedLine(line.html, "source")),
       make("td", {}, ...(p === null ? ["–"] : [make("meter", { class: means, value: p, min: 0, max: 1, "aria-label": "P(correct)" }), ` ${p.toFixed(3)} ${means}`])),
       make("td", {}, ...line.votes.flatMap((one) => [vote(one), " "])));
   }));

@@ -66,6 +66,57 @@ async function sendMarks(lease, marks) {
   }
 }
 
+// -- other tabs of the same person ----------------------------------------------------------------------------------
+
+const TABS = `crlhf.tabs.${first.me.annotator_id}`;
+// What is stored is what each tab shows: the others hear of every mark, and of programs that are over.
+const tellTabs = (what) => localStorage.setItem(TABS, JSON.stringify({ ...what, at: Date.now() + Math.random() }));
+
+window.addEventListener("storage", (event) => {
+  if (event.key !== TABS || !event.newValue || !task) return;
+  const { lease, changes, over } = JSON.parse(event.newValue);
+  if (lease !== task.lease_id) return;
+  if (over) return loadNext();
+  for (const [line, mark] of changes) { setMark(line, mark); paint(line); }
+  history = [];
+});
+
+// -- the lease ------------------------------------------------------------------------------------------------------
+
+const BEAT_MS = 60000; // between two words to the server that somebody is reading
+const WARN_MS = 120000; // before the program may go to somebody else
+const AWAY_MS = 5 * 60000, BREAK_MS = 50 * 60000;
+const GOING = "Nobody seems to be here: soon this program may go to somebody else. Your marks stay saved.";
+let beatAt = 0, movedAt = Date.now(), workingSince = Date.now(), warning = null;
+
+function leaseFor(seconds) {
+  clearTimeout(warning);
+  if (byId("note").textContent === GOING) note("");
+  warning = setTimeout(() => task && note(GOING), Math.max(1000 * seconds - WARN_MS, 500 * seconds));
+}
+
+async function here() {
+  const now = Date.now();
+  if (now - movedAt > AWAY_MS) workingSince = now;
+  movedAt = now;
+  if (!task || now - beatAt < BEAT_MS) return;
+  beatAt = now;
+  const lease = task.lease_id;
+  try {
+    const { seconds } = await call("POST", `/leases/${lease}/alive`);
+    if (task?.lease_id === lease) leaseFor(seconds);
+  } catch (error) {
+    if (error.status === 409 && task?.lease_id === lease) { note(error.message); loadNext(); }
+  }
+}
+for (const kind of ["keydown", "pointerdown", "pointermove", "wheel"]) document.addEventListener(kind, here, { passive: true });
+
+function takeABreak() {
+  if (Date.now() - workingSince < BREAK_MS) return;
+  note("You have reviewed for 50 minutes without a break. A few minutes off keep your eye sharp.");
+  workingSince = Date.now();
+}
+
 function logInAgain() {
   const text = "Your session is over. Your marks are kept in this browser and will be sent.";
   if (byId("note").firstChild?.data !== text) note(text, { text: "Log in again", href: "/work" });

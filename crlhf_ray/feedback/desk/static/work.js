@@ -17,6 +17,7 @@ let at = 0; // index into judged
 let anchor = null; // index where a range began
 let since = performance.now(); // the last mark, or when the program was shown
 let busy = false; // while a program is being submitted
+let touched = false; // whether somebody has acted on this program
 let poll = null;
 
 // -- showing --------------------------------------------------------------------------------------------------------
@@ -40,13 +41,18 @@ function show(next) {
   rows = new Map();
   byId("problem").replaceChildren(...task.prompt.html.flatMap((html) => [highlightedLine(html), "\n"]));
   byId("lines").replaceChildren(...task.lines.map((line) => (line.judged ? makeRow(line) : idleRow(line))));
+  byId("whole-said").replaceChildren();
   task.comments.forEach(showComment);
+  byId("skip-open").hidden = task.phase === "qualification";
+  leaseFor(task.seconds_left);
+  takeABreak();
   at = Math.max(0, judged.findIndex((line) => !marks.has(line)));
   anchor = null;
   since = performance.now();
   judged.forEach(paint);
-  byId("main").scrollTop = byId("problem").parentElement.scrollTop = 0;
+  touched = marks.size > 0; // whoever begins a program sees its beginning
   move(at, false);
+  if (!touched) byId("main").scrollTop = byId("problem").parentElement.scrollTop = 0;
   showProgress();
   const left = draft();
   if (left?.lease === task.lease_id) openComment(left.line, left.text);
@@ -68,17 +74,36 @@ async function loadNext() {
   }
 }
 
-const number = (line) => make("span", { class: "number", "aria-hidden": "true", text: line.number + 1 });
-const idleRow = (line) => make("div", { class: "row", "data-line": line.number }, number(line), highlightedLine(line.html, "source"));
+const number = (line) => make("span", { class: "number", "aria-hidden": "true", text: line.end ? "end" : line.number + 1 });
+const END = "Is anything missing after the last line?";
+const OF_END = { correct: "nothing is missing", wrong: "something is missing", unsure: "unsure" };
+const isEnd = (line) => Boolean(task.lines.find((one) => one.number === line)?.end);
+const called = (line) => (isEnd(line) ? "the end" : `line ${line + 1}`);
+const what = (line, name) => (isEnd(line) && name ? OF_END[name] : name);
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+// Wrapped code goes on below where it began, and a step further.
+function hanging(source, text) {
+  const indent = text.match(/^[ \t]*/)[0].replace(/\t/g, "    ").length;
+  source.style.setProperty("--hang", `${Math.min(4 * Math.ceil(indent / 4) + 4, 16)}ch`);
+  return source;
+}
+
+function sourceOf(line) {
+  if (line.end) return make("span", { class: "source asks", text: END });
+  const source = highlightedLine(line.html, "source");
+  return hanging(source, source.textContent);
+}
+const idleRow = (line) => make("div", { class: "row", "data-line": line.number }, number(line), sourceOf(line));
 
 function makeRow(line) {
   const index = judged.indexOf(line.number);
   const buttons = Object.keys(LABELS).map((name) =>
     make("button", {
-      type: "button", class: `m-${name}`, "aria-label": `Line ${line.number + 1} ${name}`, title: name, text: ICONS[name], "data-mark": name,
+      type: "button", class: `m-${name}`, "aria-label": capital(`${called(line.number)} ${what(line.number, name)}`), title: what(line.number, name), text: ICONS[name], "data-mark": name,
       onclick: () => { if (!inRange(index)) move(index, false); act(name, false); },
     }));
-  const source = highlightedLine(line.html, "source"), state = make("span", { class: "state", "aria-hidden": "true" });
+  const source = sourceOf(line), state = make("span", { class: "state", "aria-hidden": "true" });
   const element = make("div", {
     class: "row", "data-line": line.number, role: "group",
     onclick: (event) => event.target.closest("button, .said, .comment") || move(index, event.shiftKey),
@@ -93,7 +118,7 @@ function paint(line) {
   const name = marks.has(line) ? NAMES[marks.get(line).label] : "";
   const tab = index === at ? "0" : "-1";
   element.className = ["row", name, index === at && "at", anchor !== null && inRange(index) && "in-range"].filter(Boolean).join(" ");
-  element.setAttribute("aria-label", `Line ${line + 1}, ${name || "no mark"}: ${text}`);
+  element.setAttribute("aria-label", capital(`${called(line)}, ${what(line, name) || "no mark"}: ${text}`));
   element.setAttribute("tabindex", tab);
   state.textContent = name;
   for (const button of buttons) {
@@ -102,7 +127,11 @@ function paint(line) {
   }
 }
 
-const showComment = ({ line, text }) => rows.get(line)?.element.append(make("span", { class: "said", text: `“${text}”` }));
+function showComment({ line, text }) {
+  const said = make("span", { class: "said", text: `“${text}”` });
+  if (line === null) byId("whole-said").append(said);
+  else rows.get(line)?.element.append(said);
+}
 
 const range = () => (anchor === null ? [at, at] : [Math.min(at, anchor), Math.max(at, anchor)]);
 const inRange = (index) => range()[0] <= index && index <= range()[1];
@@ -118,7 +147,7 @@ function move(index, extend) {
   new Set([...before, ...inHand()]).forEach(paint);
   const { element } = rows.get(judged[at]);
   element.focus({ preventScroll: true });
-  element.scrollIntoView({ block: "nearest" });
+  if (touched) element.scrollIntoView({ block: "nearest" });
 }
 
 function showProgress() {
@@ -127,7 +156,7 @@ function showProgress() {
   const practising = task !== null && task.phase === "qualification";
   byId("progress").textContent = [
     practising ? `Practice: ${left} to go` : null,
-    `${progress.done} judged`, `${progress.today} today`, progress.per_hour ? `${progress.per_hour} an hour` : null,
+    `${progress.done} reviewed`, `${progress.today} today`, progress.per_hour ? `${progress.per_hour} an hour` : null,
     lines && !practising ? `practice: ${right} of ${lines} lines right` : null,
   ].filter(Boolean).join(" · ");
 }
@@ -147,6 +176,7 @@ function apply(changes) {
     mark: { event_id: newId(), line, label: mark ? mark.label : null, rest: mark ? mark.rest : false, milliseconds: Math.round(spent / changes.length) },
   }));
   keep([...pending(), ...fresh]);
+  tellTabs({ lease: task.lease_id, changes });
   for (const [line, mark] of changes) { setMark(line, mark); paint(line); }
   flush();
 }
@@ -163,7 +193,7 @@ function markLines(lines, label, rest) {
 function markRange(name) {
   const lines = inHand(), next = range()[1] + 1;
   markLines(lines, LABELS[name], false);
-  say(lines.length > 1 ? `${lines.length} lines ${name}` : `Line ${lines[0] + 1} ${name}`);
+  say(lines.length > 1 ? `${lines.length} lines ${name}` : capital(`${called(lines[0])} ${what(lines[0], name)}`));
   move(next, false);
 }
 
@@ -200,7 +230,10 @@ const actions = {
 
 function act(action, shift) {
   if (action === "help") openHelp();
-  else if (task && !busy) actions[action](shift);
+  else if (task && !busy) {
+    touched = true;
+    actions[action](shift);
+  }
 }
 
 // -- submitting -----------------------------------------------------------------------------------------------------
@@ -221,6 +254,7 @@ async function submitNow(confidence) {
   try {
     const answer = await call("POST", `/leases/${task.lease_id}/submit`, { confidence });
     if (answer.next === undefined) throw new TypeError("the submission is not acknowledged");
+    tellTabs({ lease: task.lease_id, over: true });
     if (answer.feedback || !answer.next) first.me = await call("GET", "/me").catch(() => first.me);
     if (answer.feedback) await showFeedback(answer.feedback);
     show(answer.next);
@@ -239,7 +273,7 @@ function showFeedback(lines) {
   byId("feedback-lines").replaceChildren(...lines.map((line) => {
     const same = line.truth === line.label;
     return make("li", { class: same ? "right" : "off" },
-      `${same ? "✓" : "✗"} Line ${line.line + 1} is ${NAMES[line.truth]}; you said ${NAMES[line.label]}.`, highlightedLine(task.lines[line.line].html, "source"));
+      `${same ? "✓" : "✗"} ${capital(called(line.line))}${isEnd(line.line) ? ":" : " is"} ${what(line.line, NAMES[line.truth])}; you said ${what(line.line, NAMES[line.label])}.`, sourceOf(task.lines[line.line]));
   }));
   byId("feedback").showModal();
   return new Promise((resolve) => byId("feedback").addEventListener("close", resolve, { once: true }));
@@ -252,9 +286,10 @@ let commented = null; // the line
 
 function openComment(line, text) {
   commented = line;
-  byId("comment-line").textContent = `line ${line + 1}`;
+  byId("comment-line").textContent = line === null ? "the whole program" : called(line);
   words.value = text;
-  rows.get(line).element.after(box);
+  if (line === null) byId("whole").after(box);
+  else rows.get(line).element.after(box);
   box.hidden = false;
   words.focus();
 }
@@ -290,6 +325,28 @@ words.addEventListener("keydown", (event) => {
 byId("comment-save").addEventListener("click", saveComment);
 byId("comment-cancel").addEventListener("click", () => { keepDraft(null); closeComment(); });
 
+byId("whole-open").addEventListener("click", () => openComment(null, ""));
+
+// -- skipping -------------------------------------------------------------------------------------------------------
+
+byId("skip-open").addEventListener("click", () => byId("skip").showModal());
+byId("skip-back").addEventListener("click", () => byId("skip").close());
+byId("skip-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const why = new FormData(event.target), reason = [why.get("kind"), why.get("reason").trim()].filter(Boolean).join(": ");
+  try {
+    await call("POST", `/leases/${task.lease_id}/release`, { reason });
+    event.target.reset();
+    byId("skip").close();
+    tellTabs({ lease: task.lease_id, over: true });
+    await loadNext();
+    say("Skipped");
+  } catch (error) {
+    byId("skip").close();
+    note(explain(error), outOfSession(error) ? { text: "Log in again", href: "/work" } : undefined);
+  }
+});
+
 // -- buttons --------------------------------------------------------------------------------------------------------
 
 byId("feedback-close").addEventListener("click", () => byId("feedback").close());
@@ -298,7 +355,7 @@ for (const button of document.querySelectorAll("[data-do]")) button.addEventList
 for (const button of document.querySelectorAll("[data-confidence]")) button.addEventListener("click", () => submit(button.dataset.confidence));
 
 // a note, a screen keyboard or a smaller window never hides the line that the keys act on
-new ResizeObserver(() => document.activeElement?.closest(".row")?.scrollIntoView({ block: "nearest" })).observe(byId("main"));
+new ResizeObserver(() => touched && document.activeElement?.closest(".row")?.scrollIntoView({ block: "nearest" })).observe(byId("main"));
 
 hint();
 show(first.task);
