@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +15,7 @@ from crlhf_ray.errors import DataError
 
 if TYPE_CHECKING:
     from crlhf_ray.feedback.desk.client import AnnotationClient
+    from crlhf_ray.feedback.desk.store.database import Database
 
 review_app = typer.Typer(no_args_is_help=True, help="Bring programs in for review, and take the reviews out.")
 console = Console()
@@ -119,6 +122,68 @@ def retire(
     """
     with _client(url, token_file) as client:
         console.print(f"{len(client.retire(ids))} programs are retired")
+
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="As for `crlhf serve`: dir, database.")
+]
+
+
+@review_app.command()
+def backup(
+    out: Annotated[Path, typer.Argument(help="The file to write, such as reviews-2026-01-31.backup.")],
+    config: ConfigFile = None,
+    changes: Changes = None,
+) -> None:
+    """Write all that the server keeps into one file; the server may go on working. Keep it as you keep passwords.
+
+    Example: crlhf review backup monday.backup --set dir=annotation
+    """
+    from crlhf_ray.feedback.desk.backup import back_up
+
+    with _database(config, changes, fresh=False) as database:
+        counts = back_up(database, out)
+    console.print(
+        f"{counts['account']} accounts, {counts['program']} programs, {counts['mark']} marks: [bold]{out}[/bold]"
+    )
+
+
+@review_app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `crlhf review backup` wrote.")],
+    config: ConfigFile = None,
+    changes: Changes = None,
+) -> None:
+    """Fill the empty database of a server that does not run; SQLite and PostgreSQL take each other's backups.
+
+    Example: crlhf review restore monday.backup --set dir=again
+    """
+    from crlhf_ray.feedback.desk import backup
+
+    with _database(config, changes, fresh=True) as database:
+        counts = backup.restore(database, file)
+    console.print(f"{counts['account']} accounts, {counts['program']} programs and {counts['mark']} marks are back")
+
+
+@contextmanager
+def _database(config: Path | None, changes: list[str] | None, *, fresh: bool) -> Iterator[Database]:
+    from crlhf_ray.errors import ConfigError
+    from crlhf_ray.feedback.desk.desk import store_url
+    from crlhf_ray.feedback.desk.security import private_folder
+    from crlhf_ray.feedback.desk.settings import WebSettings
+    from crlhf_ray.feedback.desk.store.database import Database
+    from crlhf_ray.settings import read_settings
+
+    settings = read_settings(WebSettings, config, changes or [])
+    if not fresh and settings.database is None and not (settings.dir / "store.db").exists():
+        raise ConfigError(f"{settings.dir} holds no server's database: name its folder with --set dir=FOLDER")
+    private_folder(settings.dir)
+    database = Database(store_url(settings))
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def _client(url: str, token_file: Path) -> AnnotationClient:

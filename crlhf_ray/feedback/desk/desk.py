@@ -44,6 +44,11 @@ EXPIRE_SECONDS = 1.0
 TIDY_SECONDS = 60.0
 
 
+def store_url(settings: WebSettings) -> str:
+    """The database's URL: SQLite in the server's folder where none is named."""
+    return settings.database or f"sqlite:///{settings.dir.absolute() / 'store.db'}"
+
+
 class Desk:
     """Everything behind the routes. engine: makes the one that knows the crowd. clock: seconds since 1970.
 
@@ -53,7 +58,7 @@ class Desk:
     def __init__(self, settings: WebSettings, engine: MakeEngine, clock: Callable[[], float] = time.time):
         self.settings, self.clock = settings, clock
         private_folder(settings.dir)
-        self.database = Database(settings.database or f"sqlite:///{settings.dir.absolute() / 'store.db'}")
+        self.database = Database(store_url(settings))
         self.signer, self.limiter = Signer(server_secret(self.database)), Limiter()
         self.webhooks = Webhooks(settings.webhooks, settings.webhook_secret, settings.dir / "webhooks")
         self.logged_in_from: set[tuple[str, str]] = set()  # (name, address)

@@ -1,0 +1,92 @@
+"""A backup holds all that a server keeps; what is restored from it goes on as if nothing had happened."""
+
+import gzip
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.postgres import new_database
+from crlhf_ray.cli import app
+from crlhf_ray.errors import ConfigError, DataError
+from crlhf_ray.feedback.desk.backup import back_up, restore
+from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.feedback.desk.store.database import Database
+from tests.desk.conftest import PASSWORD, judge, work
+
+PLAIN = QueueSettings(qualification=0, labels_least=2, honeypots_least=0, honeypots_most=0)
+
+
+@pytest.fixture
+def server(serve):
+    server = serve(queue=PLAIN)
+    server.publish([work(n) for n in range(3)], honeypots=1)
+    ann = server.person("ann")
+    judge(ann, -1)
+    task = ann.next()
+    ann.mark(task.lease_id, {0: -1})
+    return server
+
+
+def test_a_restored_server_knows_people_programs_and_marks_and_goes_on(server, serve, tmp_path):
+    file = tmp_path / "all.backup"
+    assert back_up(server.desk.database, file)["mark"] == 3
+    assert file.stat().st_mode & 0o077 == 0
+    database = Database(f"sqlite:///{tmp_path / 'again.db'}")
+    restore(database, file)
+    database.close()
+    again = serve(queue=PLAIN, database=f"sqlite:///{tmp_path / 'again.db'}")
+    assert again.lead.annotations(0)[0].equals(server.lead.annotations(0)[0])
+    ann = again.lead.log_in("ann", PASSWORD)
+    assert ann.next().marked == {0: -1}
+    assert judge(ann) is not None
+    assert judge(ann) is not None
+
+
+def test_a_backup_of_sqlite_is_restored_into_postgresql(server, serve, postgres, tmp_path):
+    file, url = tmp_path / "all.backup", new_database(postgres)
+    back_up(server.desk.database, file)
+    database = Database(url)
+    counts = restore(database, file)
+    back_up(database, tmp_path / "second.backup")
+    database.close()
+    assert _lines(tmp_path / "second.backup") == _lines(file)
+    again = serve(queue=PLAIN, database=url)
+    assert judge(again.person("bob")) is not None  # new rows get numbers after the old ones
+    assert counts["submission"] == 1
+
+
+def _lines(file):
+    with gzip.open(file, "rt") as lines:
+        return sorted(lines)
+
+
+def test_a_file_that_is_no_whole_backup_changes_nothing(server, tmp_path):
+    file, cut = tmp_path / "all.backup", tmp_path / "cut.backup"
+    back_up(server.desk.database, file)
+    with gzip.open(file, "rt") as lines, gzip.open(cut, "wt") as out:
+        out.writelines(list(lines)[:-2])
+    (tmp_path / "other").write_text("hello")
+    with gzip.open(tmp_path / "old", "wt") as out:
+        out.write(json.dumps({"kind": "crlhf_ray annotation server", "revision": "0000"}) + "\n")
+    database = Database(f"sqlite:///{tmp_path / 'again.db'}")
+    for name, problem in (("cut.backup", "cut off after"), ("other", "not a whole backup"), ("old", "of schema 0000")):
+        with pytest.raises(DataError, match=problem):
+            restore(database, tmp_path / name)
+    assert restore(database, file)["account"] == 2
+    with pytest.raises(ConfigError, match="the database is not empty"):
+        restore(database, file)
+    database.close()
+
+
+def test_by_the_command_line(server, tmp_path):
+    file, run = tmp_path / "all.backup", CliRunner()
+    here = ["--set", f"dir={server.desk.settings.dir}"]
+    done = run.invoke(app, ["review", "backup", str(file), *here], catch_exceptions=False)
+    assert "2 accounts, 4 programs, 3 marks" in " ".join(done.output.split())
+    with pytest.raises(ConfigError, match="is there already"):
+        run.invoke(app, ["review", "backup", str(file), *here], catch_exceptions=False)
+    done = run.invoke(app, ["review", "restore", str(file), "--set", f"dir={tmp_path / 'new'}"], catch_exceptions=False)
+    assert "2 accounts, 4 programs and 3 marks are back" in " ".join(done.output.split())
+    with pytest.raises(ConfigError, match="holds no server's database"):
+        run.invoke(app, ["review", "backup", "x", "--set", f"dir={tmp_path / 'none'}"], catch_exceptions=False)
