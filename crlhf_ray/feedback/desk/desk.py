@@ -32,7 +32,7 @@ from crlhf_ray.feedback.desk.security import (
     server_secret,
 )
 from crlhf_ray.feedback.desk.settings import WebSettings
-from crlhf_ray.feedback.desk.store import imports, programs, work
+from crlhf_ray.feedback.desk.store import imports, programs, verdicts, work
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.group_commit import Together
 from crlhf_ray.feedback.desk.store.models import Account, Audit, Program
@@ -178,6 +178,17 @@ class Desk:
         return {"programs": counts["new"], "changed": counts["changed"], "honeypots": len(honeypots)} | {
             "known": counts["known"] + taken["known"], "reviews": taken["reviews"]
         }  # fmt: skip
+
+    def decide(self, item_id: str, line: int, truth: int, who: str) -> None:
+        """Take in an expert's verdict on a line: it counts as known truth from now on."""
+        now = self.clock()
+        with self.database.write() as session:
+            if not verdicts.decide(session, item_id, line, truth):
+                return
+            said = "correct" if truth > 0 else "wrong"
+            note(session, who, "verdict", f"{item_id}, line {line + 1}: {said}", now)
+        self.crowd.add_gold([{"item_id": item_id, "line": line, "truth": truth}])
+        self.crowd.settle([item_id])
 
     def status(self, item_ids: Sequence[str]) -> dict[str, str]:
         """How far these programs are, by item_id. Those that nobody at work can judge any more are closed first."""

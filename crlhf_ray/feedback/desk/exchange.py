@@ -148,7 +148,7 @@ def _about(program: Program, line: int, p_correct: float | None) -> dict[str, An
         "round": program.round,
         "text": program.lines[line] if line < len(program.lines) else "",
         "p_correct": p_correct,
-        "truth": program.gold[line] if program.gold else None,
+        "truth": program.gold[line] if program.gold else (program.verdicts or {}).get(str(line)),
     }
 
 

@@ -123,6 +123,12 @@ class KnownCrowd:
         with self._learning:
             self.engine.add_gold(pa.Table.from_pylist(list(rows), schema=GOLD_SCHEMA))
 
+    def settle(self, items: Sequence[str]) -> None:
+        """Decide again whether these programs are done."""
+        with self._learning:
+            self._unsettled |= dict.fromkeys(items)
+            self._act()
+
     def learn(self) -> None:
         """Take what was submitted into the crowd's state, and settle the programs concerned."""
         with self._learning:
@@ -149,7 +155,13 @@ class KnownCrowd:
             golden = session.execute(
                 sa.select(Program.item_id, Program.judged, Program.gold).where(Program.honeypot.is_(True))
             ).all()
+            decided = session.execute(
+                sa.select(Program.item_id, Program.verdicts).where(Program.verdicts.is_not(sa.null()))
+            ).all()
         self.add_gold([{"item_id": i, "line": n, "truth": truth[n]} for i, judged, truth in golden for n in judged])
+        self.add_gold(
+            [{"item_id": i, "line": int(n), "truth": z} for i, said in decided for n, z in (said or {}).items()]
+        )
         with self._learning:
             while self._take_in(FIRST_BATCH):
                 pass

@@ -19,7 +19,7 @@ from crlhf_ray.feedback.desk import stats
 from crlhf_ray.feedback.desk.api import NO_NUL, Body, LineNumber, TheDesk, end_of
 from crlhf_ray.feedback.desk.highlight import highlighted
 from crlhf_ray.feedback.desk.security import Admin, Lead, identify, note
-from crlhf_ray.feedback.desk.store import programs, work
+from crlhf_ray.feedback.desk.store import programs, verdicts, work
 from crlhf_ray.feedback.desk.store.models import ROLES, Account, Audit, Comment, Lease, Program
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
@@ -61,6 +61,13 @@ class RetireIn(Body):
     ids: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]], Field(min_length=1, max_length=5000)
     ]
+
+
+class VerdictIn(Body):
+    """truth: 1 correct, -1 wrong."""
+
+    line: LineNumber
+    truth: Literal[1, -1]
 
 
 class InviteIn(Body):
@@ -169,6 +176,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
                 "html": html,
                 "judged": n in program.judged,
                 "p_correct": posterior.get(n),
+                "verdict": (program.verdicts or {}).get(str(n)),
                 "votes": [
                     {"name": name, "label": marks[lease.id][n].label, "rest": marks[lease.id][n].rest}
                     for lease, name in leases
@@ -189,6 +197,41 @@ def reopen(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, str]:
         programs.reopen(session, item_id, now=desk.clock())
         note(session, account.name, "reopen", item_id, desk.clock())
     return {"item_id": item_id, "state": "open"}
+
+
+@router.get("/disagreements")
+def disagreements(
+    account: Lead,
+    desk: TheDesk,
+    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    round: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+) -> list[dict[str, Any]]:
+    """Lines that some reviewers call correct and others wrong, and that nobody has decided."""
+    with desk.database.read() as session:
+        found = verdicts.disagreements(session, page, round)
+    posteriors = desk.crowd.posteriors(list({program.item_id for program, _, _ in found}))
+    rows = []
+    for program, line, labels in found:
+        _, lines = highlighted(program.prompt, "\n".join(program.lines), program.language)
+        rows.append(
+            {
+                "item_id": program.item_id,
+                "name": program.name,
+                "line": line,
+                "end": line == len(lines),
+                "html": lines[line] if line < len(lines) else "",
+                "p_correct": posteriors.get(program.item_id, {}).get(line),
+                "votes": [{"name": name, "label": label} for name, label in labels.items()],
+            }
+        )
+    return rows
+
+
+@router.post("/items/{item_id}/verdict", status_code=201)
+def verdict(item_id: Name, body: VerdictIn, account: Lead, desk: TheDesk) -> dict[str, int]:
+    """Decide what a line is: known truth from now on, for the consensus and for everybody's reliability."""
+    desk.decide(item_id, body.line, body.truth, account.name)
+    return {"line": body.line, "truth": body.truth}
 
 
 @router.post("/items/retire")

@@ -140,6 +140,11 @@ def program_page(request: Request, item_id: str, account: Lead, desk: TheDesk) -
     return _page(request, "program.html", account, item_id=item_id)
 
 
+@router.get("/lead/disagreements")
+def disagreements_page(request: Request, account: Lead) -> Response:
+    return _page(request, "disagreements.html", account)
+
+
 @router.get("/lead/people")
 def people_page(request: Request, account: Lead) -> Response:
     return _page(request, "people.html", account)

@@ -22,7 +22,7 @@ async function load() {
   byId("lines").replaceChildren(...item.lines.map((line) => {
     const p = line.p_correct, means = p === null ? "" : verdict(p);
     return make("tr", {}, make("td", { text: line.end ? "end" : line.number + 1 }), make("td", {}, line.end ? "Is anything missing here?" : highlightedLine(line.html, "source")),
-      make("td", {}, ...(p === null ? ["–"] : [make("meter", { class: means, value: p, min: 0, max: 1, "aria-label": "P(correct)" }), ` ${p.toFixed(3)} ${means}`])),
+      make("td", {}, ...(p === null ? ["–"] : [make("meter", { class: means, value: p, min: 0, max: 1, "aria-label": "P(correct)" }), ` ${p.toFixed(3)} ${means}`]), line.verdict ? ` · decided: ${MEANS[line.verdict]}` : ""),
       make("td", {}, ...line.votes.flatMap((one) => [vote(one), " "])));
   }));
   byId("who").textContent = item.people.length ? `In the hands of: ${item.people.map((person) => `${person.name} (${person.state})`).join(", ")}` : "Nobody has seen it yet";

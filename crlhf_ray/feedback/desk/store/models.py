@@ -71,6 +71,8 @@ class Program(Base):
     judged: Mapped[list[Any]]
     gold: Mapped[list[Any] | None]
     """Truth of every line, +1 or -1, of a honeypot; null for work. Never leaves the server."""
+    verdicts: Mapped[dict[str, Any] | None]
+    """Truth of single lines of work, by line number, that an expert gave; it counts as gold."""
     honeypot: Mapped[bool]
     round: Mapped[int | None]
     state: Mapped[str] = mapped_column(String(8))  # open, done or retired

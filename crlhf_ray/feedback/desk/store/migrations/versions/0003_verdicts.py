@@ -1,0 +1,11 @@
+"""What an expert said of lines that people disagree on."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.add_column("program", sa.Column("verdicts", sa.JSON(), nullable=True))

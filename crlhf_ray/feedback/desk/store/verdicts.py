@@ -1,0 +1,65 @@
+"""Lines that people disagree on, and what an expert says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from crlhf_ray.feedback.desk.store import work
+from crlhf_ray.feedback.desk.store.models import Account, Mark, Program, Submission
+from crlhf_ray.feedback.desk.store.work import Conflict
+
+#: Programs of a page.
+PAGE = 50
+
+
+def disagreements(session: Session, page: int, round: int | None = None) -> list[tuple[Program, int, dict[str, int]]]:
+    """(program, line, label by name) of lines that some reviewers call correct and others wrong, and that no expert has
+    decided; of `PAGE` programs, those reviewed last first. Honeypots and retired programs are left out."""
+    wanted = [~Program.honeypot, Program.state != "retired", *([] if round is None else [Program.round == round])]
+    split = (
+        sa.select(Submission.item_id).join(Mark, Mark.lease_id == Submission.lease_id)
+        .join(Program, Program.item_id == Submission.item_id).where(*wanted)
+        .group_by(Submission.item_id, Mark.line)
+        .having(sa.func.min(Mark.label) < 0, sa.func.max(Mark.label) > 0)
+    ).subquery()  # fmt: skip
+    latest = sa.select(sa.func.max(Submission.seq)).where(Submission.item_id == Program.item_id).scalar_subquery()
+    programs = session.scalars(
+        sa.select(Program).where(Program.item_id.in_(sa.select(split.c.item_id))).order_by(latest.desc())
+        .offset(PAGE * (page - 1)).limit(PAGE)
+    ).all()  # fmt: skip
+    who = session.execute(
+        sa.select(Submission.item_id, Submission.lease_id, Account.name)
+        .join(Account, Account.id == Submission.account_id)
+        .where(Submission.item_id.in_([program.item_id for program in programs])).order_by(Submission.seq)
+    ).all()  # fmt: skip
+    marks = work.standing(session, [row.lease_id for row in who])
+    found = []
+    for program in programs:
+        said: dict[int, dict[str, int]] = {}
+        for item_id, lease_id, name in who:
+            if item_id == program.item_id:
+                for line, mark in marks[lease_id].items():
+                    said.setdefault(line, {})[name] = int(mark.label or 0)
+        decided = program.verdicts or {}
+        for line, labels in sorted(said.items()):
+            if {1, -1} <= set(labels.values()) and str(line) not in decided:
+                found.append((program, line, labels))
+    return found
+
+
+def decide(session: Session, item_id: str, line: int, truth: int) -> bool:
+    """Keep an expert's verdict, +1 or -1; returns whether it is new. Raises Conflict for a honeypot, a line that is not
+    asked about, and where the verdict was another one before: what was learnt from it is not taken back."""
+    program = session.get(Program, item_id, with_for_update=True)
+    if program is None or program.honeypot:
+        raise Conflict(f"there is no program {item_id!r} to decide about")
+    if line not in program.judged:
+        raise Conflict(f"line {line} of this program is not asked about")
+    before: dict[str, Any] = program.verdicts or {}
+    if before.get(str(line), truth) != truth:
+        raise Conflict("an expert said the opposite of this line before, and it was learnt from: a verdict is final")
+    program.verdicts = {**before, str(line): truth}
+    return str(line) not in before
