@@ -77,7 +77,7 @@ async function loadNext() {
 const number = (line) => make("span", { class: "number", "aria-hidden": "true", text: line.end ? "end" : line.number + 1 });
 const END = "Is anything missing after the last line?";
 const OF_END = { correct: "nothing is missing", wrong: "something is missing", unsure: "unsure" };
-const isEnd = (line) => Boolean(task.lines.find((one) => one.number === line)?.end);
+const isEnd = (line) => task.lines[line].end;
 const called = (line) => (isEnd(line) ? "the end" : `line ${line + 1}`);
 const what = (line, name) => (isEnd(line) && name ? OF_END[name] : name);
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
