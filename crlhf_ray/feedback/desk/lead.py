@@ -20,6 +20,8 @@ from crlhf_ray.feedback.desk.api import NO_NUL, Body, LineNumber, TheDesk, end_o
 from crlhf_ray.feedback.desk.highlight import highlighted
 from crlhf_ray.feedback.desk.security import Admin, Lead, identify, note
 from crlhf_ray.feedback.desk.store import programs, verdicts, work
+from crlhf_ray.feedback.desk.store.erasure import erase
+from crlhf_ray.feedback.desk.store.imports import NO_PASSWORD
 from crlhf_ray.feedback.desk.store.models import ROLES, Account, Audit, Comment, Lease, Program
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
@@ -264,12 +266,21 @@ def password_link(annotator_id: Name, account: Lead, desk: TheDesk) -> dict[str,
 
 @router.post("/annotators/{annotator_id}/{action}")
 def steer(
-    annotator_id: Name, action: Literal["suspend", "reinstate", "requalify"], account: Lead, desk: TheDesk
+    annotator_id: Name, action: Literal["suspend", "reinstate", "requalify", "erase"], account: Lead, desk: TheDesk
 ) -> dict[str, str]:
-    """Suspend somebody (ends sessions, takes back their program), let them back in, or have them qualify again."""
+    """Suspend somebody (ends sessions, takes back their program), let them back in, or have them qualify again.
+
+    An admin may erase them: name, password, comments and addresses go, marks stay under their id.
+    """
     with desk.database.write() as session:
         person = _led(session, annotator_id, account)
-        if action == "requalify":
+        if action == "erase":
+            if account.role != "admin":
+                raise HTTPException(403, f"this needs the role admin; yours is {account.role}")
+            erase(session, person)
+        elif action == "reinstate" and person.password_hash == NO_PASSWORD:
+            raise HTTPException(409, "nobody can log in to this account: invite the person again")
+        elif action == "requalify":
             person.checks_left = desk.settings.queue.qualification
         else:
             person.suspended = action == "suspend"

@@ -5,6 +5,7 @@ const rate = (person, name) => (person[name] === undefined ? "–" : interval(pe
 const state = (person) => (person.suspended ? "suspended" : person.qualified ? "at work" : "qualifying");
 const ACTIONS = {
   suspend: (name) => [`Suspend ${name}?`, "They are logged out at once and cannot log in. Their reviews stay, and you can reinstate them."],
+  erase: (name) => [`Erase ${name}?`, "Their name, password, comments and addresses are forgotten for good. Their marks stay under an id."],
   requalify: (name) => [`Have ${name} qualify again?`, "Their next programs are practice with known answers, which are shown after each."],
 };
 
@@ -21,14 +22,14 @@ async function load() {
     make("td", { text: person.labels }), make("td", { text: rate(person, "sensitivity") }), make("td", { text: rate(person, "specificity") }),
     make("td", { text: alerts(person.annotator_id) }),
     make("td", { text: state(person) }),
-    make("td", {}, button(person, person.suspended ? "reinstate" : "suspend"), " ", button(person, "requalify"), " ",
+    make("td", {}, button(person, person.suspended ? "reinstate" : "suspend"), " ", button(person, "requalify"), " ", ...(byId("people").dataset.role === "admin" ? [button(person, "erase"), " "] : []),
       make("button", { type: "button", text: "new password", "aria-label": `new password for ${person.name}`, onclick: () => guard(() => newPassword(person)) })))));
   byId("audit").replaceChildren(...audit.map((row) =>
     make("tr", {}, make("td", { text: new Date(1000 * row.at).toLocaleString() }), make("td", { text: row.who }), make("td", { text: row.action }), make("td", { text: row.subject }))));
   select();
 }
 
-const place = (action) => (action === "requalify" ? "again" : "standing"); // of the button, whatever it says now
+const place = (action) => ({ requalify: "again", erase: "gone" })[action] ?? "standing"; // of the button, whatever it says now
 const button = (person, action) => make("button", { type: "button", text: action, "aria-label": `${action} ${person.name}`, "data-place": place(action), onclick: () => guard(() => steer(person, action)) });
 
 async function steer(person, action) {
