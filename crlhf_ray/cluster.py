@@ -100,9 +100,9 @@ def _undisturbed() -> Iterator[None]:
 
     It also puts Python's handlers back in front of Ray's own, which prints a stack trace.
     """
-    came: list[int] = []
+    came: list[signal.Signals] = []
     handlers = {
-        number: signal.signal(number, lambda number, _: came.append(number))
+        number: signal.signal(number, lambda number, _: came.append(signal.Signals(number)))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
@@ -111,4 +111,6 @@ def _undisturbed() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if came:
+        if callable(handler := handlers[came[0]]):  # the command's own knows which signal it was
+            handler(came[0], None)
         raise KeyboardInterrupt

@@ -1,10 +1,35 @@
-"""Before a run: what this machine has, and what the settings mean: plan, doctor."""
+"""Before a run: what this machine has, and what the settings mean: init, plan, schema, doctor."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from crlhf_ray.cli.app import Changes, ConfigFile, app, console
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write; one that exists is left as it is.")] = Path("crlhf.yaml"),
+    model: Annotated[str, typer.Option(help="Preset, folder or hub id of the model.")] = "smollm2-135m",
+    problems: Annotated[str, typer.Option(help="A source of problems, such as a JSONL file: docs/problems.md.")] = (
+        "starter"
+    ),
+    reviewers: Annotated[
+        Literal["simulated", "people"], typer.Option(help="A simulated crowd, or people at `crlhf serve`.")
+    ] = "simulated",
+) -> None:
+    """Write settings to start from, with comments, for this machine and these problems.
+
+    Example: crlhf init mine.yaml --problems own.jsonl
+    """
+    from crlhf_ray.cli.starter import write_starter
+
+    write_starter(file, model, problems, reviewers)
+    console.print(f"Settings: [bold]{file}[/bold]. What they would do: crlhf plan --config {file}", soft_wrap=True)
 
 
 @app.command()
@@ -19,6 +44,24 @@ def plan(config: ConfigFile = None, changes: Changes = None) -> None:
     from crlhf_ray.plan import print_plan
 
     print_plan(settings, console)
+
+
+@app.command()
+def schema(
+    command: Annotated[
+        Literal["train", "serve", "sft", "judge-train"], typer.Argument(help="Whose settings.")
+    ] = "train",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The page of all settings of all commands instead: docs/settings.md.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of the settings, by which editors complete and check a YAML file.
+
+    Example: crlhf schema train > crlhf.schema.json
+    """
+    from crlhf_ray.cli import reference
+
+    typer.echo(reference.page() if markdown else json.dumps(reference.schema(command), indent=2), nl=not markdown)
 
 
 @app.command()

@@ -71,10 +71,13 @@ def sft(
 
     Example: crlhf sft --set dir=runs/sft --set epochs=3
     """
-    from crlhf_ray.policy.sft import SftSettings, run_sft
+    from crlhf_ray.policy.settings import SftSettings
     from crlhf_ray.settings import read_settings
 
-    path = run_sft(read_settings(SftSettings, config, changes or []), resume=resume, console=console)
+    settings = read_settings(SftSettings, config, changes or [])  # wrong ones are refused before anything heavy loads
+    from crlhf_ray.policy.sft import run_sft
+
+    path = run_sft(settings, resume=resume, console=console)
     console.print(f"Model: [bold]{path}[/bold]. Train from it by --set model.name={path}")
 
 
@@ -90,10 +93,13 @@ def judge_train(
 
     Example: crlhf judge-train --set sft.dir=runs/judge
     """
-    from crlhf_ray.feedback.annotators.training import JudgeTrainSettings, train_judge
+    from crlhf_ray.feedback.annotators.settings import JudgeTrainSettings
     from crlhf_ray.settings import read_settings
 
-    path = train_judge(read_settings(JudgeTrainSettings, config, changes or []), resume=resume, console=console)
+    settings = read_settings(JudgeTrainSettings, config, changes or [])
+    from crlhf_ray.feedback.annotators.training import train_judge
+
+    path = train_judge(settings, resume=resume, console=console)
     console.print(f"Model: [bold]{path}[/bold]. Serve it by vllm serve {path}, and name it in feedback.annotators")
 
 

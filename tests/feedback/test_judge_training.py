@@ -7,7 +7,8 @@ import pytest
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.annotators.prompts import PROMPTS, labels, question
-from crlhf_ray.feedback.annotators.training import JudgeTrainSettings, lessons
+from crlhf_ray.feedback.annotators.settings import JudgeTrainSettings
+from crlhf_ray.feedback.annotators.training import lessons
 from crlhf_ray.feedback.honeypots import Honeypot
 from crlhf_ray.policy.model import load_tokenizer
 from crlhf_ray.settings import read_settings

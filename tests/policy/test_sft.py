@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from crlhf_ray.errors import ConfigError, ResourceError
 from crlhf_ray.policy.model import load_model, load_tokenizer
-from crlhf_ray.policy.settings import LoraSettings, ModelSettings
-from crlhf_ray.policy.sft import SftSettings, read_metrics, run_sft
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings, SftSettings
+from crlhf_ray.policy.sft import read_metrics, run_sft
 
 PROMPT = 'def f{n}(x):\n    """Add {n}."""'
 COMPLETION = "\n    return x + {n}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from math import log
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from crlhf_ray.feedback.annotators.prompts import PROMPTS
 from crlhf_ray.parts import part
+from crlhf_ray.policy.settings import SftSettings
+from crlhf_ray.sandbox.limits import SandboxSettings
 from crlhf_ray.settings import Settings, refuse_unused
 
 
@@ -30,6 +33,7 @@ class MachineSettings(Settings):
     """What all machine annotators have."""
 
     kind: str
+    """Which annotator."""
     budget: BudgetSettings = BudgetSettings()
     """Limits of each annotator that this entry makes."""
 
@@ -182,6 +186,8 @@ class TestsSettings(MachineSettings):
 class OwnSettings(MachineSettings):
     """Your own: `kind` names a subclass of `crlhf_ray.Annotator` as package.module:Name."""
 
+    kind: str = Field(json_schema_extra={"pattern": ":"})
+    """Where it is, as package.module:Name."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Its arguments, by name."""
 
@@ -225,3 +231,25 @@ AnnotatorPart = Annotated[
     | Annotated[OwnSettings, Tag("own")],
     Discriminator(_which),
 ]
+
+
+class JudgeTrainSettings(Settings):
+    """What a judge is trained on, and how."""
+
+    problems: str = "starter"
+    """Problems whose training split gives the lessons, as problems.source of a run."""
+    per_problem: int = Field(default=12, ge=2)
+    """Lessons of each problem: a third of them right programs, the rest with one planted fault."""
+    prompt: str = "lines"
+    """The prompt that it learns to answer, and that `feedback.annotators` must name."""
+    sandbox: SandboxSettings = SandboxSettings()
+    """Where planted faults are shown to be faults."""
+    sft: SftSettings = SftSettings(dir=Path("runs/judge"), epochs=3.0)
+    """The training itself. Its `data` is made here."""
+
+    @field_validator("sft")
+    @classmethod
+    def _no_data(cls, sft: SftSettings) -> SftSettings:
+        if sft.data != SftSettings.model_fields["data"].default:
+            raise ValueError(f"data={sft.data} has no effect: a judge learns from the lines of `problems`")
+        return sft

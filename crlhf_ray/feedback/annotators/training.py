@@ -11,43 +11,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, field_validator
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from crlhf_ray.feedback.annotators.prompts import PROMPTS, question
+from crlhf_ray.feedback.annotators.settings import JudgeTrainSettings
 from crlhf_ray.feedback.honeypots import Honeypot, build_honeypots
 from crlhf_ray.parts import part
 from crlhf_ray.policy.model import load_tokenizer
-from crlhf_ray.policy.sft import SftSettings, run_sft
+from crlhf_ray.policy.sft import run_sft
 from crlhf_ray.problems.load import load_problems
-from crlhf_ray.sandbox.limits import SandboxSettings
 from crlhf_ray.sandbox.sandbox import Sandbox
-from crlhf_ray.settings import Settings
 
 _LABELS = {1: "correct", -1: "wrong"}
-
-
-class JudgeTrainSettings(Settings):
-    """What a judge is trained on, and how."""
-
-    problems: str = "starter"
-    """Problems whose training split gives the lessons, as problems.source of a run."""
-    per_problem: int = Field(default=12, ge=2)
-    """Lessons of each problem: a third of them right programs, the rest with one planted fault."""
-    prompt: str = "lines"
-    """The prompt that it learns to answer, and that `feedback.annotators` must name."""
-    sandbox: SandboxSettings = SandboxSettings()
-    """Where planted faults are shown to be faults."""
-    sft: SftSettings = SftSettings(dir=Path("runs/judge"), epochs=3.0)
-    """The training itself. Its `data` is made here."""
-
-    @field_validator("sft")
-    @classmethod
-    def _no_data(cls, sft: SftSettings) -> SftSettings:
-        if sft.data != SftSettings.model_fields["data"].default:
-            raise ValueError(f"data={sft.data} has no effect: a judge learns from the lines of `problems`")
-        return sft
 
 
 def lessons(honeypots: Sequence[Honeypot], prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ class WebSettings(Settings):
     database: str | None = None
     """SQLAlchemy URL, such as postgresql+psycopg://user@host/name. None: SQLite in the folder."""
     queue: QueueSettings = QueueSettings()
+    """How programs are handed out."""
     secure_cookies: bool = False
     """Send cookies over HTTPS only. Set it wherever the server is reached over HTTPS."""
     session_seconds: int = Field(default=12 * 3600, gt=0)
