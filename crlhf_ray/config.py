@@ -193,6 +193,7 @@ FREE_ON_RESUME = (
     "feedback.web.deadline_minutes",
     "feedback.web.poll_seconds",
     "rollout.replicas",
+    "rollout.autoscale*",
     "rollout.recoveries",
     "rollout.max_num_seqs",
     "rollout.kv_cache_gib",

@@ -6,6 +6,7 @@ demand at once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,8 @@ from crlhf_ray.sandbox.pool import SandboxPool
 from crlhf_ray.sandbox.samples import AnySandbox, checked_ones
 from crlhf_ray.sandbox.verdict import Verdict
 
+log = logging.getLogger(__name__)
+
 
 def checked(
     samples: Sequence[Sample], problems: Mapping[str, Problem], sandbox: AnySandbox, **part: Any
@@ -40,14 +43,23 @@ class Engines:
     Args:
         logs: folder (it exists) of the engines' logs.
         learner: False leaves the learner out; what is sampled then is the model as it is loaded.
+        say: told of what changes in the fleet while it works.
 
     Raises ResourceError on entry where the cluster has too little room, and no autoscaler to add nodes.
     """
 
-    def __init__(self, config: Config, tokenizer: PreTrainedTokenizerBase, logs: Path, *, learner: bool = True):
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: PreTrainedTokenizerBase,
+        logs: Path,
+        *,
+        learner: bool = True,
+        say: Callable[[str], None] = log.warning,
+    ):
         self.config, self.tokenizer = config, tokenizer
         self.learner = LearnerGroup(config.learner, config.model, log_dir=logs)
-        self.fleet = Fleet(config.rollout, config.model, log_dir=logs)
+        self.fleet = Fleet(config.rollout, config.model, log_dir=logs, say=say)
         self._learns = learner
         self._exit = ExitStack()
 

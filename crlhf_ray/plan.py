@@ -124,10 +124,11 @@ def memory(config: Config) -> list[tuple[str, float]]:
     tokens = config.learner.micro_batch_tokens
     activations = tokens * (layers * hidden * 34 + 3 * vocabulary) * width / GIB
     rollout = weights + config.rollout.kv_cache_gib + PROCESS_GIB
+    replicas, at_most = config.rollout.most_replicas, "up to " if config.rollout.autoscale else ""
     return [
         (
-            f"{config.rollout.replicas} rollout replica(s): weights {weights:.2f}, KV cache, process",
-            config.rollout.replicas * rollout,
+            f"{at_most}{replicas} rollout replica(s): weights {weights:.2f}, KV cache, process",
+            replicas * rollout,
         ),
         (
             f"{config.learner.ranks} learner rank(s): weights, gradients, optimizer",
@@ -166,10 +167,11 @@ def print_plan(config: Config, console: Console) -> None:
     console.print(
         f"This machine: {os.cpu_count()} cores, {have:.1f} GiB free. On it alone the run [bold]{verdict}[/bold]."
     )
-    rollout_cpus = config.rollout.replicas * config.rollout.cpus_per_replica
+    replicas, at_most = config.rollout.most_replicas, "up to " if config.rollout.autoscale else ""
+    rollout_cpus = replicas * config.rollout.cpus_per_replica
     learner_cpus = config.learner.ranks * config.learner.cpus_per_rank
     console.print(
-        f"Ray bundles: {config.rollout.replicas} x {config.rollout.cpus_per_replica:g} CPU for rollouts, "
+        f"Ray bundles: {at_most}{replicas} x {config.rollout.cpus_per_replica:g} CPU for rollouts, "
         f"{config.learner.ranks} x {config.learner.cpus_per_rank:g} CPU and {config.learner.gpus_per_rank:g} GPU for "
         f"learning: {rollout_cpus + learner_cpus:g} CPU reserved in all; Ray Data needs at least one more."
     )

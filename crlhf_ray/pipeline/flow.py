@@ -95,6 +95,7 @@ class Flow:
         drawn: list[Work] = []
         with self.phase("generate", len(self._drawing) if self.in_turns else None):
             while self._drawing:
+                self._scale()
                 samples = self.engines.fleet.poll(LOOK_SECONDS)
                 drawn += [work for sample in samples if (work := self._arrived(sample)) is not None]
                 if self.in_turns:
@@ -140,6 +141,7 @@ class Flow:
                     self.advance(sum(item.item_id in heard.reviewed for item in items))
                 for work in self._works.values():
                     work.waiting -= heard.reviewed
+                self._scale()
                 waiting = any(work.waiting for work in self._works.values())
                 if waiting and not heard.marks.num_rows and (self.in_turns or not self._drawing):
                     self.feedback.pause()
@@ -148,6 +150,10 @@ class Flow:
         fresh = self.buffer.ready(n for n, work in self._works.items() if work.checked and not work.waiting)
         if not self.in_turns:
             self.advance(fresh)
+
+    def _scale(self) -> None:
+        """The pool of replicas grows and shrinks with what is to be drawn and reviewed."""
+        self.engines.fleet.scale(to_review=sum(len(work.waiting) for work in self._works.values()))
 
     def take(self, update: int) -> list[Work] | None:
         """The groups of an update, in the order in which they were begun; None while it has to wait."""

@@ -102,7 +102,7 @@ class Run:
             check_inputs(self.dir, inputs(config, train), named)
             settings_file(self.dir).write_text(config.model_dump_json(indent=2))
             self._exit.enter_context(connect(config.ray.address))
-            self.engines = self._exit.enter_context(Engines(config, self.tokenizer, logs))
+            self.engines = self._exit.enter_context(Engines(config, self.tokenizer, logs, say=self.display.say))
             ledger = AnnotationLog(self.dir / LOG)
             if self._resumed:
                 # Later rounds are played again, and what is answered then is all that counts.
@@ -266,7 +266,8 @@ class Run:
         alerts = [asdict(alert) for alert in found]
         self.metrics.append_samples(sample_rows(self.round, batch, consensus, scores))
         self.metrics.append_reliability(self._reliability())
-        full = {"round": self.round, **row, "seconds": dict(self._seconds), "alerts": alerts}
+        told = {"rollout": self.engines.fleet.report(), "seconds": dict(self._seconds), "alerts": alerts}
+        full = {"round": self.round, **row, **told}
         self._seconds.clear()
         self.metrics.append(full)
         self.display.round_done(full)

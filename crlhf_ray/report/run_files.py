@@ -18,6 +18,8 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
      "aggregation": {"consensus_accuracy": .94, "majority_accuracy": .9,    share of judged lines, against line truth
                      "consensus_auc": .95, "labels": 1200, ...},            labels: new in this round
      "carried": {"human": .8, "llm": .2},                                   share of the marks' evidence by source
+     "rollout": {"serving": 2, "wanted": 3,                                 replicas at the round's end
+                 "changes": [{"before": 2, "after": 3, "why": "..."}, ...]},    by the autoscaler since the last row
      "seconds": {"generate": 7.1, "check": .4, "review": .1, "aggregate": .2, "learn": 16.0, "sync": .6, ...},
                                           by phase; phases whose names share a first word are shown as one
      "alerts": ["annotator collapse: ...", ...]}                            or objects with kind, message, remedy

@@ -6,7 +6,7 @@ is finished. `sync` waits until nobody draws, then lets the learner send and the
 sleeps until both have ended. Every wait is bounded, and its error names the replica. A replica that fails is killed and
 never used again: what it left undone goes to the others, and its slot is filled in the background, so that a lost node
 delays nobody; the new one takes the current weights when it has loaded, while the others draw. Only where no replica is
-left does the run wait for a new one.
+left does `poll` wait for a new one. A replica that is let go (`resize`) finishes what it is drawing first.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from crlhf_ray.cluster import lacking
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
 from crlhf_ray.rollout.members import Members, unready, why_of
 from crlhf_ray.rollout.sample import Sample
+from crlhf_ray.rollout.scaling import Autoscaler, Load
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.rollout.tasks import Drawing, Request, Sampling, Task, tasks_of
-from crlhf_ray.rollout.weights import TransferSpec
+from crlhf_ray.rollout.weights import Learner
 
 __all__ = ["Fleet", "Request", "RolloutSettings"]
 
@@ -40,31 +41,27 @@ POLL_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 
 
-class Learner(Protocol):
-    """What the fleet needs of a learner group: both return object references, one a rank.
-
-    The ranks' answers are mappings from replica id to what went wrong, empty where all went well.
-    """
-
-    def connect(self, specs: list[TransferSpec]) -> Sequence[Any]: ...
-
-    def send_weights(self, only: Collection[str] | None = None) -> Sequence[Any]: ...
-
-
 class Fleet:
     """Start, use and end the replicas.
 
     Args:
         log_dir: folder for ``replica-<id>.log``; None leaves the replicas' output to Ray.
+        say: told when the pool changes, and when a replica that was asked for does not come.
     """
 
-    def __init__(self, settings: RolloutSettings, model: ModelSettings, log_dir: Path | str | None = None):
+    def __init__(
+        self,
+        settings: RolloutSettings,
+        model: ModelSettings,
+        log_dir: Path | str | None = None,
+        say: Callable[[str], None] = log.warning,
+    ):
         if settings.max_tokens >= settings.context:
             raise ConfigError(
                 f"rollout.max_tokens={settings.max_tokens} leaves no room for a prompt within "
                 f"rollout.context={settings.context}; lower the first or raise the second"
             )
-        self.settings, self.model = settings, model
+        self.settings, self.model, self._say = settings, model, say
         self.log_dir = Path(log_dir).absolute() if log_dir is not None else None
         self.version = 0
         self.members = Members(settings, model, self.log_dir, self._lost)
@@ -75,6 +72,11 @@ class Fleet:
         self._heard: dict[str, float] = {}
         self._finished: list[Sample] = []
         self._recoveries = 0
+        self._changes: list[dict[str, Any]] = []
+        self._autoscaler: Autoscaler | None = None
+        if settings.autoscale is not None:
+            self._autoscaler = Autoscaler(settings.autoscale, settings.max_num_seqs)
+            self.members.health.resize(self._autoscaler.wanted)
 
     def start(self) -> None:
         """`launch`, and wait until the replicas are `ready`."""
@@ -85,15 +87,15 @@ class Fleet:
         """Ask for the replicas and return at once, so that other engines can load meanwhile; `ready` waits for them.
 
         Raises:
-            ResourceError: the cluster has too little room for them, and no autoscaler to add nodes.
+            ResourceError: the cluster has too little room for as many as there may be, and no autoscaler to add nodes.
         """
         resolve(self.model.name)  # unpacked once here rather than by all replicas at once
         self._patience = time.monotonic() + self.settings.resources_seconds
         self.members.fill()
-        lacks = lacking(self.members.bundle(), self.settings.replicas)
-        if lacks and not self.settings.resources_seconds:
+        most = self.settings.most_replicas
+        if not self.settings.resources_seconds and self.members.lacks(most):
             self.close()
-            raise ResourceError(self.members.no_room(lacks))
+            raise ResourceError(self.members.no_room(most))
 
     def ready(self) -> None:
         """Wait until every replica that was launched has loaded the base model, which is weight version 0.
@@ -106,16 +108,14 @@ class Fleet:
             EngineError: a replica failed or did not load in time; names it and its log.
         """
         while self.members.health.starting():
-            lacks = lacking(self.members.bundle(), self.settings.replicas)
-            if lacks and time.monotonic() >= self._patience:
-                if self.members.health.alive():
-                    log.warning(
-                        "starting with %d replicas: %s", len(self.members.health.alive()), self.members.no_room(lacks)
-                    )
+            wanted = self.members.health.slots
+            if time.monotonic() >= self._patience and self.members.lacks(wanted):
+                if alive := self.members.health.alive():
+                    self._say(f"starting with {len(alive)} replicas: {self.members.no_room(wanted)}")
                     break
-                if lacking(self.members.bundle(), 1):
+                if self.members.lacks(1):
                     self.close()
-                    raise ResourceError(self.members.no_room(lacks))
+                    raise ResourceError(self.members.no_room(wanted))
             for replica, why in self.members.arrive(1.0).items():
                 raise EngineError(f"replica {replica} did not start: {why}{self.members.log_hint(replica)}")
         self._adopt_base()
@@ -146,6 +146,7 @@ class Fleet:
         others: list[Sample] = []
         self.submit(tasks)
         while len(done) < len(tasks):
+            self.scale()
             samples = self.poll(POLL_SECONDS)
             own = {sample.sample_id: sample for sample in samples if sample.sample_id in wanted}
             others += [sample for sample in samples if sample.sample_id not in own]
@@ -194,7 +195,11 @@ class Fleet:
         if self._drawing:
             self._join()
             self._hand_out()
-            self._listen(0.0 if self._finished else seconds)
+            seconds = 0.0 if self._finished else seconds
+            if self._streams:
+                self._listen(seconds)
+            else:
+                self._await_one(seconds)
         finished, self._finished = self._finished, []
         return finished
 
@@ -217,10 +222,37 @@ class Fleet:
             self.members.await_one()
             self._connect(learner)
             self._transfer(learner, version, self.members.health.alive())
-            if self.members.health.serving(version):
+            if self.members.health.serving(version) or not self.members.health.slots:
                 self.members.fill()
                 return
         raise TransferError(f"no replica took weight version {version}: {self.members.deaths()}")
+
+    def resize(self, replicas: int) -> None:
+        """Ask for more replicas, or let some go, and return at once.
+
+        Those that are asked for join when they have loaded. Those that have not loaded go first, then those that draw
+        least; whoever goes is handed nothing more, finishes what it is drawing, and gives back what it holds.
+        """
+        self.members.health.resize(replicas, self._drawing.load)
+        self.members.fill()
+        self._let_go()
+
+    def scale(self, to_review: int = 0) -> None:
+        """Have the autoscaler look at what is to be drawn, where the settings ask for one.
+
+        to_review: programs that reviewers have in front of them, beside which drawing is not urgent.
+        """
+        if self._autoscaler is not None:
+            change = self._autoscaler.decide(Load(len(self._drawing), to_review), time.monotonic())
+            if change is not None:
+                self._changes.append(asdict(change))
+                self._say(str(change))
+                self.resize(change.after)
+
+    def report(self) -> dict[str, Any]:
+        """How many replicas serve and how many are wanted, and the changes of that since the last call."""
+        changes, self._changes = self._changes, []
+        return {"serving": len(self.replicas()), "wanted": self.members.health.slots, "changes": changes}
 
     def replicas(self) -> list[str]:
         """Ids of the replicas that hold the current weights."""
@@ -239,17 +271,26 @@ class Fleet:
     def _hand_out(self) -> None:
         """Give the replicas that serve what waits, as far as they have room for it."""
         serving = self.members.health.serving(self.version)
-        if not serving and self._drawing and not self._drawing.busy():
-            if self._recoveries == self.settings.recoveries:
-                raise EngineError(f"{len(self._drawing)} samples were not drawn: {self.members.deaths()}")
-            self._recoveries += 1
-            self._recover()
-            serving = self.members.health.serving(self.version)
         for replica, tasks in self._drawing.hand_out(serving, self.settings.max_num_seqs).items():
             if replica in self._streams.values():
                 self.members.actors[replica].add.remote(tasks)
             else:
                 self._draw(replica, tasks)
+
+    def _await_one(self, seconds: float) -> None:
+        """Nobody draws: wait so long for a replica that loads, and ask for one first where none does."""
+        if not self.members.health.starting():
+            if self._recoveries == self.settings.recoveries:
+                raise EngineError(f"{len(self._drawing)} samples were not drawn: {self.members.deaths()}")
+            self._recoveries += 1
+            self.members.fill()
+        self.members.arrive(seconds)
+
+    def _let_go(self) -> None:
+        """End the replicas that have no slot any more and nothing left to draw."""
+        for replica in self.members.leaving():
+            if not self._drawing.load(replica):
+                self.members.bury(replica, "was let go")
 
     def _draw(self, replica: str, tasks: Sequence[Task]) -> None:
         method = self.members.actors[replica].draw.options(num_returns="streaming")
@@ -286,10 +327,12 @@ class Fleet:
         else:
             self._drawing.done(replica, sample.sample_id)
             self._finished.append(sample)
+            self._let_go()
 
     def _join(self) -> None:
         """Bring replicas that have loaded since the last sync to the weights that the others hold."""
-        self.members.arrive(0.0)
+        for replica, why in self.members.arrive(0.0).items():
+            self._say(f"replica {replica} did not start: {why}{self.members.log_hint(replica)}")
         serving = self.members.health.serving(self.version)
         late = [replica for replica in self.members.health.alive() if replica not in serving]
         if late and self._learner is None:
@@ -303,14 +346,6 @@ class Fleet:
         self._drawing.lost(replica)
         self._streams = {stream: one for stream, one in self._streams.items() if one != replica}
         self._connected.discard(replica)
-
-    def _recover(self) -> None:
-        if self._learner is not None:
-            self.sync(self._learner, self.version)
-        else:
-            self.members.fill()
-            self.members.await_one()
-            self._adopt_base()
 
     def _adopt_base(self) -> None:
         refs = {replica: self.members.actors[replica].adopt_base.remote() for replica in self.members.health.alive()}

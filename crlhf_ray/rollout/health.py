@@ -7,11 +7,14 @@ Nothing that was dead serves again: its slot is filled by a new replica.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crlhf_ray.errors import EngineError
 
 
 class Health:
-    """The state of every replica of ``slots`` slots. Replica ids are ``"slot"``, then ``"slot.1"``, ``"slot.2"`` ..."""
+    """The state of every replica that has one of ``slots`` slots. Ids are ``"slot"``, then ``"slot.1"`` ...; none comes
+    twice, since births are counted on where slots are given up."""
 
     def __init__(self, slots: int):
         self._slots: list[str | None] = [None] * slots
@@ -19,6 +22,31 @@ class Health:
         self._starting: set[str] = set()
         self._versions: dict[str, int | None] = {}
         self.deaths: dict[str, str] = {}  # replica id: why
+
+    @property
+    def slots(self) -> int:
+        """Replicas wanted."""
+        return len(self._slots)
+
+    def __contains__(self, replica: str) -> bool:
+        """Whether the replica has a slot: it is neither dead nor let go."""
+        return replica in self._slots
+
+    def resize(self, slots: int, load: Callable[[str], int] = lambda _: 0) -> None:
+        """Have so many slots. Empty ones are given up first, then those of replicas that are starting, then of those
+        that have the least ``load``. A replica without a slot never serves again."""
+
+        def worth(place: int) -> tuple[bool, bool, int]:
+            replica = self._slots[place]
+            return (replica in self._versions, replica in self._starting, load(replica) if replica else 0)
+
+        while len(self._slots) > slots:
+            replica = self._slots.pop(min(reversed(range(len(self._slots))), key=worth))
+            if replica is not None:
+                self._starting.discard(replica)
+                self._versions.pop(replica, None)
+        self._slots += [None] * (slots - len(self._slots))
+        self._births += [0] * (slots - len(self._births))
 
     def fill(self) -> list[str]:
         """Give a new replica to every empty slot; returns their ids. They are starting."""

@@ -58,7 +58,7 @@ class Members:
                 elif time.monotonic() < given_up:
                     continue
                 else:
-                    raise TimeoutError(f"did not load in time; {lacking(self.bundle(), self.settings.replicas)}")
+                    raise TimeoutError(f"did not load in time{self._reasons()}")
             except (RayError, TimeoutError) as error:
                 failures[replica] = why_of(error)
                 self.bury(replica, failures[replica])
@@ -113,17 +113,32 @@ class Members:
         if actor is not None and ray.is_initialized():
             ray.kill(actor)
 
+    def leaving(self) -> list[str]:
+        """Replicas that have no slot any more, and are there still."""
+        return [replica for replica in self.actors if replica not in self.health]
+
     def bundle(self) -> dict[str, float]:
         """What one replica reserves."""
         settings = self.settings
         return {"CPU": settings.cpus_per_replica, "GPU": settings.gpus_per_replica, **settings.resources}
 
-    def no_room(self, lacks: str) -> str:
-        """An error's text. lacks: what the cluster lacks of what all replicas need."""
+    def lacks(self, replicas: int) -> str:
+        """What the cluster lacks of what so many replicas need; "" if nothing."""
+        return lacking(self.bundle(), replicas)
+
+    def no_room(self, replicas: int) -> str:
+        """An error's text: what the cluster lacks of what so many replicas need."""
+        setting = "rollout.replicas" if self.settings.autoscale is None else "rollout.autoscale.most"
         return (
-            f"{self.settings.replicas} rollout replicas need {lacks}; lower rollout.replicas or the reservation a "
+            f"{replicas} rollout replicas need {self.lacks(replicas)}; lower {setting} or the reservation a "
             "replica, add nodes, or set rollout.resources_seconds where an autoscaler adds them"
             + autoscaler_says(self.settings.resources_seconds)
+        )
+
+    def _reasons(self) -> str:
+        lacks = self.lacks(self.health.slots)
+        return (f"; {self.health.slots} replicas need {lacks}" if lacks else "") + autoscaler_says(
+            self.settings.resources_seconds
         )
 
     def log_hint(self, replica: str) -> str:

@@ -6,7 +6,31 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.settings import Settings
+from crlhf_ray.settings import Settings, refuse_unused
+
+
+class AutoscaleSettings(Settings):
+    """A pool that grows and shrinks with what there is to draw (`scaling.py`). Times are in seconds."""
+
+    least: int = Field(1, ge=0)
+    """Replicas kept while nothing is to be drawn. 0: none, so that their nodes can leave."""
+    most: int = Field(ge=1)
+    """Never more: the limit of what an hour can cost."""
+    grow_seconds: float = Field(10.0, ge=0)
+    """More are asked for when more were needed for so long; at once where there is none."""
+    shrink_seconds: float = Field(300.0, ge=0)
+    """Some are let go when fewer were needed for so long; longer than a replica takes to start, or they come and go."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> AutoscaleSettings:
+        if self.least > self.most:
+            raise ValueError(f"least={self.least} is above most={self.most}; lower the first or raise the second")
+        if self.least == self.most:
+            raise ValueError(
+                f"least={self.least} and most={self.most} leave nothing to scale: leave autoscale out, and set "
+                f"rollout.replicas={self.most}"
+            )
+        return self
 
 
 class RolloutSettings(Settings):
@@ -14,6 +38,8 @@ class RolloutSettings(Settings):
 
     replicas: int = Field(1, ge=1)
     """vLLM engines, each a Ray actor. One saturates the memory bandwidth of a small machine."""
+    autoscale: AutoscaleSettings | None = None
+    """Between which numbers the pool of replicas grows and shrinks, in place of `replicas`. None: it does neither."""
     temperature: float = Field(1.0, ge=0)
     """Of rollouts. The learner takes its log-probs at the same temperature, so it trains the policy that is sampled.
     A run refuses 0, greedy: evaluations have `evaluation.temperature`."""
@@ -54,8 +80,15 @@ class RolloutSettings(Settings):
     recoveries: int = Field(2, ge=0)
     """How often one call may replace dead replicas before it ends with an error."""
 
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there can be at a time."""
+        return self.replicas if self.autoscale is None else self.autoscale.most
+
     @model_validator(mode="after")
     def _fits(self) -> RolloutSettings:
+        if self.autoscale is not None:
+            refuse_unused(self, ("replicas",), "rollout.autoscale, whose least and most say how many there are")
         if self.gpus_per_replica > 1 and self.gpus_per_replica != self.tensor_parallel:
             raise ValueError(
                 f"gpus_per_replica={self.gpus_per_replica:g} with tensor_parallel={self.tensor_parallel}: a replica "

@@ -101,6 +101,10 @@ class Drawing:
         """The replicas that are drawing."""
         return [replica for replica, tasks in self._at.items() if tasks]
 
+    def load(self, replica: str) -> int:
+        """Tasks that the replica is drawing."""
+        return len(self._at.get(replica, ()))
+
     def add(self, tasks: Sequence[Task]) -> None:
         """Put tasks at the end of the queue."""
         self.waiting.extend(tasks)
@@ -115,7 +119,7 @@ class Drawing:
         Consecutive tasks go to one replica, because those of one problem share a prompt and so a cached prefix.
         """
         given: dict[str, list[Task]] = {}
-        loads = {replica: len(self._at.get(replica, ())) for replica in replicas}
+        loads = {replica: self.load(replica) for replica in replicas}
         for place, replica in enumerate(replicas):
             level = ceil(
                 (len(self.waiting) + sum(loads[other] for other in replicas[place:])) / (len(replicas) - place)

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -147,6 +147,17 @@ class Sender:
     def close(self) -> None:
         """Leave the group, so that the replica's side fails at once instead of timing out."""
         self._pair = self._store = None
+
+
+class Learner(Protocol):
+    """What the fleet needs of a learner group: both return object references, one a rank.
+
+    The ranks' answers are mappings from replica id to what went wrong, empty where all went well.
+    """
+
+    def connect(self, specs: list[TransferSpec]) -> Sequence[Any]: ...
+
+    def send_weights(self, only: Collection[str] | None = None) -> Sequence[Any]: ...
 
 
 class Senders:

@@ -206,6 +206,9 @@ def test_the_simulated_crowd_can_judge_over_http(tmp_path: Path):
 
 def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_loses_and_repeats_no_group(tmp_path: Path):
     run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.rounds=5", "evaluation.limit=1")
+    # Twelve programs are begun at once, and a replica draws four at a time: a second one joins while the run goes on.
+    changes += ("rollout.autoscale={most: 2, grow_seconds: 0}", "rollout.max_num_seqs=4")
+    changes += ("rollout.cpus_per_replica=0.25",)
     stop_after(start(run_dir, *changes), run_dir, rounds=2)
     finish(start(run_dir, *changes, resume=True))
     run = read_run(run_dir)
@@ -215,5 +218,8 @@ def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_lose
     drawn = [(sample["sample_id"].split("-")[0], sample["sample_id"]) for sample in run.samples]
     assert len(set(drawn)) == len(drawn) == 5 * 2 * 2
     assert {tag for tag, _ in drawn} == {f"r{round}" for round in range(5)}
+    (grown,) = run.metrics[0]["rollout"]["changes"]
+    assert (grown["before"], grown["after"]) == (1, 2)
+    assert grown["why"].startswith("12 programs are to be drawn and 0 are under review, a replica draws 4 at a time")
     for row in run.metrics:
         assert row["learner"].get("logprob_gap_max", 0) < 1e-3

@@ -199,5 +199,5 @@ def test_the_clusters_job_asks_for_no_more_than_the_files_can_give(name, nodes):
     count, node = nodes["rollout"]
     replica = {"CPU": rollout.cpus_per_replica, "GPU": rollout.gpus_per_replica, **rollout.resources}
     assert all(amount <= node[resource] for resource, amount in replica.items())
-    assert rollout.replicas <= count
+    assert rollout.most_replicas <= count
     assert min(learner.resources_seconds, rollout.resources_seconds) > 0, "nodes take minutes to come"

@@ -30,6 +30,10 @@ class Replicas:
 
     def __init__(self, rng):
         self.rng, self.version, self.queue, self.drawn = rng, 0, [], Counter()
+        self.looks = []
+
+    def scale(self, to_review):
+        self.looks.append((len(self.queue), to_review))
 
     def submit(self, tasks):
         self.queue += tasks
@@ -183,3 +187,14 @@ def test_a_run_killed_at_any_point_learns_from_every_group_once_and_asks_nobody_
     assert set(learnt.values()) == {1}
     assert len(learnt) == UPDATES * 3 * 2
     assert set(people.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_the_pool_is_looked_at_while_programs_are_drawn_and_while_they_are_under_review(staleness):
+    config, replicas, people = world(1, f"pipeline.max_staleness={staleness}")
+    flow = flow_of(config, replicas, people)
+    for update in range(UPDATES):
+        play(flow, replicas, update)
+    assert any(to_draw and not to_review for to_draw, to_review in replicas.looks)
+    assert any(to_review and not to_draw for to_draw, to_review in replicas.looks)
+    assert any(to_draw and to_review for to_draw, to_review in replicas.looks) == (staleness > 0)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -83,17 +84,6 @@ class StandIn:
 
     def shake(self, scale):
         ray.get(self.rank.shake.remote(scale))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    started = not ray.is_initialized()
-    if started:
-        environment = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
-    yield tmp_path_factory.mktemp("logs")
-    if started:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +306,28 @@ def test_a_replica_of_two_processes_draws_what_one_draws_and_takes_the_learners_
         assert gap(drawn, learner, 1.0) < 1e-3
     finally:
         fleet.close()
+
+
+def test_a_pool_that_grows_and_shrinks_while_tasks_are_open_draws_each_once_and_from_the_current_weights(tiny):
+    fleet, learner = tiny
+    learner.shake(0.1)
+    fleet.sync(learner, fleet.version + 1)
+    fleet.resize(1)
+    stays, samples, asked, end = fleet.replicas(), [], 0, time.monotonic() + 120
+    fleet.resize(2)
+    while {sample.replica_id for sample in samples} <= set(stays) and time.monotonic() < end:
+        if asked - len(samples) < 20:  # tasks are open until the second one draws
+            fleet.submit(fleet.tasks(requests("tiny", n=20), seed=9, tag=f"g{asked}", max_tokens=60))
+            asked += 60
+        samples += fleet.poll(1.0)
+    fleet.submit(fleet.tasks(requests("tiny", n=20), seed=9, tag="last", max_tokens=60))
+    asked += 60
+    fleet.resize(1)
+    assert len(fleet.replicas()) == 1
+    while len(samples) < asked and time.monotonic() < end:
+        samples += fleet.poll(1.0)
+    assert len(samples) == asked
+    assert set(Counter(sample.sample_id for sample in samples).values()) == {1}
+    assert len({sample.replica_id for sample in samples}) == 2
+    assert gap(samples, learner, 1.0) < 1e-3
+    assert list(fleet.members.actors) == fleet.replicas()

@@ -146,6 +146,44 @@ def test_the_first_reason_of_a_death_is_kept():
     assert health.deaths == {"0": "killed"}
 
 
+def test_empty_slots_go_first_then_what_is_starting_then_what_draws_least():
+    health = Health(4)
+    health.fill()
+    for replica in ("0", "1", "2"):
+        health.loaded(replica)
+    health.died("0", "killed")
+
+    def load(replica):
+        return {"1": 1, "2": 5}.get(replica, 0)
+
+    health.resize(3, load)
+    assert (health.alive(), health.starting()) == (["1", "2"], ["3"])
+    health.resize(2, load)
+    assert (health.alive(), health.starting()) == (["1", "2"], [])
+    health.resize(1, load)
+    assert health.alive() == ["2"]
+    assert "1" not in health
+
+
+@given(st.lists(st.tuples(st.sampled_from(["resize", "fill", "load", "die"]), st.integers(0, 4)), max_size=40))
+def test_whatever_happens_no_id_comes_twice_and_there_are_never_more_than_wanted(events):
+    health, born = Health(1), []
+    for event, number in events:
+        alive = health.alive()
+        if event == "resize":
+            health.resize(number)
+        elif event == "fill":
+            born += health.fill()
+            assert len(health.alive()) + len(health.starting()) == health.slots
+        elif event == "load":
+            for replica in health.starting()[:number]:
+                health.loaded(replica)
+        elif number < len(alive):
+            health.died(alive[number], "why")
+        assert len(health.alive()) + len(health.starting()) <= health.slots
+    assert len(set(born)) == len(born)
+
+
 @given(st.lists(st.tuples(st.sampled_from(["fill", "load", "die", "sync"]), st.integers(0, 2)), max_size=30))
 def test_whatever_happens_only_synced_replicas_that_never_died_serve(events):
     health, synced, dead = Health(3), set(), set()

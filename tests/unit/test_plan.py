@@ -59,6 +59,14 @@ def test_it_prints_settings_batches_memory_and_bundles_and_starts_nothing():
     assert not ray.is_initialized()
 
 
+def test_a_pool_that_grows_is_counted_at_its_most():
+    config, out = load_config(QUICKSTART, ["model.name=tiny", "rollout.autoscale.most=4"]), io.StringIO()
+    assert memory(config)[0][0].startswith("up to 4 rollout replica(s)")
+    assert memory(config)[0][1] == pytest.approx(4 * memory(load_config(QUICKSTART, ["model.name=tiny"]))[0][1])
+    print_plan(config, Console(file=out, width=120))
+    assert "Ray bundles: up to 4 x 0.5 CPU for rollouts" in out.getvalue()
+
+
 def test_a_plan_warns_of_what_biases_the_policy_and_refuses_a_learning_rate_that_no_model_survives():
     found = warnings(load_config(QUICKSTART, ["rollout.top_p=0.5", "model.lora=null"]))
     assert [text.split("=")[0] for text in found] == ["rollout.top_p", "learner.lr"]
