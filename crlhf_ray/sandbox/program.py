@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 
 # Answers may need these, and under the limits of a check an import may fail, or end halfway.
 import datetime  # noqa: F401
@@ -27,12 +28,17 @@ from crlhf_ray.sandbox.remote import (
     mark,
     remote_class,
     remote_of,
+    stand_in,
 )
 from crlhf_ray.sandbox.verdict import Status
 
 MAX_ITEMS = 1_000_000
 MAX_OBJECTS = 20_000
+PLAIN = frozenset({int, float, str, tuple, frozenset, list, dict, set})
 CHUNK_CALLS, CHUNK_BYTES = 64, 64 << 10
+
+
+_FIELD: Any = vars(dataclasses)["_FIELD"]  # what tells a field from a class variable
 
 
 class Stopped(BaseException):
@@ -88,11 +94,14 @@ class Program:
         """Send one request and answer its result. What it changed of objects that both sides have is changed here."""
         if self.stopped is not None:
             raise self.stopped
-        forgotten = self._forget()
+        # While an answer is being taken in, what it refers to has to stay.
+        forgotten = [] if self.heap.filling else self._forget()
         content = self._packed(operands) if packed is None else packed
         self._sent += 1
         number = self._sent
-        released, self._released = sorted(self._released), set()
+        released: list[int] = []
+        if not self.heap.filling:
+            released, self._released = sorted(self._released), set()
         replaced = [now is not then for now, then in zip((sys.stdout, sys.stderr), self._streams, strict=True)]
         state = random.getstate() if self._seeded else None
         self._send([number, operation, content, forgotten, released, replaced, state])
@@ -171,7 +180,8 @@ class Program:
         objects = self.heap.objects
         alone = []
         for number in list(objects):
-            if sys.getrefcount(objects[number]) == 2:  # the heap's own and the argument
+            # The heap's own and the argument; but what a test changed and let go (`f().items.clear()`) is sent first.
+            if sys.getrefcount(objects[number]) == 2 and not self.heap.has_changed(number):
                 alone.append(number)
         alone += list(objects)[: max(0, len(objects) - len(alone) - wire.MAX_SHARED)]
         self.heap.forget(alone)
@@ -213,7 +223,7 @@ class Program:
         """An exception of the program's own class, or of one in the standard library."""
         if not (isinstance(kind, RemoteClass) and issubclass(kind, Exception) and type(arguments) is tuple):
             return None
-        home: str = type.__getattribute__(kind, "home")
+        home: str = type.__getattribute__(kind, "__home__")
         known = getattr(sys.modules.get(home), kind.__name__, None)
         if home.split(".")[0] in sys.stdlib_module_names and isinstance(known, type) and issubclass(known, Exception):
             return wire.make_error(known, list(arguments), {})
@@ -242,7 +252,7 @@ class Program:
         """Call one of the program's classes: what a test makes itself of a class that the problem asks for is MADE."""
         made = self.call(kind, arguments, named)
         if isinstance(made, RemoteObject) and isinstance(made, kind) and self.is_asked(made):
-            object.__setattr__(made, "_level", MADE)
+            object.__setattr__(made, "__level__", MADE)
         return made
 
     def is_asked(self, value: Any) -> bool:
@@ -280,7 +290,7 @@ class Program:
             start += len(answers)
 
     def _apart(self) -> wire.Heap:
-        return wire.Heap(0, self._outside, self._inside, self._classes, self._libraries, _wide_array)
+        return wire.Heap(0, self._outside, self._inside, self._classes, self._libraries, answers=True)
 
     def _packed_apart(self, value: Any) -> Any:
         try:
@@ -314,8 +324,32 @@ class Program:
                 return items, end
         self.stop("error", "protocol: items of the wrong form")
 
-    def send(self, generator: Any, value: Any) -> Any:
-        return self.one(self.ask("send", generator, value), StopIteration)
+    def resume(self, operation: str, generator: Any, value: Any) -> Any:
+        """`send` a value into a generator or `throw` an exception."""
+        return self.one(self.ask(operation, generator, value), StopIteration)
+
+    def plain(self, value: Any) -> Any:
+        """What an object holds whose class is made from a plain type, as that type."""
+        found = self.ask("plain", value)
+        if type(found) not in PLAIN:
+            self.stop("error", "protocol: a plain value of the wrong form")
+        return found
+
+    def fields(self, kind: RemoteClass) -> dict[str, dataclasses.Field[Any]]:
+        """Of a dataclass of the program. Raises AttributeError where it is none."""
+        found = {}
+        for entry in self._sequence(self.ask("fields", kind)):
+            match entry:
+                case (str(name), annotation, bool(init), tuple(default)) if name.isidentifier():
+                    field: Any = dataclasses.field(init=init, default=default[0] if default else dataclasses.MISSING)
+                    field.name, field.type, field._field_type = name, annotation, _FIELD
+                    found[name] = field
+                case _:
+                    self.stop("error", "protocol: fields of the wrong form")
+        return found
+
+    def _sequence(self, value: Any) -> tuple[Any, ...]:
+        return value if type(value) is tuple else self.stop("error", "protocol: an answer of the wrong form")
 
     def run(self, name: str, target: Any, *arguments: Any) -> Any:
         """Await something to its end, in the program's own event loop."""
@@ -394,9 +428,9 @@ class Program:
         if known is None:
             if len(self._objects) >= MAX_OBJECTS:
                 raise wire.ProtocolError(f"more than {MAX_OBJECTS} objects")
-            known = self._objects[number] = kind.known(number)
+            known = self._objects[number] = stand_in(kind, number)
         # An answer is an answer, though the test may have made it itself.
-        object.__setattr__(known, "_level", min(known._level, ANSWER))
+        object.__setattr__(known, "__level__", min(known.__level__, ANSWER))
         return known
 
     def adopt(self, value: Any, number: int) -> None:
@@ -408,18 +442,6 @@ def _found(module: str, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
-
-
-def _wide_array(parts: Sequence[Any]) -> Any:
-    """An array of the widest numbers of their kind.
-
-    Narrow ones draw what they are compared with down to their own width, where 100000 is infinite.
-    """
-    made = wire.array(parts)
-    if not made.ndim:
-        raise ValueError("an array without dimensions")
-    wide = {"f": "float64", "c": "complex128", "i": "int64", "u": "uint64", "b": "bool"}.get(made.dtype.kind)
-    return made.astype(wide) if wide else made
 
 
 __all__ = ["Ended", "Program", "RemoteObject", "Stopped", "is_of_the_program"]

@@ -4,7 +4,8 @@ A test may use an object of the program as it likes, but a program may not be as
 answers every question with yes would pass `answer == 3` and `abs(answer - 3) < 1e-6`. So:
 
 - A function's answer of a class of the program's own has attributes, methods, length, items and truth; it equals
-  nothing but itself, and there is no arithmetic with it.
+  nothing but itself, and there is no arithmetic with it. One whose class is made from a plain type is compared and
+  combined as what it holds of that type.
 - Objects of a class that the problem asks for are compared and combined with each other by that class's own rules.
 - With anything else they are compared and combined only where the test itself has just made the object
   (`Money(5) == 5`), since then it is these very rules that are tested. Where a method answered it, or an operator, it
@@ -14,6 +15,9 @@ answers every question with yes would pass `answer == 3` and `abs(answer - 3) < 
 from __future__ import annotations
 
 import dis
+import inspect
+import operator
+import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -28,75 +32,117 @@ MADE, ANSWER, MIXED = 2, 1, 0
 _MAX_ITEMS = 1_000_000
 _READABLE = frozenset(
     {"__name__", "__qualname__", "__doc__", "__annotations__", "__defaults__", "__kwdefaults__", "__wrapped__"}
+    | {"__code__", "__func__", "__self__", "__dict__", "__members__"}
 )
-_OF_THE_PROGRAM = "_of_the_program"
 
 
 def mark(error: Exception) -> Exception:
     """Remember that it was not the tests that raised this."""
-    error.__dict__[_OF_THE_PROGRAM] = True
+    object.__setattr__(error, wire.MARK, True)
     return error
 
 
 def is_of_the_program(error: BaseException) -> bool:
-    return _OF_THE_PROGRAM in error.__dict__
+    try:
+        return object.__getattribute__(error, wire.MARK) is True
+    except AttributeError:
+        return False
 
 
 def remote_of(value: Any) -> tuple[Program, int]:
     """The program that an object or class belongs to, and its number there."""
-    found: tuple[Program, int] = type.__getattribute__(value, "_remote") if isinstance(value, type) else value._remote
+    found: tuple[Program, int] = (
+        type.__getattribute__(value, "__remote__") if isinstance(value, type) else value.__remote__
+    )
     return found
 
 
 class RemoteClass(type):
-    # A class of the program: calling it makes an object there.
-    home: str
-    _remote: tuple[Program, int]
+    # A class of the program: calling it makes an object there. What is ours is named as no program names its own.
+    __home__: str
+    __remote__: tuple[Program, int]
 
     def __call__(cls, *arguments: Any, **named: Any) -> Any:
-        program, _ = cls._remote
-        if "_remote" in cls.__dict__:
+        program, _ = cls.__remote__
+        if "__remote__" in cls.__dict__:
             return program.construct(cls, arguments, named)
         return super().__call__(*arguments, **named)  # a test's own subclass
 
     __doc__ = property(lambda cls: cls.__getattr__("__doc__"))
 
-    def known(cls, number: int) -> Any:
-        """What stands for the object of this number."""
-        found = cls.__new__(cls)  # type: ignore[call-overload]
-        object.__setattr__(found, "_remote", (cls._remote[0], number))
-        return found
-
     def __getattr__(cls, name: str) -> Any:
+        program, number = cls.__remote__
+        if name == "__dataclass_fields__":
+            return program.fields(program._numbers[number])
         if name.startswith("__") and name not in _READABLE:
             raise AttributeError(name)
-        program, number = cls._remote
         return program.ask("get", program._numbers[number], name)
 
+    def __ask(cls, name: str, *operands: Any) -> Any:
+        program, number = cls.__remote__
+        return program.ask("operate", name, (program._numbers[number], *operands))
+
+    # Of enums, and of classes that take parameters.
+    def __iter__(cls) -> Any:
+        return cls.__ask("iter")
+
+    def __reversed__(cls) -> Any:
+        return cls.__ask("reversed")
+
+    def __len__(cls) -> int:
+        return int(cls.__ask("len"))
+
+    def __bool__(cls) -> bool:
+        return True
+
+    def __getitem__(cls, item: Any) -> Any:
+        return cls.__ask("getitem", item)
+
+    def __contains__(cls, item: Any) -> bool:
+        return isinstance(item, cls) and bool(cls.__ask("contains", item))
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        program, number = cls.__remote__
+        begin = program.ask("get", program._numbers[number], "__init__")
+        if not isinstance(begin, types.FunctionType):
+            raise AttributeError("__signature__")
+        found = inspect.signature(begin)
+        return found.replace(parameters=[*found.parameters.values()][1:])
+
     def __setattr__(cls, name: str, value: Any) -> None:
-        program, number = cls._remote
+        program, number = cls.__remote__
         program.ask("set", program._numbers[number], name, value)
+
+
+def stand_in(kind: Any, number: int) -> Any:
+    """What stands for the object of this number and class."""
+    found = kind.__new__(kind)
+    object.__setattr__(found, "__remote__", (kind.__remote__[0], number))
+    return found
 
 
 class RemoteObject:
     """An object of the program."""
 
-    _remote: tuple[Program, int]
-    _level = ANSWER
+    __remote__: tuple[Program, int]
+    __level__ = ANSWER
 
     def __init__(self, *arguments: Any, **named: Any):
         """Of a test's own subclass of a class of the program."""
-        base: Any = next(kind for kind in type(self).__mro__ if "_remote" in kind.__dict__)
-        made = base._remote[0].construct(base, arguments, named)
-        object.__setattr__(self, "_remote", made._remote)
-        object.__setattr__(self, "_level", made._level)
-        object.__setattr__(made, "_remote", (None, -1))
-        self._remote[0].adopt(self, self._remote[1])
+        base: Any = next(kind for kind in type(self).__mro__ if "__remote__" in kind.__dict__)
+        made = base.__remote__[0].construct(base, arguments, named)
+        object.__setattr__(self, "__remote__", made.__remote__)
+        object.__setattr__(self, "__level__", made.__level__)
+        object.__setattr__(made, "__remote__", (None, -1))
+        self.__remote__[0].adopt(self, self.__remote__[1])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_remote") or (name.startswith("__") and name not in _READABLE):
+        if name == "__dataclass_fields__":
+            return getattr(type(self), name)
+        if name.startswith("__remote__") or (name.startswith("__") and name not in _READABLE):
             raise AttributeError(name)
-        return self._remote[0].ask("get", self, name)
+        return self.__remote__[0].ask("get", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(self, BaseException) and name in (
@@ -108,27 +154,32 @@ class RemoteObject:
         ):
             object.__setattr__(self, name, value)
         else:
-            self._remote[0].ask("set", self, name, value)
+            self.__remote__[0].ask("set", self, name, value)
+
+    __dict__ = property(lambda self: self.__getattr__("__dict__"))
 
     def __str__(self) -> str:
-        return str(self._remote[0].ask("operate", "str", (self,)))[:100_000]
+        return str(self.__remote__[0].ask("operate", "str", (self,)))[:100_000]
 
     def __repr__(self) -> str:
-        return str(self._remote[0].ask("operate", "repr", (self,)))[:100_000]
+        return str(self.__remote__[0].ask("operate", "repr", (self,)))[:100_000]
 
     def __bool__(self) -> bool:
-        if self._level == MIXED:
+        if self.__level__ == MIXED:
             raise TypeError("what the program made of its own object and another is not true or false")
-        return bool(self._remote[0].ask("operate", "bool", (self,)))
+        return bool(self.__remote__[0].ask("operate", "bool", (self,)))
 
     def __copy__(self) -> Any:
-        return _derived(self, self._remote[0].ask("operate", "copy", (self,)))
+        return _derived(self, self.__remote__[0].ask("operate", "copy", (self,)))
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return _derived(self, self._remote[0].ask("operate", "deepcopy", (self,)))
+        return _derived(self, self.__remote__[0].ask("operate", "deepcopy", (self,)))
 
     def __del__(self) -> None:
-        program, number = self.__dict__.get("_remote", (None, -1))
+        try:
+            program, number = object.__getattribute__(self, "__remote__")
+        except AttributeError:  # it was never made
+            return
         if program is not None:
             program.release(number)
 
@@ -136,31 +187,34 @@ class RemoteObject:
 def _derived(source: RemoteObject, result: Any) -> Any:
     """A copy of what a test made is as good as made by the test."""
     if isinstance(result, RemoteObject) and type(result) is type(source):
-        object.__setattr__(result, "_level", source._level)
+        object.__setattr__(result, "__level__", source.__level__)
     return result
 
 
 class _Iterator:
     """Methods of an iterator of the program, read item by item, and later some at a time."""
 
+    __remote__: tuple[Program, int]
+    __ahead__: deque[Any] | None = None
+    __end__: Any = None
+    __taken__ = 0
+
     def __iter__(self) -> Any:
         return self
 
-    def __next__(self: Any) -> Any:
-        state = self.__dict__
-        ahead = state.setdefault("_ahead", deque())
-        if not ahead and "_end" not in state:
-            items, end = self._remote[0].items(self)
-            ahead.extend(items)
-            state["_taken"] = state.get("_taken", 0) + len(items)
-            if state["_taken"] > _MAX_ITEMS:
-                self._remote[0].stop("error", f"an iterator of more than {_MAX_ITEMS} items")
-            if end is not None:
-                state["_end"] = end
-        if ahead:
-            return ahead.popleft()
-        end = state["_end"]
-        state["_end"] = ()
+    def __next__(self) -> Any:
+        program = self.__remote__[0]
+        if not self.__ahead__ and self.__end__ is None:
+            items, end = program.items(self)
+            object.__setattr__(self, "__ahead__", deque(items))
+            object.__setattr__(self, "__taken__", self.__taken__ + len(items))
+            if self.__taken__ > _MAX_ITEMS:
+                program.stop("error", f"an iterator of more than {_MAX_ITEMS} items")
+            object.__setattr__(self, "__end__", end)
+        if self.__ahead__:
+            return self.__ahead__.popleft()
+        end = self.__end__
+        object.__setattr__(self, "__end__", ())
         if isinstance(end, Exception):
             raise (
                 mark(end) if not isinstance(end, StopIteration | StopAsyncIteration) else RuntimeError("StopIteration")
@@ -168,20 +222,45 @@ class _Iterator:
         raise StopIteration(*end)
 
 
+class _Beginning(_Iterator):
+    """An iterator whose `__iter__` does something: it may be back at its first item."""
+
+    def __iter__(self) -> Any:
+        found = self.__remote__[0].ask("operate", "iter", (self,))
+        if found is self:
+            object.__setattr__(self, "__end__", None)
+        return found
+
+
 class _Generator(_Iterator):
-    def send(self: Any, value: Any) -> Any:
-        return self._remote[0].send(self, value)
+    __class__ = property(lambda self: types.GeneratorType)
+
+    def send(self, value: Any) -> Any:
+        return self.__remote__[0].resume("send", self, value)
+
+    def throw(self, *error: Any) -> Any:
+        raised = error[0](*error[1:2]) if isinstance(error[0], type) else error[0]
+        return self.__remote__[0].resume("throw", self, raised)
+
+    def close(self) -> None:
+        self.__remote__[0].ask("get", self, "close")()
+        object.__setattr__(self, "__ahead__", deque())
+        object.__setattr__(self, "__end__", ())
 
 
 class _Awaitable:
     """Methods of something that a test awaits: it is run to its end in the program's own event loop."""
 
     def __await__(self: Any) -> Iterator[Any]:
-        return self._remote[0].run("await", self)
+        return self.__remote__[0].run("await", self)
         yield
 
+
+class _Coroutine(_Awaitable):
+    __class__ = property(lambda self: types.CoroutineType)
+
     def send(self: Any, value: Any) -> Any:
-        raise StopIteration(self._remote[0].run("await", self))
+        raise StopIteration(self.__remote__[0].run("await", self))
 
     def throw(self: Any, *error: Any) -> Any:
         raise error[0]
@@ -190,33 +269,55 @@ class _Awaitable:
         pass
 
 
+class _Function:
+    __class__ = property(lambda self: types.FunctionType)
+
+
+class _Method:
+    __class__ = property(lambda self: types.MethodType)
+
+
+class _AsyncGenerator:
+    __class__ = property(lambda self: types.AsyncGeneratorType)
+
+
+#: What Python's own kinds are to `isinstance` and `inspect`.
+_PYTHONS: dict[str, type] = {
+    "generator": _Generator,
+    "coroutine": _Coroutine,
+    "function": _Function,
+    "method": _Method,
+    "async_generator": _AsyncGenerator,
+}
+
+
 def _awaited(name: str) -> Callable[..., Any]:
     async def method(self: Any, *arguments: Any) -> Any:
-        return self._remote[0].run(name, self, *arguments)
+        return self.__remote__[0].run(name, self, *arguments)
 
     return method
 
 
 def _look(name: str) -> Callable[..., Any]:
     def method(self: Any, *operands: Any) -> Any:
-        return self._remote[0].ask("operate", name, (self, *operands))
+        return self.__remote__[0].ask("operate", name, (self, *operands))
 
     return method
 
 
 def _call(self: Any, *arguments: Any, **named: Any) -> Any:
-    return self._remote[0].call(self, arguments, named)
+    return self.__remote__[0].call(self, arguments, named)
 
 
 def _enter(self: Any) -> Any:
-    level = self._level
-    entered = self._remote[0].ask("enter", self)
-    object.__setattr__(self, "_level", level)
+    level = self.__level__
+    entered = self.__remote__[0].ask("enter", self)
+    object.__setattr__(self, "__level__", level)
     return entered
 
 
 def _exit(self: Any, kind: Any, error: Any, traceback: TracebackType | None) -> bool:
-    program = self._remote[0]
+    program = self.__remote__[0]
     sent = error if error is None or type(error) in wire.ERRORS.values() else Exception(str(error))
     swallowed = program.ask("exit", self, sent)
     return bool(swallowed) and error is not None and program.suppresses and _raised_on_purpose(error, traceback)
@@ -236,9 +337,9 @@ def _raised_on_purpose(error: BaseException, traceback: TracebackType | None) ->
 
 def _comparison(name: str) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
-        program = self._remote[0]
-        if self is not other and not program.is_asked(other) and self._level < MADE:
-            return NotImplemented
+        program = self.__remote__[0]
+        if self is not other and not program.is_asked(other) and self.__level__ < MADE:
+            return getattr(operator, name)(program.plain(self), other) if hasattr(self, "__plain__") else NotImplemented
         return program.ask("operate", name, (self, other))
 
     return method
@@ -246,31 +347,47 @@ def _comparison(name: str) -> Callable[..., Any]:
 
 def _arithmetic(name: str, *, swapped: bool = False) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
-        program, level, in_place = self._remote[0], self._level, name.startswith("i") and name != "invert"
+        program, level, in_place = self.__remote__[0], self.__level__, name.startswith("i") and name != "invert"
+        if level == ANSWER and hasattr(self, "__plain__") and not program.is_asked(other):
+            return _of_plain(name, *((other, program.plain(self)) if swapped else (program.plain(self), other)))
         result = program.ask("operate", name, (other, self) if swapped else (self, other))
         if in_place and result is self:
-            object.__setattr__(self, "_level", level)
+            object.__setattr__(self, "__level__", level)
         mixed = not program.is_asked(other) and level < MADE
-        if mixed or MIXED in (level, getattr(other, "_level", ANSWER)):
+        if mixed or MIXED in (level, getattr(other, "__level__", ANSWER)):
             if not program.is_asked(result):
                 raise TypeError(f"only the program could say what this is: {name} of its own object and another")
-            object.__setattr__(result, "_level", MIXED)
+            object.__setattr__(result, "__level__", MIXED)
         return result
 
     return method
 
 
+def _of_plain(name: str, left: Any, right: Any) -> Any:
+    return getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))(left, right)
+
+
+def _contains(self: Any, item: Any) -> Any:
+    program = self.__remote__[0]
+    if self.__level__ == ANSWER and hasattr(self, "__plain__") and not program.is_asked(item):
+        return item in program.plain(self)
+    return program.ask("operate", "contains", (self, item))
+
+
 def _unary(name: str) -> Callable[..., Any]:
     def method(self: Any, *operands: Any) -> Any:
-        if self._level == MIXED:
+        if self.__level__ == MIXED:
             raise TypeError("what the program made of its own object and another has no number")
-        return self._remote[0].ask("operate", name, (self, *operands))
+        return self.__remote__[0].ask("operate", name, (self, *operands))
 
     return method
 
 
 def _hash(self: Any) -> int:
-    found = self._remote[0].ask("operate", "hash", (self,))
+    program = self.__remote__[0]
+    if hasattr(self, "__plain__"):  # texts have another hash in each process
+        return hash(program.plain(self))
+    found = program.ask("operate", "hash", (self,))
     if type(found) is not int:
         raise TypeError("__hash__ method should return an integer")
     return hash(found)
@@ -281,12 +398,12 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "call": _call,
     "enter": _enter,
     "exit": _exit,
-    "aiter": lambda self: self._remote[0].ask("get", self, "__aiter__")(),
+    "aiter": lambda self: self.__remote__[0].ask("get", self, "__aiter__")(),
     **{name: _awaited(name) for name in ("anext", "aenter", "aexit")},
 }
 #: Only of objects of a class that the problem asks for.
 _ASKED_METHODS: dict[str, Callable[..., Any]] = {
-    "contains": _look("contains"),
+    "contains": _contains,
     "hash": _hash,
     "format": _look("format"),
     **{name: _comparison(name) for name in wire.COMPARISONS},
@@ -307,8 +424,11 @@ def remote_class(
     """What stands for a class of the program, with those of its special methods that tests may use."""
     bases = tuple(base for base in above if isinstance(base, RemoteClass))
     errors = tuple(base for base in above if not isinstance(base, RemoteClass) and issubclass(base, Exception))
-    mixins: list[type] = [_Generator if "send" in specials else _Iterator] if "next" in specials else []
-    mixins += [_Awaitable] if "await" in specials else []
+    mixins: list[type] = [_PYTHONS[name]] if home == "builtins" and name in _PYTHONS else []
+    if "next" in specials and not mixins:
+        mixins.append(_Beginning if "begins" in specials else _Iterator)
+    if "await" in specials and not mixins:
+        mixins.append(_Awaitable)
     asked = name in program.asked or any(base in program.asked_classes for base in bases)
     table = {**_METHODS, **(_ASKED_METHODS if asked else {})}
     body: dict[str, Any] = {f"__{special}__": table[special] for special in specials if special in table}
@@ -316,7 +436,9 @@ def remote_class(
         body.pop("__iter__", None)
     if "__eq__" in body and "__hash__" not in body:
         body["__hash__"] = None
-    body |= {"_remote": (program, number), "home": home, "__module__": "solution", "__doc__": _read("__doc__")}
+    if "plain" in specials:
+        body["__plain__"] = True
+    body |= {"__remote__": (program, number), "__home__": home, "__module__": "solution", "__doc__": _read("__doc__")}
     body["__annotations__"] = _read("__annotations__")
     ordered = (*mixins, *(bases[:1] or (RemoteObject,)), *(errors[:1] if not bases else ()))
     made = type.__new__(RemoteClass, name[:100], ordered, body)

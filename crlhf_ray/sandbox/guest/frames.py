@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import pandas
 
-Kind = importlib.import_module(__name__.replace("frames", "wire")).Kind
+wire = importlib.import_module(__name__.replace("frames", "wire"))
+NAMES = ("DataFrame", "Series", "Index")
 _DTYPES = ("category", "string", "boolean", "Int", "UInt", "Float", "datetime64", "period", "timedelta64")
 
 
 def kind_of(value: Any) -> str | None:
     """The name under which an object travels; None for what does not."""
-    return next((name for name in KINDS if isinstance(value, getattr(pandas, name))), None)
+    return next((name for name in NAMES if isinstance(value, getattr(pandas, name))), None)
 
 
 def _column_parts(values: Any) -> tuple[Any, ...]:
-    """A dtype by name and the values, as an array where numpy has the dtype and as objects where it has not."""
+    """The dtype by name and the values, as the bytes of an array where numpy has the dtype and else as objects."""
     plain = values.to_numpy() if type(values.dtype).__module__.startswith("numpy") else values.to_numpy(dtype=object)
-    missing = plain.dtype == object
-    items = plain.copy() if missing else plain
-    return (str(values.dtype), tuple(items.tolist()) if missing else items)
+    if plain.dtype == object:
+        return str(values.dtype), tuple(plain.tolist())
+    code, _, data = wire.ARRAY_KINDS["ndarray"].parts(plain)
+    return str(values.dtype), code, data
 
 
-def _column(parts: Sequence[Any]) -> Any:
-    name, values = parts
-    if type(name) is not str or not (isinstance(values, tuple) or hasattr(values, "dtype")):
-        raise ValueError("not a column")
-    if isinstance(values, tuple):
-        if name != "object" and not name.startswith((*_DTYPES, "str")):
-            raise ValueError(f"no dtype {name[:40]!r}")
-        return pandas.Series(list(values), dtype=name).array
-    return values
+def _column(parts: Sequence[Any], *, answers: bool) -> Any:
+    match tuple(parts):
+        case (str(name), tuple(values)) if name == "object" or name.startswith((*_DTYPES, "str")):
+            wide = re.sub(r"^(U?Int|Float)(8|16|32)$", r"\g<1>64", name)
+            return pandas.Series(list(values), dtype=wide if answers else name).array
+        case (str(), str(code), bytes(data)):
+            shape = (len(data) // numpy.dtype(code).itemsize,)
+            return (wire.wide_array if answers else wire.array)((code, shape, data))
+    raise ValueError("not a column")
 
 
 def _index_parts(index: Any) -> tuple[Any, ...]:
@@ -44,14 +49,14 @@ def _index_parts(index: Any) -> tuple[Any, ...]:
     return ("plain", *_column_parts(index), index.name)
 
 
-def _index(parts: Sequence[Any]) -> Any:
+def _index(parts: Sequence[Any], *, answers: bool) -> Any:
     match tuple(parts):
         case ("range", int(start), int(stop), int(step), name):
             return pandas.RangeIndex(start, stop, step, name=name)
         case ("multi", tuple(items), tuple(names)):
             return pandas.MultiIndex.from_tuples(items, names=names)
-        case ("plain", name, values, label):
-            return pandas.Index(_column((name, values)), name=label)
+        case ("plain", *column, label):
+            return pandas.Index(_column(column, answers=answers), name=label)
     raise ValueError("not an index")
 
 
@@ -60,33 +65,37 @@ def _frame_parts(frame: Any) -> list[Any]:
     return [_index_parts(frame.columns), _index_parts(frame.index), *columns]
 
 
-def _frame(parts: Sequence[Any]) -> Any:
+def _frame(parts: Sequence[Any], *, answers: bool) -> Any:
     columns, index, *values = parts
-    made = pandas.DataFrame({place: _column(column) for place, column in enumerate(values)}, index=_index(index))
-    made.columns = _index(columns)
+    found = {place: _column(column, answers=answers) for place, column in enumerate(values)}
+    made = pandas.DataFrame(found, index=_index(index, answers=answers))
+    made.columns = _index(columns, answers=answers)
     return made
 
 
-def _series(parts: Sequence[Any]) -> Any:
+def _series(parts: Sequence[Any], *, answers: bool) -> Any:
     index, values, name = parts
-    return pandas.Series(_column(values), index=_index(index), name=name)
+    return pandas.Series(_column(values, answers=answers), index=_index(index, answers=answers), name=name)
 
 
 def _become(value: Any, made: Any) -> None:
     """Let an object hold what another one does."""
-    if len(value.index) and hasattr(value, "_mgr"):
-        object.__setattr__(value, "_mgr", made._mgr)
-        if hasattr(value, "_item_cache"):
-            value._item_cache.clear()
+    object.__setattr__(value, "_mgr", made._mgr)
+    if isinstance(value, pandas.Series):
+        object.__setattr__(value, "_name", made._name)
 
 
-KINDS = {
-    "DataFrame": Kind(_frame_parts, _frame, lambda value, parts: _become(value, _frame(parts)), True),
-    "Series": Kind(
-        lambda series: [_index_parts(series.index), _column_parts(series), series.name],
-        _series,
-        lambda value, parts: _become(value, _series(parts)),
-        True,
-    ),
-    "Index": Kind(_index_parts, _index, lambda value, parts: None, True),
-}
+@functools.cache
+def kinds(answers: bool) -> Mapping[str, Any]:
+    """answers: as `wire.Heap` has it."""
+    frame, series, index = (functools.partial(make, answers=answers) for make in (_frame, _series, _index))
+    return {
+        "DataFrame": wire.Kind(_frame_parts, frame, lambda value, parts: _become(value, frame(parts)), True),
+        "Series": wire.Kind(
+            lambda value: [_index_parts(value.index), _column_parts(value), value.name],
+            series,
+            lambda value, parts: _become(value, series(parts)),
+            True,
+        ),
+        "Index": wire.Kind(_index_parts, index, lambda value, parts: None, True),
+    }

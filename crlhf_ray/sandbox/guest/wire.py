@@ -30,6 +30,7 @@ MAX_DEPTH = 100  # of tuples and other values within each other; lists, dictiona
 MAX_BITS = 1 << 22  # of an integer: an answer of HumanEval+ has 3.3 million; longer ones take seconds an operation
 MAX_FRACTION_BITS = 1 << 14
 LOOK_SECONDS = 0.2
+MARK = "_of_the_program"  # on exceptions that a test may raise, and the program made
 MAX_SHARED = 2048  # objects whose changes are followed; of the oldest beyond that, only the value was taken over
 #: Special methods of a program's objects that tests may use, as the functions of `operator` are called.
 COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
@@ -82,7 +83,7 @@ ERRORS: dict[str, type[BaseException]] = {
     if isinstance(kind, type) and issubclass(kind, BaseException) and name == kind.__name__
 }
 # Subclasses are sent as the content of their plain base, read by the base's own methods.
-_NUMBERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+NUMBERS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
     (float, float.__float__),
     (str, str.__str__),
@@ -232,6 +233,18 @@ def array(parts: Sequence[Any]) -> Any:
     return numpy.frombuffer(data, dtype=kind).reshape(shape).copy()
 
 
+def wide_array(parts: Sequence[Any]) -> Any:
+    """An array of the widest numbers of their kind.
+
+    Narrow ones draw what they are compared with down to their own width, where 100000 is infinite.
+    """
+    made = array(parts)
+    if not made.ndim:
+        raise ValueError("an array without dimensions")
+    wide = {"f": "float64", "c": "complex128", "i": "int64", "u": "uint64", "b": "bool"}.get(made.dtype.kind)
+    return made.astype(wide) if wide else made
+
+
 def _is_shape(shape: Any) -> bool:
     return type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape)
 
@@ -274,15 +287,17 @@ ARRAY_KINDS: dict[str, Kind] = {
 
 
 def _unchanged(now: Sequence[Any], before: Sequence[Any]) -> bool:
-    if len(now) != len(before):
-        return False
-    return all(map(operator.is_, now, before)) or all(
-        new is old or (type(new) is type(old) and type(new) in _COMPARED and new == old)
-        for new, old in zip(now, before, strict=True)
-    )
+    return len(now) == len(before) and (all(map(operator.is_, now, before)) or all(map(_is_as_it_was, now, before)))
 
 
-_COMPARED = frozenset({int, float, str, bytes, tuple})
+def _is_as_it_was(new: Any, old: Any) -> bool:
+    """Only plain values are asked whether they are equal: an array has no one answer, a program's object any."""
+    if new is old or type(new) is not type(old):
+        return new is old
+    return _unchanged(new, old) if type(new) is tuple else type(new) in _COMPARED and bool(new == old)
+
+
+_COMPARED = frozenset({int, float, str, bytes})
 
 
 def fields_of(value: Any) -> dict[str, Any]:
@@ -305,7 +320,8 @@ class Heap:
 
     first: 0 or 1; each side counts its own objects in steps of two. outside: the tagged form of an object that is no
     value. inside: what a tag stands for that is no value. classes: those that both sides have, by name. libraries:
-    whose objects may be received. make_array: of the numbers that were sent.
+    whose objects may be received. answers: what is received are a program's answers: numbers in arrays become as wide
+    as they can be, and exceptions are marked as the program's.
     """
 
     def __init__(
@@ -315,11 +331,13 @@ class Heap:
         inside: Callable[[str, Any], Any],
         classes: Mapping[str, type],
         libraries: Sequence[str] = ("numpy", "pandas"),
-        make_array: Callable[[Sequence[Any]], Any] = array,
+        *,
+        answers: bool = False,
     ):
         self.first = self.next = first
         self.outside, self.inside, self.classes, self.libraries = outside, inside, classes, libraries
-        self.make_array = make_array
+        self.answers = answers
+        self.filling = 0  # values that are being made: where these ask the program for a hash, more than one
         # Less than a message holds: else an answer put into an argument would be the test's mistake.
         self.deepest = MAX_DEPTH + 1 if first else MAX_DEPTH - 20
         self.objects: dict[int, Any] = {}
@@ -332,14 +350,18 @@ class Heap:
 
     def pack(self, value: Any) -> list[Any]:
         """The value, and all objects that are new to the other side or have changed. Raises Unsendable."""
-        before, parts_of = self.before, self._parts
-        self._fresh = [n for n, known in self.objects.items() if not _unchanged(parts_of(n, known), before[n])]
+        self._fresh = [number for number in self.objects if self.has_changed(number)]
         body = self.encode(value)
         table: list[Any] = []
         for number in self._fresh:  # which grows on the way
             parts = self.before[number] = self._parts(number, self.objects[number])
             table.append([number, self.kinds[number], self._encode_parts(parts)])
         return [body, table]
+
+    def has_changed(self, number: int) -> bool:
+        """Whether an object differs from what the other side knows of it. What is just being filled does not yet."""
+        before = self.before.get(number)
+        return before is not None and not _unchanged(self._parts(number, self.objects[number]), before)
 
     def _parts(self, number: int, value: Any) -> Sequence[Any]:
         kind = self.kinds[number]
@@ -354,10 +376,10 @@ class Heap:
         found = KINDS.get(name)
         if found is None and name in ARRAY_KINDS and "numpy" in self.libraries:
             found = ARRAY_KINDS[name]
-            if name == "ndarray":
-                found = replace(found, make=self.make_array)
+            if name == "ndarray" and self.answers:
+                found = replace(found, make=wide_array)
         if found is None and name in ("DataFrame", "Series", "Index") and "pandas" in self.libraries:
-            found = importlib.import_module(__name__.replace("wire", "frames")).KINDS[name]
+            found = importlib.import_module(__name__.replace("wire", "frames")).kinds(self.answers)[name]
         if found is None:
             raise ProtocolError(f"unknown kind of object {name[:40]!r}")
         return found
@@ -425,7 +447,7 @@ class Heap:
         return self.classes.get(kind.__qualname__) is kind
 
     def _encode_other(self, value: Any, kind: Any, depth: int) -> Any:
-        if kind is types.FunctionType or hasattr(kind, "_remote"):  # what most messages have
+        if kind is types.FunctionType or hasattr(kind, "__remote__"):  # what most messages have
             return self.outside(value)
 
         def several(items: Any) -> list[Any]:
@@ -450,7 +472,7 @@ class Heap:
         if self._is_ours(kind) and isinstance(value, tuple):
             return {"t": "named tuple", "v": [kind.__qualname__, *several(tuple.__iter__(value))]}
         if isinstance(value, BaseException) and (ERRORS.get(kind.__name__) is kind or self._is_ours(kind)):
-            attributes = [several(pair) for pair in vars(value).items()]
+            attributes = [several(pair) for pair in vars(value).items() if pair[0] != MARK]
             return {"t": "error", "v": [kind.__qualname__, several(value.args), attributes]}
         if str(kind.__module__).split(".")[0] in ("numpy", "pandas"):
             return self._encode_scalar(value, depth)
@@ -471,7 +493,7 @@ class Heap:
         handle = self.outside(value)
         if handle is not None:
             return handle
-        for base, plain in _NUMBERS:
+        for base, plain in NUMBERS:
             if isinstance(value, base):
                 return self.encode(plain(value), depth)
         for base, name in _DERIVED:
@@ -488,12 +510,14 @@ class Heap:
         if type(message) is not list or len(message) != 2 or type(message[1]) is not list:
             raise ProtocolError("a value without objects")
         body, table = message
+        self.filling += 1
         try:
             waiting: list[Any] = []
             whole: list[Any] = []
             for entry in table:
                 if (later := self._receive(*entry)) is not None:
                     (whole if later else waiting).append(entry)
+                self.before.pop(entry[0], None)
             for number, kind, content in reversed(whole):  # what they are made of was met after them
                 self.share(self._kind(kind).make(self._decode_parts(content)), kind, number)
             for number, kind, content in sorted(waiting, key=self._rank) if len(waiting) > 1 else waiting:
@@ -507,6 +531,8 @@ class Heap:
             return self.decode(body)
         except _MALFORMED as error:
             raise ProtocolError(f"malformed: {type(error).__name__}: {error}"[:200]) from None
+        finally:
+            self.filling -= 1
 
     def _rank(self, entry: Any) -> int:
         return 0 if entry[1] == "instance" else self._kind(entry[1]).rank
@@ -582,11 +608,14 @@ class Heap:
             return tuple.__new__(found, [self.decode(item, depth) for item in rest])
         if tag == "error" and found is not None and issubclass(found, BaseException):
             arguments, attributes = rest
-            return make_error(
+            error = make_error(
                 found,
                 [self.decode(item, depth) for item in _plain_list(arguments)],
                 {_text(key): self.decode(item, depth) for key, item in _plain_list(attributes)},
             )
+            if self.answers:
+                error.__dict__[MARK] = True
+            return error
         raise ValueError(f"no such class {name[:40]!r}")
 
 

@@ -39,12 +39,16 @@ _BY_NAME |= {name: getattr(builtins, name) for name in ("reversed", "hash", "byt
 _BY_NAME |= {"trunc": math.trunc, "floor": math.floor, "ceil": math.ceil, "contains": operator.contains}
 _BY_NAME |= {"copy": copy.copy, "deepcopy": copy.deepcopy}
 _SPECIAL = {"getitem", "setitem", "delitem", "len", "iter", "next", "reversed", "contains", "enter", "exit", "bool"}
-_SPECIAL |= {"call", "hash", "format", "bytes", "instancecheck", "send"}
+_SPECIAL |= {"call", "hash", "format", "bytes", "instancecheck"}
 _NAMES = (*wire.COMPARISONS, *wire.ARITHMETIC, *wire.UNARY, *wire.AWAITED, *sorted(_SPECIAL))
 _PLAIN_BASES = (int, float, str, tuple, frozenset, list, dict, set)
 
 
-_METHODS = tuple((name, "send" if name == "send" else f"__{name}__") for name in _NAMES)
+_METHODS = tuple((name, f"__{name}__") for name in _NAMES)
+
+
+def _itself(self: Any) -> Any:
+    return self
 
 
 @functools.cache
@@ -57,6 +61,11 @@ def specials(kind: type) -> list[str]:
             found.append(name)
     for name in wire.ARITHMETIC:
         found += [f"{side}{name}" for side in "ir" if hasattr(kind, f"__{side}{name}__")]
+    if issubclass(kind, _PLAIN_BASES):
+        found.append("plain")
+    begin = getattr(kind, "__iter__", None)
+    if "next" in found and isinstance(begin, types.FunctionType) and begin.__code__.co_code != _itself.__code__.co_code:
+        found.append("begins")  # each time that it is iterated
     return found
 
 
@@ -113,7 +122,19 @@ class Worker:
         self.loop: Any = None
         self.operations: dict[str, Callable[..., list[Any]]] = {
             name: getattr(self, name)
-            for name in ("load", "call", "calls", "next", "send", "get", "set", "optimisation")
+            for name in (
+                "load",
+                "call",
+                "calls",
+                "next",
+                "send",
+                "throw",
+                "get",
+                "set",
+                "plain",
+                "fields",
+                "optimisation",
+            )
         } | {"await": self.run, "exit": self.exit, "operate": self.operate, "enter": self.enter}
 
     def serve(self) -> None:
@@ -281,7 +302,7 @@ class Worker:
         taken = self.ahead.get(id(iterator), 0)
         items: list[Any] = []
         until = time.monotonic() + AHEAD_SECONDS
-        wanted = 1 if taken < EXACT_ITEMS else AHEAD_ITEMS
+        wanted = 1 if taken < EXACT_ITEMS or "begins" in specials(iterator.__class__) else AHEAD_ITEMS
         try:
             while len(items) < wanted and (not items or time.monotonic() < until):
                 items.append(next(iterator))
@@ -299,6 +320,32 @@ class Worker:
             return self.ok(((generator.send(value),), None))
         except StopIteration as ended:
             return self.ok(((), (ended.value,)))
+
+    def throw(self, generator: Any, error: BaseException) -> list[Any]:
+        try:
+            return self.ok(((generator.throw(error),), None))
+        except StopIteration as ended:
+            return self.ok(((), (ended.value,)))
+
+    def plain(self, value: Any) -> list[Any]:
+        """What a subclass of a plain type holds, by that type's own methods."""
+        for base, content in wire.NUMBERS:
+            if isinstance(value, base):
+                return self.ok(content(value))
+        if isinstance(value, dict):
+            return self.ok(dict(dict.items(value)))
+        kind = list if isinstance(value, list) else set
+        return self.ok(kind(kind.__iter__(value)))
+
+    def fields(self, kind: Any) -> list[Any]:
+        """Of a dataclass: name, type, whether it is an argument, and ``(default,)`` or ``()``."""
+        if not hasattr(kind, "__dataclass_fields__"):
+            raise AttributeError("__dataclass_fields__")
+        import dataclasses
+
+        fields = dataclasses.fields(kind)
+        none = dataclasses.MISSING
+        return self.ok(tuple((f.name, f.type, f.init, () if f.default is none else (f.default,)) for f in fields))
 
     def run(self, name: str, target: Any, arguments: list[Any]) -> list[Any]:
         """Await something to its end, in the program's own event loop."""
