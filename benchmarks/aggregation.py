@@ -4,7 +4,7 @@
 
 ``--data`` is a folder of folders, each with ``labels.csv`` (task,worker,label) and ``truth.csv`` (task,label). In each
 of ``--draws`` draws a tenth of the tasks are honeypots, drawn afresh; every method that can take gold gets them, and
-every method is judged on the other tasks. Printed, by set too: accuracy, balanced accuracy, AUC and calibration error
+every method is measured on the other tasks. Printed, by set too: accuracy, balanced accuracy, AUC and calibration error
 (ECE); labels a CPU second (so that other work on the machine does not count; run with OMP_NUM_THREADS=1), then
 adversarial crowds, streaming speed, and the replay of timed sets as a stream.
 """
@@ -47,7 +47,7 @@ OURS: dict[str, Callable] = {
     "two_coin, tempered": lambda: Calibrated(TwoCoin),
     "hierarchical, tempered": lambda: Calibrated(Hierarchical),
 }
-#: What is judged of the replay, named before it runs: the best of several would be chance.
+#: What is measured of the replay, named before it runs: the best of several would be chance.
 STREAMED = "two_coin, confidence x score"
 BEST, BEST_TEMPERED, REFERENCE = "hierarchical", "hierarchical, tempered", "crowd-kit DawidSkene + gold"
 MANY_CLASSES = {"dawid_skene", "hierarchical"}
@@ -134,7 +134,7 @@ def honeypots(truth: pd.Series, share: float, seed: int) -> pd.Series:
     return truth.sample(frac=share, random_state=seed)
 
 
-def judge(truth: pd.Series, labels: pd.Series, positive_p: pd.Series | None, positive: object) -> dict[str, float]:
+def measure(truth: pd.Series, labels: pd.Series, positive_p: pd.Series | None, positive: object) -> dict[str, float]:
     """Quality on the tasks of ``truth``; AUC and ECE only where a probability is given (two classes)."""
     said = labels.reindex(truth.index)
     recalls = [(said[truth == c] == c).mean() for c in truth.unique()]
@@ -191,7 +191,7 @@ def compare(
                         answer = run_ours(OURS[method], table, gold)
                     elif theirs[method][1]:
                         answer = run_theirs(theirs[method][0], table, gold)
-                    elif answer is None:  # without gold the draws change only what it is judged on
+                    elif answer is None:  # without gold the draws change only what it is measured on
                         answer = run_theirs(theirs[method][0], table, None)
                 except (
                     ValueError,
@@ -208,7 +208,7 @@ def compare(
                 labels, probas, seconds = answer
                 p = probas[positive] if probas is not None and positive is not None else None
                 rest = truth.drop(gold.index)
-                quality = judge(rest, labels, p, positive)
+                quality = measure(rest, labels, p, positive)
                 done.append(
                     {"set": name, "method": method, "draw": draw, "labels_per_s": len(votes) / seconds} | quality
                 )

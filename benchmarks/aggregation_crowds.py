@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from aggregation import OURS, crowd_kit, honeypots, judge, run_ours, run_theirs
+from aggregation import OURS, crowd_kit, honeypots, measure, run_ours, run_theirs
 
 BEST = "hierarchical, tempered"
 METHODS = ["two_coin", "dawid_skene", "hierarchical", BEST]
@@ -117,7 +117,7 @@ def main() -> None:
                             labels, probas, _ = run_theirs(peers[method][0], votes, gold if peers[method][1] else None)
                     except ValueError:  # GoldMajorityVote, where the gold's voters are too few
                         continue
-                    quality = judge(rest, labels, None if probas is None else probas[1], 1)
+                    quality = measure(rest, labels, None if probas is None else probas[1], 1)
                     rows.append({"kind": kind, "seed": seed, "method": method} | quality)
     results = pd.DataFrame(rows)
     results["ours"] = results["method"].isin(METHODS)

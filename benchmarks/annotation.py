@@ -7,7 +7,7 @@ request's latency counts from the time at which it was due, so whoever waits in 
 client watches the live dashboard all the while. In the end every acknowledged mark must be in the database, none twice,
 and no program twice in one person's hands.
 
-Label Studio. Closed loop, the same number of clients on both servers in turn: fetch a program, judge it, submit. Here
+Label Studio. Closed loop, the same number of clients on both servers in turn: fetch a program, review it, submit. Here
 that is next, marks of all lines in one request, submit; there next task, one annotation with a choice for each line.
 Install it into an environment of its own:
 
@@ -176,7 +176,7 @@ class Server:
         marks = [
             {"event_id": str(uuid.uuid4()), "line": line["number"], "label": 1, "milliseconds": 400}
             for line in task["lines"]
-            if line["judged"]
+            if line["to_review"]
         ]
         await ask(f"leases/{task['lease_id']}/marks", {"marks": marks})
         await ask(f"leases/{task['lease_id']}/submit", {"confidence": 2})
@@ -217,14 +217,14 @@ def end(process: psutil.Popen) -> None:
         process.wait()
 
 
-def programs_to_judge(count: int) -> list[Item]:
+def programs_to_review(count: int) -> list[Item]:
     """HumanEval's reference solutions in turn, each as a program of its own: no two share their text."""
     problems = load_problems("humaneval")
     items = []
     for n in range(count):
         problem = problems[n % len(problems)]
         item = make_item(problem, problem.references[0], opaque_id(0, n))
-        items.append(Item(item.item_id, item.problem_id, f"# {n}\n{item.prompt}", item.lines, item.judged))
+        items.append(Item(item.item_id, item.problem_id, f"# {n}\n{item.prompt}", item.lines, item.to_review))
     return items
 
 
@@ -268,7 +268,7 @@ def pauses() -> np.ndarray:
 
 def open_loop(options: argparse.Namespace, name: str, database: str | None, folder: Path, progress: Progress) -> Load:
     total = WARM_SECONDS + options.seconds * options.windows
-    items = programs_to_judge(HONEYPOTS + options.annotators + int(total * options.rate / 6))
+    items = programs_to_review(HONEYPOTS + options.annotators + int(total * options.rate / 6))
     with Server(folder / name, database, people=options.annotators, programs=items, qualification=3) as server:
         load = asyncio.run(_open_loop(options, name, server, items, progress))
         server.close()
@@ -281,8 +281,8 @@ def open_loop(options: argparse.Namespace, name: str, database: str | None, fold
 async def _open_loop(
     options: argparse.Namespace, name: str, server: Server, items: list[Item], progress: Progress
 ) -> Load:
-    # Whoever judges a program pauses once for each line, once before submitting it and once before the next one.
-    lines = statistics.mean(len(item.judged) for item in items)
+    # Whoever reviews a program pauses once for each line, once before submitting it and once before the next one.
+    lines = statistics.mean(len(item.to_review) for item in items)
     drawn = pauses() * options.annotators / options.rate * lines / (lines + 2)
     begin = time.perf_counter() + 1.0
     load = Load(name, begin + WARM_SECONDS, begin + WARM_SECONDS + options.seconds * options.windows)
@@ -337,7 +337,7 @@ class Annotator:
             self.load.handed_out.append((self.number, task["lease_id"], task["item_id"]))
             sent = []
             for line in task["lines"]:
-                if line["judged"]:
+                if line["to_review"]:
                     due += self.pause()
                     sent.append(asyncio.create_task(self.mark(due, task["lease_id"], line["number"])))
             due += self.pause()
@@ -451,7 +451,7 @@ def closed_loops(
     options: argparse.Namespace, database: str | None, folder: Path, progress: Progress
 ) -> dict[str, list[float]]:
     """Cycles a second of both, by window; both servers stand all the while, and only one is asked at a time."""
-    items = programs_to_judge(int(60 * options.windows * (WINDOW + 5)))
+    items = programs_to_review(int(60 * options.windows * (WINDOW + 5)))
     with (
         Server(folder / "ours", database, people=options.clients, programs=items, qualification=0) as server,
         LabelStudio(options.label_studio, folder / "label-studio", items[:2000]) as peer,
@@ -464,12 +464,12 @@ def closed_loops(
                 rates["crlhf serve" if who is server else "Label Studio"].append(rate)
         for name, who in (("crlhf serve", server), ("Label Studio", peer)):
             if who.refused:
-                console.print(f"{name} answered with errors, not counted as judged: {dict(who.refused)}")
+                console.print(f"{name} answered with errors, not counted as to_review: {dict(who.refused)}")
     return rates
 
 
 async def closed_loop(server: Server | LabelStudio, clients: int, seconds: float) -> float:
-    """Programs judged a second by clients that never pause."""
+    """Programs reviewed a second by clients that never pause."""
     ends = time.perf_counter() + seconds
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_SECONDS), timeout=PATIENT
@@ -509,14 +509,14 @@ class LabelStudio:
             [str(part) for part in command], stdout=self.log, stderr=self.log, env=os.environ | quiet
         )
         wait_until_up(self.url + "/health", self.process, folder / "log")
-        most = max(len(item.judged) for item in items)
+        most = max(len(item.to_review) for item in items)
         choices = '<Choice value="correct"/><Choice value="wrong"/><Choice value="unsure"/>'
         lines = "".join(f'<Choices name="l{n}" toName="code">{choices}</Choices>' for n in range(most))
         config = f'<View><Text name="code" value="$code"/>{lines}</View>'
         with httpx.Client(base_url=self.url, headers=self.headers, timeout=600) as http:
             body = {"title": "programs", "label_config": config}
             self.project = http.post("/api/projects", json=body).raise_for_status().json()["id"]
-            tasks = [{"code": item.prompt + "\n".join(item.lines), "judged": len(item.judged)} for item in items]
+            tasks = [{"code": item.prompt + "\n".join(item.lines), "to_review": len(item.to_review)} for item in items]
             http.post(f"/api/projects/{self.project}/import", json=tasks).raise_for_status()
 
     async def cycle(self, http: aiohttp.ClientSession, number: int) -> None:
@@ -525,7 +525,7 @@ class LabelStudio:
             task = await answer.json()
         result = [
             {"from_name": f"l{n}", "to_name": "code", "type": "choices", "value": {"choices": ["correct"]}}
-            for n in range(task["data"]["judged"])
+            for n in range(task["data"]["to_review"])
         ]
         body = {"result": result, "lead_time": 10.0}
         async with http.post(
@@ -544,7 +544,7 @@ class LabelStudio:
 
 def peer_table(rates: dict[str, list[float]], options: argparse.Namespace) -> Table:
     table = Table(
-        title=f"{options.clients} clients that never pause: programs judged a second, {options.windows} windows"
+        title=f"{options.clients} clients that never pause: programs reviewed a second, {options.windows} windows"
     )
     for column in ("server", "programs/s: median (lowest to highest)"):
         table.add_column(column)

@@ -3,10 +3,10 @@
     python benchmarks/annotation_store.py                       both databases; about 5 minutes each
     python benchmarks/annotation_store.py --programs 10000      a tenth of it
 
-The rows are put straight into the tables: nine programs in ten are done, judged by five annotators, ten lines each;
-every tenth waits for its fifth judgement. `crlhf serve` is then started three times: it learns everything anew (its own
+The rows are put straight into the tables: nine programs in ten are done, reviewed by five annotators, ten lines each;
+every tenth waits for its fifth review. `crlhf serve` is then started three times: it learns everything anew (its own
 folder is empty), it finds what it had learnt, and again after `kill -9`. Each request is timed by one client, one after
-the other, while nothing else happens: everybody asks in turn, and each one has judged thousands.
+the other, while nothing else happens: everybody asks in turn, and each one has reviewed thousands.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def start(folder: Path, database: str | None) -> tuple[psutil.Popen, str, float]
 
 
 def votes(n: int) -> int:
-    """How many have judged the program of this number."""
+    """How many have reviewed the program of this number."""
     return VOTES - (n % 10 == 0)
 
 
@@ -130,7 +130,7 @@ def fill(store: Database, options: argparse.Namespace, advance: Callable[[], Non
         return {
             "item_id": f"i-{n * 0x9E3779B97F4A7C15 % 2**64:016x}", "problem_id": f"p/{n % 500}",
             "prompt": f"def function_{n}(x):\n    '''Return what is asked for, number {n}.'''\n",
-            "lines": [f"    x_{i} = x + {i} * {n}" for i in range(LINES)], "judged": list(range(LINES)),
+            "lines": [f"    x_{i} = x + {i} * {n}" for i in range(LINES)], "to_review": list(range(LINES)),
             "gold": [1] * LINES if honeypot else sa.null(), "honeypot": honeypot, "round": n // 2000,
             "state": "done" if done else "open", "labels": votes(n), "slots": 0 if done else 1,
             "rank": now - MONTH + MONTH * n / options.programs, "rate": 0.8,
@@ -138,7 +138,7 @@ def fill(store: Database, options: argparse.Namespace, advance: Callable[[], Non
             "done_at": now if done else None,
         }  # fmt: skip
 
-    def judged(model: type[Lease] | type[Submission]) -> Iterator[dict[str, Any]]:
+    def reviewed(model: type[Lease] | type[Submission]) -> Iterator[dict[str, Any]]:
         ids = count(1)
         for n in range(options.programs):
             item_id, at = f"i-{n * 0x9E3779B97F4A7C15 % 2**64:016x}", now - MONTH + MONTH * n / options.programs
@@ -171,7 +171,7 @@ def fill(store: Database, options: argparse.Namespace, advance: Callable[[], Non
     with store.engine.begin() as connection:
         connection.execution_options(writes=True)
         for model, rows in (
-            (Account, accounts), (Program, programs), (Lease, judged(Lease)), (Submission, judged(Submission))
+            (Account, accounts), (Program, programs), (Lease, reviewed(Lease)), (Submission, reviewed(Submission))
         ):  # fmt: skip
             for chunk in chunks(rows, 5000):
                 connection.execute(sa.insert(model), chunk)

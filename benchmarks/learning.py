@@ -2,7 +2,7 @@
 
 Each arm is a whole training run (`crlhf train`) of SmolLM2-135M on the starter problems:
 
-    two_coin, one_coin, majority   the simulated crowd's line judgements, aggregated by that estimator
+    two_coin, one_coin, majority   the simulated crowd's line marks, aggregated by that estimator
     tests                          the tests themselves, the signal that a crowd can at best approach
 
 The gain is the difference of held-out pass@1 (10 samples a problem at temperature 0.8) after and before, averaged over

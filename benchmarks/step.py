@@ -4,7 +4,7 @@ A round is 32 samples (4 problems x 8) of up to 96 tokens and one optimizer step
 and with the KL term against the start model, so that both compute reference log-probs. Completions run to their
 end-of-sequence token or the limit on both sides; stop strings are off, because TRL has none.
 
-- Ours: vLLM samples, the sandbox runs the tests, ten simulated annotators judge the lines, the aggregation actor finds
+- Ours: vLLM samples, the sandbox runs the tests, ten simulated annotators review the lines, the aggregation actor finds
   the consensus, DeepSpeed learns, vLLM gets the weights: `crlhf_ray.loop.play_round` as it is.
 - TRL: transformers samples (on CPU it has no vLLM), the same sandbox is the reward. Gradient checkpointing, on by
   default, is off in its favour; micro-batches of 8 keep its activations within the memory.

@@ -102,7 +102,7 @@ def evaluate(run: Run) -> None:
             "round": run.round,
             "split": "heldout",
             "n": settings.samples,
-            "unjudged": len(drawn) - len(samples),
+            "unchecked": len(drawn) - len(samples),
             "temperature": settings.temperature,
             **skill(outcomes),
         }

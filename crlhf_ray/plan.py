@@ -31,7 +31,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     per_round = config.run.problems_per_round * config.run.samples_per_problem
     minibatch = min(config.learner.minibatch_samples, per_round)
     steps = -(-per_round // minibatch) * config.learner.epochs
-    judging = _judging(config)
+    reviewing = _reviewing(config)
     epochs = config.run.rounds * config.run.problems_per_round / train
     evaluations = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     return [
@@ -42,7 +42,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
         ),
         ("optimizer steps a round", f"{steps}: {config.learner.epochs} x {per_round} samples in steps of {minibatch}"),
         ("samples in all", f"{per_round * config.run.rounds:,}"),
-        *judging,
+        *reviewing,
         *_machines(config),
         (
             "held-out evaluation",
@@ -67,19 +67,19 @@ def warnings(config: Config) -> list[str]:
     return found
 
 
-def _judging(config: Config) -> list[tuple[str, str]]:
+def _reviewing(config: Config) -> list[tuple[str, str]]:
     feedback = config.feedback
     if feedback.source == "in_process":
         people = len(Crowd(feedback.crowd).annotator_ids)
         return [
-            ("judgements a program", f"{feedback.labels_per_item or people} of {people} annotators, each of its lines"),
+            ("reviews a program", f"{feedback.labels_per_item or people} of {people} annotators, each of its lines"),
             ("honeypots", f"{_honeypots(config)} programs for each annotator over the run"),
         ]
     if feedback.source == "simulated":
         queue = feedback.web.queue
-        return [("judgements a program", f"{queue.labels_least} to {queue.labels_most}, until its lines are sure")]
+        return [("reviews a program", f"{queue.labels_least} to {queue.labels_most}, until its lines are sure")]
     return [
-        ("judgements a program", f"as {feedback.web.url} decides, until its lines are sure"),
+        ("reviews a program", f"as {feedback.web.url} decides, until its lines are sure"),
         ("longest wait for people", f"{feedback.web.deadline_minutes:g} minutes a round"),
     ]
 

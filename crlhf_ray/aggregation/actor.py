@@ -235,7 +235,7 @@ class Aggregator:
     def alerts(self, labels_wanted: int = 3) -> list[Alert]:
         """What is wrong with the crowd as it stands, worst first; empty when nothing is.
 
-        labels_wanted: judgements that a line should have; 0 where a line may have as few as it likes.
+        labels_wanted: marks that a line should have; 0 where a line may have as few as it likes.
         Annotator collapse compares with the call before. Collusion looks at all pairs of annotators, and is left out
         above `MOST_FOR_PAIRS` annotators. A pass over all votes: ask once a round.
         """

@@ -85,7 +85,7 @@ def honeypots_needed(
     if best > wanted_error:
         raise ConfigError(
             f"these {len(reliability)} annotators err in {best:.4f} of cases even with known reliabilities, "
-            f"and {wanted_error} is wanted: have more or better annotators judge each line"
+            f"and {wanted_error} is wanted: have more or better annotators review each line"
         )
 
     def enough(k: int) -> bool:

@@ -56,7 +56,7 @@ class Calibrated(Estimator):
 
     The honeypots are split in ``folds``; each fold is answered by a fit that had its gold hidden, and one temperature
     is fitted to all those answers. So the temperature never sees an answer that knew its truth, and the tasks that it
-    is judged on had no part in it. Which class is the more probable never changes.
+    is measured on had no part in it. Which class is the more probable never changes.
     Costs ``folds`` fits more. Learnt: estimator_ (fitted on all gold), temperature_, on_honeypots_.
 
     >>> from crlhf_ray.aggregation.two_coin import TwoCoin

@@ -54,10 +54,10 @@ class DawidSkene(HeldVotesEstimator):
         task, worker, label = self._rows[cast].T
         self._votes = csr_array((self._weight[cast], (task, worker * k + label)), shape=(n_tasks, n_workers * k))
         self._votes_t = self._votes.T.tocsr()
-        judged = np.zeros(n_tasks, bool)
-        judged[task[self._weight[cast] > 0]] = True
-        # A task that nobody judged says nothing about the classes' shares.
-        self._judged = (judged | (self._gold >= 0))[:, None]
+        voted = np.zeros(n_tasks, bool)
+        voted[task[self._weight[cast] > 0]] = True
+        # A task that nobody voted on says nothing about the classes' shares.
+        self._voted = (voted | (self._gold >= 0))[:, None]
         posterior = self._start()
         self.n_iter_ = 0
         while self.n_iter_ < self.n_iter:
@@ -89,7 +89,7 @@ class DawidSkene(HeldVotesEstimator):
         self.counts_ = (self._votes_t @ posterior).reshape(-1, k, k)  # worker, vote, truth
         self.errors_ = self.counts_ + self.smoothing
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
-        self.priors_ = ((posterior * self._judged).sum(axis=0) + 1.0) / (self._judged.sum() + k)
+        self.priors_ = ((posterior * self._voted).sum(axis=0) + 1.0) / (self._voted.sum() + k)
 
     def _e_step(self) -> np.ndarray:
         """Log of the unnormalised posteriors [n tasks, K]."""

@@ -114,7 +114,7 @@ class Hierarchical(DawidSkene):
             )
         self.errors_ = self.counts_ + self.strengths_ * self.means_
         self.errors_ /= self.errors_.sum(axis=1, keepdims=True)
-        free = (posterior * self._judged)[self._gold < 0].sum(axis=0)
+        free = (posterior * self._voted)[self._gold < 0].sum(axis=0)
         read = self.n_iter_ > 1  # at first no vote was read: even shares
         self.priors_ = class_shares(self._gold_shares * read, free * read, self.share_weight)
 

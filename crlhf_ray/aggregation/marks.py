@@ -1,4 +1,4 @@
-"""The annotation schema: what one judgement of one line is, everywhere in the system."""
+"""The annotation schema: what one mark on one line is, everywhere in the system."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ GOLD_SCHEMA = pa.schema(
     ]
 )
 
-#: p_correct: posterior P(line is correct), 0 to 1; labels: how many judgements (unsure ones excluded) stand behind it;
-#: evidence: what these say alone, in nats: log P(judgements | correct) / P(judgements | wrong), so the log-odds of
+#: p_correct: posterior P(line is correct), 0 to 1; labels: how many marks (unsure ones excluded) stand behind it;
+#: evidence: what these say alone, in nats: log P(marks | correct) / P(marks | wrong), so the log-odds of
 #: p_correct less those of the prior (`Aggregator.share`), and untempered, as p_correct is. Infinite for known truth.
 CONSENSUS_SCHEMA = pa.schema(
     [
@@ -49,7 +49,7 @@ CONSENSUS_SCHEMA = pa.schema(
 class Item:
     """One program put before annotators. Nothing in it tells a honeypot from other work.
 
-    lines: the completion's lines; judged: the numbers of those that carry code, and, where it is asked whether
+    lines: the completion's lines; to_review: the numbers of those that carry code, and, where it is asked whether
     something is missing at the program's end, the number after the last line's. A mark on that place is +1 for "nothing
     is missing" and -1 for "something is". Where something is missing between lines, the line before it is wrong.
     """
@@ -58,10 +58,10 @@ class Item:
     problem_id: str
     prompt: str
     lines: tuple[str, ...]
-    judged: tuple[int, ...]
+    to_review: tuple[int, ...]
     language: str = "python"
 
     @property
     def places(self) -> int:
         """How many places have a truth: the lines, and the end where it is asked about."""
-        return len(self.lines) + (len(self.lines) in self.judged)
+        return len(self.lines) + (len(self.lines) in self.to_review)

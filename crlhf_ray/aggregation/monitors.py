@@ -32,13 +32,13 @@ def frozen_reliabilities(rates: np.ndarray, start: np.ndarray, labels: np.ndarra
     rates, start: [n, 2] sensitivity and specificity now and before any label. labels: [n]. Any movement at all clears
     it (1e-9, far above rounding), because with Eq. 8 a crowd at 0.5 without gold stays there exactly, for ever.
     """
-    judged = labels >= least
-    if not judged.any() or np.abs(rates[judged] - start).max() > 1e-9:
+    enough = labels >= least
+    if not enough.any() or np.abs(rates[enough] - start).max() > 1e-9:
         return []
     return [
         Alert(
             "frozen reliabilities",
-            f"{int(labels.sum())} labels of {_people(judged.sum())} moved no reliability off its start",
+            f"{int(labels.sum())} labels of {_people(enough.sum())} moved no reliability off its start",
             "the consensus is meaningless: add honeypots (gold lines) that these annotators answer, or use two_coin",
         )
     ]
@@ -224,8 +224,10 @@ def honeypot_exposure(
     ]
 
 
-def label_shortage(labels: np.ndarray, *, wanted: int = 3, share: float = 0.1, what: str = "lines") -> list[Alert]:
-    """Too many lines, or whatever what says, with too few judgements. labels: [lines], unsure ones excluded.
+def label_shortage(
+    labels: np.ndarray, *, wanted: int = 3, share: float = 0.1, what: str = "lines", of: str = "marks"
+) -> list[Alert]:
+    """Too many lines, or whatever what says, with too few marks, or of. labels: [lines], unsure ones excluded.
 
     wanted: 3, the fewest that can outvote one mistake. share: a tenth of the lines may be on their way.
     """
@@ -234,7 +236,7 @@ def label_shortage(labels: np.ndarray, *, wanted: int = 3, share: float = 0.1, w
     return [
         Alert(
             "label shortage",
-            f"{short:.0%} of {len(labels)} {what} have fewer than {wanted} judgements",
+            f"{short:.0%} of {len(labels)} {what} have fewer than {wanted} {of}",
             "ask more annotators, or put fewer programs before them in a round",
         )
     ]
@@ -258,13 +260,13 @@ def honeypot_shortage(unseen: Mapping[str, int], *, wanted: int) -> list[Alert]:
     ]
 
 
-def unjudged(count: int) -> list[Alert]:
+def unchecked(count: int) -> list[Alert]:
     """Programs of a round that the sandbox failed on."""
     if not count:
         return []
     return [
         Alert(
-            "unjudged programs",
+            "unchecked programs",
             f"the sandbox failed on {count} program{'' if count == 1 else 's'} of the round, left out of it",
             "see that the machine has memory to spare, or lower sandbox.slots",
         )

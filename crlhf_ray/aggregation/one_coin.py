@@ -15,7 +15,7 @@ from crlhf_ray.aggregation.state import CC, WW, CrowdState
 def log_odds(votes: np.ndarray, reliability: np.ndarray, prior: float = 0.5) -> np.ndarray:
     """Eq. 7: ``logit(prior) + sum_i v_ij logit(p_i)``.
 
-    votes: +1, -1 or 0 (not judged), [..., n annotators]. reliability: p_i in (0, 1), [n]. Returns log-odds [...].
+    votes: +1, -1 or 0 (not reviewed), [..., n annotators]. reliability: p_i in (0, 1), [n]. Returns log-odds [...].
     """
     return logit(prior) + np.asarray(votes) @ logit(np.asarray(reliability, float))
 

@@ -80,7 +80,7 @@ def majority_consensus(annotations: pa.Table) -> dict[str, dict[int, float]]:
 def consensus_quality(
     consensus: Mapping[str, Mapping[int, float]], truth: Mapping[str, np.ndarray], items: Iterable[Item]
 ) -> dict[str, float]:
-    """``consensus_accuracy``, ``consensus_auc`` and ``consensus_ece`` over the items' judged lines.
+    """``consensus_accuracy``, ``consensus_auc`` and ``consensus_ece`` over the items' reviewed lines.
 
     consensus: p_correct by item and line; truth: +1 or -1 for each line of each item. Lines without an answer are
     left out. nan where nothing can be said.
@@ -88,7 +88,7 @@ def consensus_quality(
     pairs = [
         (truth[item.item_id][line] > 0, consensus[item.item_id][line])
         for item in items
-        for line in item.judged
+        for line in item.to_review
         if line in consensus.get(item.item_id, {})
     ]
     if not pairs:

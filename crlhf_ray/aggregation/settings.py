@@ -10,7 +10,7 @@ from crlhf_ray.settings import Settings
 
 
 class AggregationSettings(Settings):
-    """How judgements become consensus probabilities."""
+    """How marks become consensus probabilities."""
 
     estimator: Literal["two_coin", "one_coin", "majority"] = "two_coin"
     """one_coin is the paper's (Eq. 7 and 8); two_coin also sees through those who call every line correct."""

@@ -1,8 +1,9 @@
 """The streaming core: soft counts by worker, votes by task, and one incremental step of EM for what a batch touches.
 
 Pure arrays on integer codes, no names, no clock. `CrowdState.update` is an incremental EM step (Neal and Hinton 1998):
-the touched tasks are judged with reliabilities frozen, then each of their votes is credited again, in place of what it
-was credited before. So late labels, late gold and corrections leave exactly the state that honest bookkeeping demands.
+the touched tasks are estimated with reliabilities frozen, then each of their votes is credited again, in place of what
+it was credited before. So late labels, late gold and corrections leave exactly the state that honest bookkeeping
+demands.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ NEGATIVES, POSITIVES = 6, 7
 KEPT, SHARE_KEPT = slice(8, 10), 10
 #: Tasks that the guess of even shares is worth where the prior is learnt.
 _EVEN_TASKS = 10.0
-#: Where the prior is learnt, all tasks are judged again so many times whenever the strengths are learnt again, as long
-#: as there are no more labels than this: what more labels teach outweighs what the first were taken for.
+#: Where the prior is learnt, all tasks are estimated again so many times whenever the strengths are learnt again, as
+#: long as there are no more labels than this: what more labels teach outweighs what the first were taken for.
 _SWEEPS, _SWEPT_LABELS = 3, 20_000
 #: The crowd's strengths are learnt again when it has given so many times as many labels, from so many of its members.
 _RELEARN = 1.5
@@ -282,7 +283,7 @@ class CrowdState:
         return counts[np.argsort(counts @ _SORTING)[places.astype(np.int64)]]
 
     def sweep(self) -> None:
-        """One full EM pass: judge every task again with the present reliabilities, and credit all votes by that."""
+        """One full EM pass: estimate every task again with the present reliabilities, and credit all votes by that."""
         self.update(NO_VOTES, np.arange(self.n_tasks), self.task_gold[: self.n_tasks].copy())
 
     def _clocks(self, votes: Votes, crew: np.ndarray, who: np.ndarray, fresh: np.ndarray) -> np.ndarray:

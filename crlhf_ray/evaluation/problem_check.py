@@ -90,14 +90,14 @@ def _finding(problem: Problem, runs: list[list[Verdict]], mutants: list[Verdict]
         elif not first.passed:
             test = "" if first.failing_test is None else f", test {first.failing_test}"
             faults.append(f"reference {number} does not pass: {first.status}{test}: {first.detail}".rstrip(": "))
-    judged = [verdict for verdict in mutants if verdict.status != "infra_error"]
-    caught = sum(not verdict.passed for verdict in judged)
+    checked = [verdict for verdict in mutants if verdict.status != "infra_error"]
+    caught = sum(not verdict.passed for verdict in checked)
     cpu = max((verdict.cpu_seconds for verdicts in runs for verdict in verdicts), default=0.0)
     shown = tests_shown(problem)
     if not problem.references:
         notes.append("no reference to check the tests with")
-    if judged and caught < len(judged) / 2:
-        notes.append(f"the tests catch {caught} of {len(judged)} mutants")
+    if checked and caught < len(checked) / 2:
+        notes.append(f"the tests catch {caught} of {len(checked)} mutants")
     if shown[0]:
         notes.append(f"the prompt shows {shown[0]} of {shown[1]} tests")
     if cpu > SLOW * cpu_limit:
@@ -106,7 +106,7 @@ def _finding(problem: Problem, runs: list[list[Verdict]], mutants: list[Verdict]
     return Finding(
         problem.problem_id,
         (passing, len(runs)),
-        (caught, len(judged)),
+        (caught, len(checked)),
         shown,
         round(cpu, 3),
         tuple(faults),

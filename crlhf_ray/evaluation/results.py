@@ -142,7 +142,7 @@ def summarise(data_set: dict[str, str], n: int, rows: Sequence[dict[str, Any]], 
 
 
 def skill(outcomes: Iterable[tuple[str, bool]]) -> dict[str, Any]:
-    """pass@1 with its interval, and of each problem, from (problem_id, passed) of each judged sample: the part of
+    """pass@1 with its interval, and of each problem, from (problem_id, passed) of each checked sample: the part of
     ``evaluations.jsonl`` that is measured."""
     by_problem: dict[str, list[bool]] = defaultdict(list)
     for problem_id, passed in outcomes:

@@ -53,9 +53,9 @@ def opaque_id(seed: int, *parts: object) -> str:
 def make_item(problem: Problem, completion: str, item_id: str, *, end: bool = False) -> Item:
     """The item that puts a completion before annotators. end: ask also whether something is missing at its end."""
     lines = tuple(completion.split("\n"))
-    judged = tuple(n for n, text in enumerate(lines) if carries_code(text))
-    judged = (*judged, len(lines)) if end and judged else judged
-    return Item(item_id, problem.problem_id, problem.prompt, lines, judged, problem.language)
+    to_review = tuple(n for n, text in enumerate(lines) if carries_code(text))
+    to_review = (*to_review, len(lines)) if end and to_review else to_review
+    return Item(item_id, problem.problem_id, problem.prompt, lines, to_review, problem.language)
 
 
 def build_honeypots(
@@ -185,7 +185,7 @@ def _honeypot(problem: Problem, completion: str, seed: int, mutation: Mutation |
 def _from_json(row: dict[str, Any]) -> Honeypot:
     item = row["item"]
     return Honeypot(
-        Item(**{**item, "lines": tuple(item["lines"]), "judged": tuple(item["judged"])}),
+        Item(**{**item, "lines": tuple(item["lines"]), "to_review": tuple(item["to_review"])}),
         tuple(row["truth"]),
         row["operator"],
     )
@@ -239,9 +239,9 @@ class HoneypotPool:
         return [h.item for h in self._by_id.values()]
 
     def gold(self, items: Iterable[Honeypot | Item | str] | None = None) -> pa.Table:
-        """Truth of the judged lines as GOLD_SCHEMA, of all honeypots or of those named. KeyError for any other item."""
+        """Truth of the lines to review (GOLD_SCHEMA), of all honeypots or those named. KeyError for any other item."""
         chosen = self._by_id.values() if items is None else [self._by_id[_id_of(item)] for item in items]
-        rows = [(h.item.item_id, line, h.truth[line]) for h in chosen for line in h.item.judged]
+        rows = [(h.item.item_id, line, h.truth[line]) for h in chosen for line in h.item.to_review]
         ids, lines, truth = zip(*rows, strict=True) if rows else ((), (), ())
         return pa.table([ids, lines, truth], schema=GOLD_SCHEMA)
 

@@ -82,7 +82,7 @@ class WebFeedbackSettings(Settings):
     poll_seconds: float = Field(default=1.0, gt=0)
     """Between two looks at what came in."""
     simulated_crowd: bool = False
-    """web: have the simulated crowd (feedback.crowd) work beside the people. Each member takes one judgement of each
+    """web: have the simulated crowd (feedback.crowd) work beside the people. Each member takes one review of each
     program, so leave people room by the server's queue.labels_least."""
     queue: QueueSettings = QueueSettings()
     """simulated: how the run's own server hands programs out."""

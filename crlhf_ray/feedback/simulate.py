@@ -1,4 +1,4 @@
-"""A simulated crowd: annotators of known skill who judge lines whose truth is given.
+"""A simulated crowd: annotators of known skill who review lines whose truth is given.
 
 Two words for the same two numbers: this package (docs/method.md, two-coin) says *sensitivity* for P(says correct | line
 correct) and *specificity* for P(says wrong | line wrong). Studies of fault finding turn them round: their sensitivity
@@ -84,12 +84,12 @@ class Crowd:
         labels_per_item: int | None = None,
         progress: float = 0.5,
     ) -> pa.Table:
-        """Judge every place in `judged` of every item.
+        """Mark every place in `to_review` of every item.
 
         truth: by item_id, +1 or -1 for each place of the item, shape (places,): its lines, and its end where asked.
         now: the events' created_at; with a time zone.
         annotators: ids of those who take part; everybody if None.
-        labels_per_item: how many of them judge each item, drawn again for each; all of them if None.
+        labels_per_item: how many of them review each item, drawn again for each; all of them if None.
         progress: share of the run that is over, 0 to 1; moves those who drift.
         Returns ANNOTATION_SCHEMA with source "simulated", ordered by item, annotator, line. An unsure answer has label
         0 and no confidence. Raises DataError for a missing or ill-formed truth, ValueError for an unknown annotator.
@@ -107,15 +107,15 @@ class Crowd:
             item_truth = _truth_of(item, truth)
             item_key = np.uint64(self._key("i:" + item.item_id + "\0" + "\n".join(item.lines)))
             drawn = np.sort(np.argsort(_mix(keys ^ item_key), kind="stable")[:wanted])
-            judged = np.asarray(item.judged, dtype=np.int64)
-            item_of.append(np.full(wanted * len(judged), number))
-            who.append(np.repeat(drawn, len(judged)))
-            line_of.append(np.tile(judged, wanted))
-            wrong = item_truth[judged] < 0
-            z.append(np.tile(item_truth[judged], wanted))
-            clean.append(np.full(wanted * len(judged), not wrong.any()))
+            to_review = np.asarray(item.to_review, dtype=np.int64)
+            item_of.append(np.full(wanted * len(to_review), number))
+            who.append(np.repeat(drawn, len(to_review)))
+            line_of.append(np.tile(to_review, wanted))
+            wrong = item_truth[to_review] < 0
+            z.append(np.tile(item_truth[to_review], wanted))
+            clean.append(np.full(wanted * len(to_review), not wrong.any()))
             later.append(np.tile(wrong & (np.cumsum(wrong) > 1), wanted))
-            line_keys.append(np.tile(_mix(item_key + judged.astype(np.uint64)), wanted))
+            line_keys.append(np.tile(_mix(item_key + to_review.astype(np.uint64)), wanted))
         if not sum(map(len, item_of)):
             return ANNOTATION_SCHEMA.empty_table()
         item_index, member = np.concatenate(item_of), np.concatenate(who)

@@ -50,13 +50,13 @@ class Heard:
 
 
 class Feedback(ABC):
-    """Where judgements come from. Every one is an event in the ledger, and folded into the aggregation actor.
+    """Where reviews come from. Every one is an event in the ledger, and folded into the aggregation actor.
 
     aggregator: handle of the aggregation actor. wait_seconds: longest wait for it before the error that names it.
     rounds: how many the run has; simulated annotators who drift know how far it is.
     """
 
-    #: Judgements that a line should have when a round goes on.
+    #: Reviews that a line should have when a round goes on.
     labels_wanted = 3
     #: Between two looks at what was said, where nothing was.
     pause_seconds = 0.0
@@ -114,7 +114,7 @@ class Feedback(ABC):
 
     @abstractmethod
     def alerts(self) -> list[Alert]:
-        """What is wrong with the supply of judgements."""
+        """What is wrong with the supply of reviews."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Feedback(ABC):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`; the aggregation actor is back at what it was then, and so is the run's own log.
 
-        What people judged later is in the server's ledger still, and is folded in again.
+        What people reviewed later is in the server's ledger still, and is folded in again.
         """
 
     def ask(self, reference: ray.ObjectRef) -> Any:

@@ -45,7 +45,7 @@ def line_truth(
     text_lines: the completion, or its lines. passing: completions that pass, besides the problem's references.
     end: whether it is asked if something is missing at the end.
     Returns int8, shape (lines,) or with the end (lines + 1,): +1 correct, -1 wrong. A line without code gets +1; it is
-    not judged. A program that fails and has code gets at least one wrong place.
+    not reviewed. A program that fails and has code gets at least one wrong place.
     Raises ValueError for an `infra_error` verdict, which says nothing about the program.
     """
     lines = text_lines.split("\n") if isinstance(text_lines, str) else list(text_lines)

@@ -24,7 +24,7 @@ def round_row(
     truth = {item_id: lines for work in batch for item_id, lines in work.truth.items()}
     return {
         "samples": len(items),
-        "unjudged": sum(work.lost for work in batch),
+        "unchecked": sum(work.lost for work in batch),
         "reward": {"mean": scores.mean(), "std": scores.std()},
         "train_pass_rate": np.mean([verdict.passed for work in batch for verdict in work.verdicts]),
         "tokens_per_sample": np.mean([len(sample.token_ids) for work in batch for sample in work.samples]),
@@ -57,7 +57,7 @@ def sample_rows(
                         "text": text,
                         "p_correct": posterior.get(number),
                         "truth": truth[number],
-                        "judged": number in item.judged,
+                        "to_review": number in item.to_review,
                     }
                     for number, text in enumerate(item.lines)
                 ],

@@ -19,7 +19,7 @@ import ray
 from crlhf_ray.actors import answer
 from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.aggregation.marks import Item
-from crlhf_ray.aggregation.monitors import Alert, score_stagnation, skipped_update, unjudged
+from crlhf_ray.aggregation.monitors import Alert, score_stagnation, skipped_update, unchecked
 from crlhf_ray.aggregation.snapshots import go_back
 from crlhf_ray.cluster import connect
 from crlhf_ray.config import FREE_ON_RESUME, Config, check_unchanged, settings_file, settings_of_run
@@ -217,17 +217,17 @@ class Run:
         return self.engines.generate(problems, n=n, tag=tag, temperature=temperature, progress=self.display.advance)
 
     def consensus(self, items: Sequence[Item]) -> dict[str, dict[int, float]]:
-        """P(line is correct) by item and line, for every judged line of the items."""
+        """P(line is correct) by item and line, for every reviewed line of the items."""
         table = self._ask(self.aggregator.consensus.remote([item.item_id for item in items]))
         found: dict[str, dict[int, float]] = {item.item_id: {} for item in items}
         for item_id, line, p_correct in zip(
             table["item_id"].to_pylist(), table["line"].to_pylist(), table["p_correct"].to_pylist(), strict=True
         ):
             found[item_id][line] = p_correct
-        if any(len(found[item.item_id]) < len(item.judged) for item in items):  # nobody said anything: the prior
+        if any(len(found[item.item_id]) < len(item.to_review) for item in items):  # nobody said anything: the prior
             prior = self.line_prior()
             for item in items:
-                found[item.item_id] = dict.fromkeys(item.judged, prior) | found[item.item_id]
+                found[item.item_id] = dict.fromkeys(item.to_review, prior) | found[item.item_id]
         return found
 
     def line_prior(self) -> float:
@@ -261,7 +261,12 @@ class Run:
         scores: np.ndarray,
     ) -> None:
         """Write what the round showed, count it, and save what a resumed run goes on from."""
-        found = [*self._crowd_alerts(), *self.feedback.alerts(), *score_stagnation(scores), *unjudged(row["unjudged"])]
+        found = [
+            *self._crowd_alerts(),
+            *self.feedback.alerts(),
+            *score_stagnation(scores),
+            *unchecked(row["unchecked"]),
+        ]
         found += skipped_update(row["learner"]["signal"], self.config.learner.signal_floor)
         alerts = [asdict(alert) for alert in found]
         self.metrics.append_samples(sample_rows(self.round, batch, consensus, scores))

@@ -402,5 +402,5 @@ return cp.Problem(cp.Minimize(cp.sum(cp.logistic(-margins)) + weight * cp.sum_sq
 
 
 def cvx_problems() -> list[Problem]:
-    """The bundled problems. Judging them needs the ``cvx`` extra (cvxpy with an open solver)."""
+    """The bundled problems. Checking them needs the ``cvx`` extra (cvxpy with an open solver)."""
     return [task.problem() for task in TASKS]

@@ -226,9 +226,9 @@ def _weaknesses(run: Run, marks: pa.Table | None, round_: int) -> list[str]:
             lines.append("- That interval includes no gain at all.")
     if marks is not None and marks.num_rows and "human" not in set(reviews_of(run, marks)["source"].to_pylist()):
         lines.append("- No person reviewed: every mark is a machine's or a simulation's.")
-    unjudged = sum(row.get("unjudged") or 0 for row in run.metrics[:round_])
-    if unjudged:
-        lines.append(f"- Left out because the sandbox failed on them: {counted(unjudged, 'program')}.")
+    unchecked = sum(row.get("unchecked") or 0 for row in run.metrics[:round_])
+    if unchecked:
+        lines.append(f"- Left out because the sandbox failed on them: {counted(unchecked, 'program')}.")
     kinds: dict[str, int] = {}
     for row in run.metrics[:round_]:
         for alert in row.get("alerts") or []:

@@ -119,7 +119,7 @@ def single(metrics: Rows, path: str, label: str, title: str, colour: int = 0) ->
 
 
 def consensus(metrics: Rows) -> str | None:
-    """Share of judged lines whose consensus, and whose majority vote, agrees with line truth."""
+    """Share of reviewed lines whose consensus, and whose majority vote, agrees with line truth."""
     series = [
         ("consensus", points(metrics, "aggregation/consensus_accuracy"), SERIES[0], "-"),
         ("majority vote", points(metrics, "aggregation/majority_accuracy"), SERIES[1], "--"),
@@ -132,7 +132,7 @@ def consensus(metrics: Rows) -> str | None:
         for label, values, colour, style in series:
             _line(axes, values, colour, label, style)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        _finish(axes, "lines judged rightly", legend=True)
+        _finish(axes, "lines decided rightly", legend=True)
         return _svg(figure, "Accuracy of the consensus over rounds")
 
 

@@ -1,4 +1,4 @@
-"""The figures that a run is judged by, for the report's cards and the terminal's closing table."""
+"""The figures that a run is measured by, for the report's cards and the terminal's closing table."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def headline(run: Run) -> list[Figure]:
     labels = sum((row.get("aggregation") or {}).get("labels") or 0 for row in run.metrics)
     if labels:
         people = len({row["annotator_id"] for row in run.reliability})
-        figures.append(Figure("Line judgements", f"{labels:,}", f"by {people} annotators" if people else ""))
+        figures.append(Figure("Line marks", f"{labels:,}", f"by {people} annotators" if people else ""))
     seconds = sum(sum((row.get("seconds") or {}).values()) for row in run.metrics)
     if seconds:
         each = sum(map(round_seconds, run.metrics)) / rounds

@@ -152,17 +152,17 @@ def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
     lines = []
     for number, line in enumerate(row.get("lines") or (), start=1):
         p, truth = line.get("p_correct"), line.get("truth")
-        judged = bool(line.get("judged")) and p is not None
-        says_correct = judged and p >= 0.5
+        to_review = bool(line.get("to_review")) and p is not None
+        says_correct = to_review and p >= 0.5
         lines.append(
             {
                 "number": number,
                 "text": visible(line.get("text") or ""),
-                "p": f"{p:.2f}" if judged else "",
-                "says": ("correct" if says_correct else "wrong") if judged else "",
-                "tint": round(min(0.42, abs(p - 0.5) * 0.84), 3) if judged else 0,
-                "truth": {1: "correct", -1: "wrong"}.get(truth, "") if judged else "",
-                "mistaken": judged and truth in (1, -1) and says_correct != (truth == 1),
+                "p": f"{p:.2f}" if to_review else "",
+                "says": ("correct" if says_correct else "wrong") if to_review else "",
+                "tint": round(min(0.42, abs(p - 0.5) * 0.84), 3) if to_review else 0,
+                "truth": {1: "correct", -1: "wrong"}.get(truth, "") if to_review else "",
+                "mistaken": to_review and truth in (1, -1) and says_correct != (truth == 1),
             }
         )
     return {

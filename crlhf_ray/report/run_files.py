@@ -9,13 +9,13 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
 
     {"round": 3,                          0-based
      "reward": {"mean": .61, "std": .2},  over the round's samples
-     "samples": 48,                       programs sampled in this round and judged by the sandbox
-     "unjudged": 0,                       programs that the sandbox failed on, left out of the round
+     "samples": 48,                       programs sampled in this round and checked by the sandbox
+     "unchecked": 0,                       programs that the sandbox failed on, left out of the round
      "train_pass_rate": .27,              share of those that pass their tests
      "learner": {"kl": .01,               nats a token, against the reference (SFT) model
                  "kl_coef": .2, "loss": .4, "entropy": .9, "grad_norm": 1.2,
                  "logprob_gap_mean": 1e-5, "logprob_gap_max": 4e-5, ...},   |rollout - learner|, nats a token
-     "aggregation": {"consensus_accuracy": .94, "majority_accuracy": .9,    share of judged lines, against line truth
+     "aggregation": {"consensus_accuracy": .94, "majority_accuracy": .9,    share of reviewed lines, against line truth
                      "consensus_auc": .95, "labels": 1200, ...},            labels: new in this round
      "carried": {"human": .8, "llm": .2},                                   share of the marks' evidence by source
      "rollout": {"serving": 2, "wanted": 3,                                 replicas at the round's end
@@ -28,7 +28,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
 
     {"round": 0,             how many rounds the evaluated weights had learnt from; 0 is before training
      "split": "heldout", "n": 10, "temperature": .8,      n: samples a problem
-     "unjudged": 0,                                        samples left out, because the sandbox failed on them
+     "unchecked": 0,                                        samples left out, because the sandbox failed on them
      "pass_at_1": .21, "low": .17, "high": .25,            95% interval
      "per_problem": {"strings/reverse": .3, ...}}          pass@1 of each problem; optional
 
@@ -38,7 +38,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
 
     {"round": 3, "sample_id": "...", "problem_id": "...", "item_id": "...", "prompt": "def f(x):...",
                                                                             item_id: as in the marks; optional
-     "lines": [{"text": "    return x", "p_correct": .97, "truth": 1, "judged": true}, ...],
+     "lines": [{"text": "    return x", "p_correct": .97, "truth": 1, "to_review": true}, ...],
                 p_correct and truth (+1 correct, -1 wrong) null where unknown
      "end": {"p_correct": .9, "truth": 1},   whether nothing is missing at the end; null where that was not asked
      "reward": .8, "passed": false}
@@ -59,7 +59,7 @@ import pyarrow.parquet as pq
 from crlhf_ray.errors import DataError
 
 #: One row an annotator and round. sensitivity: P(says correct | correct); specificity: P(says wrong | wrong).
-#: *_low, *_high: 95% interval. labels: judgements so far, gold_labels: those on honeypots.
+#: *_low, *_high: 95% interval. labels: marks so far, gold_labels: those on honeypots.
 #: true_*: the simulated annotator's real skill, null for people. kind: such as "expert" or "human".
 RELIABILITY_SCHEMA = pa.schema(
     [

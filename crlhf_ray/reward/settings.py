@@ -18,7 +18,7 @@ _OWN: dict[str, tuple[str, ...]] = {
 
 
 class RewardSettings(Settings):
-    """What a judged program is worth, and which of its tokens get the credit."""
+    """What a reviewed program is worth, and which of its tokens get the credit."""
 
     source: Literal["crowd", "tests"] = "crowd"
     """`crowd`: the consensus of the annotators (the method). `tests`: 1 for a program that passes its tests and else 0,

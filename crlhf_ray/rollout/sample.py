@@ -13,7 +13,7 @@ class Line:
 
     number: 0-based, counted in the completion (the prompt is not numbered).
     text: without its newline; ``"\\n".join(line.text)`` over all lines is the completion.
-    carries_code: False for blank and comment-only lines; those are neither judged nor scored.
+    carries_code: False for blank and comment-only lines; those are neither reviewed nor scored.
     """
 
     number: int

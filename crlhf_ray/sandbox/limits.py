@@ -1,4 +1,4 @@
-"""What one program may use, and how many are judged at once."""
+"""What one program may use, and how many are checked at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SandboxSettings(Settings):
     limits: Limits = Limits()
     """What one program may use."""
     slots: int = Field(default=2, ge=1)
-    """Programs judged at the same time; about one per core."""
+    """Programs checked at the same time; about one per core."""
     isolation: Literal["jailed", "weak"] = "jailed"
     """`jailed` refuses to run where the machine forbids a part of the jail. `weak` has resource limits only, for
     trusted programs on such a machine; every verdict then says so."""
@@ -62,7 +62,7 @@ class SandboxPoolSettings(Settings):
     maximum: int = Field(default=1, ge=1)
     """Most actors at a time, each with `sandbox.slots` slots; fewer run where the cluster has fewer CPUs."""
     cpus_per_slot: float = Field(default=0.0, ge=0)
-    """Ray CPUs reserved for a slot. 0 where judging takes turns with sampling and learning on the same cores; 1 on a
+    """Ray CPUs reserved for a slot. 0 where checking takes turns with sampling and learning on the same cores; 1 on a
     cluster, so that sandboxes spread over nodes which have cores to spare."""
     chunk: int = Field(default=32, ge=1)
     """Programs in one call: enough to hide the call, few enough to share the work out evenly."""

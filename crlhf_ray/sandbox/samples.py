@@ -177,7 +177,7 @@ def checked_under(problems: Sequence[Problem], sandbox: AnySandbox) -> dict[str,
 
 
 def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[dict[str, Any]]:
-    """The leading rows of an earlier output that belong to the same samples, were judged under the same conditions and
+    """The leading rows of an earlier output that belong to the same samples, were checked under the same conditions and
     need no second try."""
     done: list[dict[str, Any]] = []
     if not output.exists():

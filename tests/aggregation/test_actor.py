@@ -152,7 +152,7 @@ def test_what_comes_back_from_disk_equals_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("label", [-128, -2, 2, 127])
-def test_a_label_that_is_no_judgement_is_refused(aggregator, label):
+def test_a_label_that_is_not_one_is_refused(aggregator, label):
     with pytest.raises(DataError, match=f"{label} cannot be stored"):
         aggregator.ingest(annotations([("a", 0, "x", label)]))
 

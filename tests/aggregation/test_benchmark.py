@@ -88,7 +88,7 @@ def test_a_folder_of_sets_of_many_classes_has_aims_that_were_not_run(benchmark, 
     assert "NOT RUN accuracy above every crowd-kit method" in capsys.readouterr().out
 
 
-def test_every_timed_set_is_judged_by_the_variant_named_before(benchmark, tmp_path, capsys):
+def test_every_timed_set_is_measured_by_the_variant_named_before(benchmark, tmp_path, capsys):
     sets = {name: benchmark.load(write(tmp_path / name)) for name in ("a", "b")}
     streams = {name: {benchmark.STREAMED: 0.5, "majority, votes": 0.99} for name in sets}
     aims(benchmark, results([(benchmark.BEST, "a", 0.8), (benchmark.BEST, "b", 0.9)]), sets, streams)

@@ -606,7 +606,7 @@ def test_the_temperature_undoes_overconfidence():
     )
 
 
-def test_the_temperature_never_sees_what_it_is_judged_on(votes):
+def test_the_temperature_never_sees_what_it_is_measured_on(votes):
     """A honeypot's own truth does not change the answer that the temperature is fitted to."""
     flipped = GOLD.copy()
     task = GOLD.index[0]

@@ -85,7 +85,7 @@ def test_honeypot_exposure_is_being_better_where_it_is_checked():
     assert "rotate" in alert.remedy
 
 
-def test_label_shortage_is_too_many_lines_with_too_few_judgements():
+def test_label_shortage_is_too_many_lines_with_too_few_marks():
     assert label_shortage(np.array([3, 4, 5, 3])) == []
     (alert,) = label_shortage(np.array([3, 1, 5, 0]))
     assert "50%" in alert.message

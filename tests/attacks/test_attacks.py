@@ -74,7 +74,7 @@ def sandbox():
 
 
 @pytest.fixture(scope="module")
-def other_judge():
+def other_sandbox():
     """With a slot that may start more jails."""
     with Sandbox(SandboxSettings(limits=LIMITS, slots=1)) as sandbox:
         yield sandbox
@@ -143,7 +143,7 @@ def test_answer_that_unfolds_does_not_burden_the_verifier(sandbox, name):
 
 @pytest.mark.parametrize("packages", [(), ("numpy",)], ids=["without numpy", "with numpy"])
 @pytest.mark.parametrize("name", FORGED_ARRAYS)
-def test_forged_array_equals_nothing_that_it_is_not(other_judge, name, packages):
+def test_forged_array_equals_nothing_that_it_is_not(other_sandbox, name, packages):
     tests = (
         "assert largest_gap([0, 200000]) == 200000",
         "assert largest_gap([0, 10 ** 18]) == 10 ** 18",
@@ -154,7 +154,7 @@ def test_forged_array_equals_nothing_that_it_is_not(other_judge, name, packages)
     cases = (Case(([0, 200000],), 200000), Case(([0],), [200000]), Case(([0],), [2]), Case(([0],), 3.141592653589793))
     checkers = [AssertChecker((test,)) for test in tests] + [CallChecker((case,)) for case in cases]
     problems = [Problem("attacked", PROMPT, "largest_gap", checker, (), packages=packages) for checker in checkers]
-    for verdict in other_judge.check([(problem, FORGED_ARRAYS[name]) for problem in problems]):
+    for verdict in other_sandbox.check([(problem, FORGED_ARRAYS[name]) for problem in problems]):
         assert verdict.status in ("wrong", "error"), verdict
 
 

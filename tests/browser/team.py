@@ -44,7 +44,7 @@ class Team(Server):
             busy = list(people)
             while busy:
                 name = self.draw.choices(busy, [0.4 if name in ("Emil", "Femi") else 1 for name in busy])[0]
-                if not self.judge(people[name], name):
+                if not self.review(people[name], name):
                     busy.remove(name)
                 self.now += self.draw.uniform(4, 14)
                 self.settled()  # so that what is known, and when, depends on nothing but the draws
@@ -64,13 +64,13 @@ class Team(Server):
         self.wrong[item.item_id] = wrong
         return item
 
-    def judge(self, person, name):
+    def review(self, person, name):
         task = person.next()
         if task is None:
             return False
         right, finds = SKILLS[name]
         marks = {}
-        for line in task.judged:
+        for line in task.to_review:
             wrong = line in self.wrong[task.item_id]
             said = self.draw.random() < (finds if wrong else right)
             marks[line] = 0 if self.draw.random() < 0.06 else (1 if said != wrong else -1)

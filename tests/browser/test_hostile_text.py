@@ -21,12 +21,12 @@ LINES = (
     "    # </code></pre> &amp; ${7*7} {{ 7*7 }}",
     "    return '</script>'",
 )
-JUDGED = (0, 1, 2, 3, 4, 6)
+TO_REVIEW = (0, 1, 2, 3, 4, 6)
 
 
 def test_hostile_programs_are_shown_as_they_are_and_do_nothing(serve, enter, picture):
     server = serve(queue=PLAIN)
-    server.publish([work(1, LINES, JUDGED)])
+    server.publish([work(1, LINES, TO_REVIEW)])
     dialogs = []
     lead = enter(server, "boss", "lead")
     lead.on("dialog", lambda dialog: dialogs.append(dialog.message))
@@ -50,7 +50,7 @@ def test_hostile_programs_are_shown_as_they_are_and_do_nothing(serve, enter, pic
 
 def test_long_lines_wrap_on_a_phone(serve, enter):
     server = serve(queue=PLAIN)
-    server.publish([work(1, LINES, JUDGED)])
+    server.publish([work(1, LINES, TO_REVIEW)])
     page = enter(server, "ann", **PHONE)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.evaluate("byId('lines').scrollWidth <= byId('lines').clientWidth")

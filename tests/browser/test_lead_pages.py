@@ -7,17 +7,17 @@ import pytest
 from playwright.sync_api import expect
 
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from tests.desk.conftest import PASSWORD, judge, work
+from tests.desk.conftest import PASSWORD, review, work
 
 
 @pytest.fixture
 def server(serve):
-    """A server on which three people have judged for a while; cid against everybody else."""
+    """A server on which three people have reviewed for a while; cid against everybody else."""
     server = serve(queue=QueueSettings(qualification=1, labels_least=3))
     server.publish([work(n) for n in range(12)], honeypots=6)
     for name, label in (("ann", 1), ("bob", 1), ("cid", -1)):
         person = server.person(name)
-        while judge(person, label):
+        while review(person, label):
             server.now += 40
     server.settled()
     return server
@@ -199,7 +199,7 @@ def test_somebody_is_suspended_after_a_question_and_reinstated(server, enter):
     expect(page.locator("#audit")).to_contain_text("requalify")
 
 
-def test_judgements_are_exported(server, enter):
+def test_marks_are_exported(server, enter):
     page = enter(server, "boss", "lead")
     page.goto("/lead/people")
     for kind in ("CSV", "JSONL", "Parquet"):

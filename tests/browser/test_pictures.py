@@ -35,7 +35,7 @@ def slowly(page, *keys):
 
 def truth(team, page):
     """The right key for each line of the program on the page."""
-    item_id, lines = page.evaluate("[task.item_id, judged]")
+    item_id, lines = page.evaluate("[task.item_id, toReview]")
     return ["0" if line in team.wrong[item_id] else "1" for line in lines]
 
 
@@ -64,7 +64,7 @@ def test_pictures_of_a_newcomers_first_hour(team, enter, picture, scheme):
     page.keyboard.press("Control+Enter")
     expect(page.locator(".said")).to_be_visible()
     saved(page)
-    picture(page, "judge" if light else "judge-dark")
+    picture(page, "review" if light else "review-dark")
     if light:
         page.keyboard.press("?")
         picture(page, "keys")

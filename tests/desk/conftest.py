@@ -19,9 +19,9 @@ PROMPT = "# {number}\ndef double(x):\n"
 PASSWORD = "long enough"
 
 
-def work(number, lines=("    y = x + x", "", "    # so", "    return y"), judged=(0, 3)):
+def work(number, lines=("    y = x + x", "", "    # so", "    return y"), to_review=(0, 3)):
     """A program with a text of its own."""
-    return Item(f"i-{number:016x}", "starter/double", PROMPT.format(number=number), tuple(lines), tuple(judged))
+    return Item(f"i-{number:016x}", "starter/double", PROMPT.format(number=number), tuple(lines), tuple(to_review))
 
 
 def honeypot(number):
@@ -102,11 +102,11 @@ def serve(tmp_path):
         server.close()
 
 
-def judge(person, label=1, confidence=2):
-    """Judge the next program, every line alike; returns its id, or None when nothing is to do."""
+def review(person, label=1, confidence=2):
+    """Review the next program, every line alike; returns its id, or None when nothing is to do."""
     task = person.next()
     if task is None:
         return None
-    person.mark(task.lease_id, dict.fromkeys(task.judged, label), 1000)
+    person.mark(task.lease_id, dict.fromkeys(task.to_review, label), 1000)
     person.submit(task.lease_id, confidence)
     return task.item_id

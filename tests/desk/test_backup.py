@@ -12,7 +12,7 @@ from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.desk.backup import back_up, restore
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.store.database import Database
-from tests.desk.conftest import PASSWORD, judge, work
+from tests.desk.conftest import PASSWORD, review, work
 
 PLAIN = QueueSettings(qualification=0, labels_least=2, honeypots_least=0, honeypots_most=0)
 
@@ -22,7 +22,7 @@ def server(serve):
     server = serve(queue=PLAIN)
     server.publish([work(n) for n in range(3)], honeypots=1)
     ann = server.person("ann")
-    judge(ann, -1)
+    review(ann, -1)
     task = ann.next()
     ann.mark(task.lease_id, {0: -1})
     return server
@@ -39,8 +39,8 @@ def test_a_restored_server_knows_people_programs_and_marks_and_goes_on(server, s
     assert again.lead.annotations(0)[0].equals(server.lead.annotations(0)[0])
     ann = again.lead.log_in("ann", PASSWORD)
     assert ann.next().marked == {0: -1}
-    assert judge(ann) is not None
-    assert judge(ann) is not None
+    assert review(ann) is not None
+    assert review(ann) is not None
 
 
 def test_a_backup_of_sqlite_is_restored_into_postgresql(server, serve, postgres, tmp_path):
@@ -52,7 +52,7 @@ def test_a_backup_of_sqlite_is_restored_into_postgresql(server, serve, postgres,
     database.close()
     assert _lines(tmp_path / "second.backup") == _lines(file)
     again = serve(queue=PLAIN, database=url)
-    assert judge(again.person("bob")) is not None  # new rows get numbers after the old ones
+    assert review(again.person("bob")) is not None  # new rows get numbers after the old ones
     assert counts["submission"] == 1
 
 

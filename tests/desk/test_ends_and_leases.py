@@ -7,7 +7,7 @@ from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.desk.highlight import highlighted
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.visible import visible
-from tests.desk.conftest import judge, work
+from tests.desk.conftest import review, work
 
 PLAIN = QueueSettings(qualification=0, labels_least=1, honeypots_least=0, honeypots_most=0)
 
@@ -70,7 +70,7 @@ def test_marks_of_a_lapsed_lease_are_there_when_their_owner_comes_back(serve):
     ann = server.person("ann")
     ann.mark(ann.next().lease_id, {0: -1})
     server.now += 101
-    assert judge(server.person("bob")) is not None  # somebody asks, which takes it back
+    assert review(server.person("bob")) is not None  # somebody asks, which takes it back
     assert ann.next().marked == {0: -1}
 
 
@@ -80,7 +80,7 @@ def test_no_pace_is_told_of_a_few_minutes(serve):
     person = server.person("ann")
     for milliseconds in (1000, 300_000):
         task = person.next()
-        person.mark(task.lease_id, dict.fromkeys(task.judged, 1), milliseconds)
+        person.mark(task.lease_id, dict.fromkeys(task.to_review, 1), milliseconds)
         person.submit(task.lease_id)
         assert person.me()["progress"]["per_hour"] == (None if milliseconds == 1000 else 12)
 

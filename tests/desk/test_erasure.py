@@ -5,7 +5,7 @@ import pytest
 from crlhf_ray.feedback.desk.backup import back_up
 from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from tests.desk.conftest import PASSWORD, judge, work
+from tests.desk.conftest import PASSWORD, review, work
 from tests.desk.test_backup import _lines
 
 PLAIN = QueueSettings(qualification=0, labels_least=1, honeypots_least=0, honeypots_most=0)
@@ -18,7 +18,7 @@ def test_of_an_erased_person_marks_and_the_audit_logs_lines_stay_and_nothing_els
     server.lead.log_in("Ann Mayer", PASSWORD)
     task = person.next()
     person._call("POST", f"/leases/{task.lease_id}/comments", {"line": 0, "text": "as I told Bob"})
-    judge(person)
+    review(person)
     person._call("POST", f"/leases/{person.next().lease_id}/release", {"reason": "I am ill"})
     name = person.me()["annotator_id"]
     server.lead._call("POST", f"/annotators/{name}/password")

@@ -107,7 +107,7 @@ def features(shown):
     times, rows, before = Counter(), [], None
     for place, (item, _) in enumerate(shown):
         code = "\n".join(item.lines)
-        size = [len(code), len(item.lines), len(item.judged), len(code) / max(len(item.lines), 1)]
+        size = [len(code), len(item.lines), len(item.to_review), len(code) / max(len(item.lines), 1)]
         style = [code.count(mark) for mark in ("result", "return", "#", '"', "'", "(", "[", ":", "=", " ", "if", "for")]
         problem = [times[item.problem_id], times[item.problem_id] == 0, item.problem_id == before, len(times)]
         rows.append([place, place / len(shown), *problem, *size, *style])

@@ -14,7 +14,7 @@ from crlhf_ray.feedback.desk.bring import read_file
 from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.desk.highlight import code_lines, highlighted
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from tests.desk.conftest import judge
+from tests.desk.conftest import review
 
 PLAIN = QueueSettings(qualification=0, labels_least=1, honeypots_least=0, honeypots_most=0)
 JS = "// adds\nfunction add(a, b) {\n\n  return a + b; /* so\n  it is */\n}\n"
@@ -81,7 +81,7 @@ def test_programs_come_in_with_all_that_their_lead_says_and_reviewers_see_no_nam
         "programs": 1, "changed": 0, "known": 0, "honeypots": 0, "reviews": 0
     }  # fmt: skip
     task = server.person("ann")._call("POST", "/next", {})
-    assert [line["number"] for line in task["lines"] if line["judged"]] == [1, 3, 5]
+    assert [line["number"] for line in task["lines"] if line["to_review"]] == [1, 3, 5]
     assert (task["prompt"]["text"], task["language"]) == ("Add two numbers.", "javascript")
     assert "task-1" not in json.dumps(task)
     (listed,) = server.lead._call("GET", "/items?round=4")
@@ -94,7 +94,7 @@ def test_importing_again_changes_nothing_and_a_new_text_replaces_one_that_nobody
     assert bring(server, rows(first))["programs"] == 1
     assert bring(server, rows(first))["known"] == 1
     assert bring(server, rows(first | {"program": "x = 2\n"}))["changed"] == 1
-    judge(server.person("ann"))
+    review(server.person("ann"))
     with pytest.raises(ServerError, match="program 'a' was given to somebody already"):
         bring(server, rows(first | {"program": "x = 3\n"}))
     assert [row["text"] for row in exported(server)] == ["x = 2"]
@@ -106,7 +106,7 @@ def test_what_has_priority_comes_first(serve):
     server.now += 3600
     bring(server, rows({"id": "now", "program": "y = 1", "language": "python", "priority": 1}))
     person = server.person("ann")
-    judge(person)
+    review(person)
     assert {row["id"] for row in exported(server)} == {"now"}
 
 
@@ -117,7 +117,7 @@ def test_a_honeypot_of_ones_own_teaches_who_is_right(serve):
     assert (counts["programs"], counts["honeypots"]) == (2, 1)
     with pytest.raises(ServerError, match="honeypot 't' has taught what is right"):
         bring(server, rows(trap | {"wrong_lines": [1]}))
-    judge(server.person("ann"))
+    review(server.person("ann"))
     server.settled()
     assert [(row["text"], row["truth"]) for row in exported(server)] == [("a = 1", "1"), ("b = 2", "-1")]
 
@@ -187,8 +187,8 @@ def reviewed(serve):
         person = server.person(name)
         task = person.next()
         person._call("POST", f"/leases/{task.lease_id}/comments", {"line": 0, "text": "=SUM(A1)"})
-        judge(person, 1 if name == "ann" else -1)
-        judge(person)
+        review(person, 1 if name == "ann" else -1)
+        review(person)
     server.settled()
     return server
 
@@ -265,7 +265,7 @@ def test_the_command_line_imports_folders_exports_and_retires(serve, tmp_path):
     run = CliRunner()
     done = run.invoke(app, ["review", "import", str(folder), *at], catch_exceptions=False)
     assert "2 new programs" in " ".join(done.output.split())
-    judge(server.person("ann"))
+    review(server.person("ann"))
     out = tmp_path / "reviews.jsonl"
     assert run.invoke(app, ["review", "export", str(out), *at], catch_exceptions=False).exit_code == 0
     (row,) = map(json.loads, out.read_text().splitlines())

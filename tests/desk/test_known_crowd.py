@@ -12,7 +12,7 @@ from crlhf_ray.feedback.desk import known_crowd as crowd
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.settings import WebSettings
-from tests.desk.conftest import judge, work
+from tests.desk.conftest import review, work
 from tests.desk.test_webhooks import SECRET, receiver, wait_for
 
 __all__ = ["receiver"]
@@ -20,13 +20,13 @@ __all__ = ["receiver"]
 NO_CHECKS = QueueSettings(qualification=0, labels_least=1, labels_most=1, honeypots_least=0, honeypots_most=0)
 
 
-def judged(serve, count, **settings):
-    """A server, closed, at which so many programs were judged; its settings."""
+def reviewed(serve, count, **settings):
+    """A server, closed, at which so many programs were reviewed; its settings."""
     server = serve(queue=NO_CHECKS, **settings)
     server.publish([work(n) for n in range(count)], honeypots=2)
     person = server.person("ann")
     for _ in range(count):
-        judge(person)
+        review(person)
     server.settled()
     server.close()
     return server.desk.settings
@@ -42,7 +42,7 @@ def learnt(settings):
 
 @pytest.mark.parametrize("left", [None, "somebody-elses", b"\xff\xfe"])
 def test_a_folder_that_may_be_of_another_database_is_learnt_again(serve, tmp_path, left):
-    settings = judged(serve, 3)
+    settings = reviewed(serve, 3)
     file = settings.dir / "crowd" / "database"
     name = file.read_bytes()
     file.unlink() if left is None else file.write_bytes(left if isinstance(left, bytes) else left.encode())
@@ -52,11 +52,11 @@ def test_a_folder_that_may_be_of_another_database_is_learnt_again(serve, tmp_pat
 
 
 def test_a_folder_that_knows_more_than_its_database_is_learnt_again(serve, tmp_path):
-    settings = judged(serve, 3)
+    settings = reviewed(serve, 3)
     shutil.copytree(settings.dir, tmp_path / "older")
     server = serve(queue=NO_CHECKS, database=f"sqlite:///{settings.dir / 'store.db'}")
     server.publish([work(3)])
-    judge(server.person("bob"))
+    review(server.person("bob"))
     server.settled()
     server.close()
     older = WebSettings(dir=tmp_path / "older", queue=NO_CHECKS)
@@ -71,7 +71,7 @@ def test_what_a_killed_server_had_not_written_down_is_learnt_from_its_database(s
     server.publish([work(n) for n in range(4)], honeypots=2)
     person = server.person("ann")
     for _ in range(4):
-        judge(person)
+        review(person)
     server.settled()
     shutil.copytree(server.desk.settings.dir, tmp_path / "killed")  # what the disk has before it closes
     killed = Desk(WebSettings(dir=tmp_path / "killed", queue=NO_CHECKS), Aggregator)
@@ -85,7 +85,7 @@ def test_a_program_that_could_not_be_settled_is_settled_with_the_next_learning(s
     server.publish([work(1)])
     with monkeypatch.context() as broken:
         broken.setattr(crowd.programs, "settle", lambda *_, **__: 1 / 0)
-        judge(server.person("ann"))
+        review(server.person("ann"))
         with pytest.raises(ZeroDivisionError):
             server.settled()
     server.settled()
@@ -93,13 +93,13 @@ def test_a_program_that_could_not_be_settled_is_settled_with_the_next_learning(s
 
 
 def test_a_folder_beside_another_database_forgets_the_first_one(serve, tmp_path):
-    a, b = judged(serve, 3), judged(serve, 5)
+    a, b = reviewed(serve, 3), reviewed(serve, 5)
     other = {"database": f"sqlite:///{b.dir / 'store.db'}", "queue": NO_CHECKS}
     assert learnt(WebSettings(dir=a.dir, **other)) == learnt(WebSettings(dir=tmp_path / "fresh", **other))
 
 
 def test_learning_anew_opens_no_program_again(serve, monkeypatch):
-    settings = judged(serve, 6)
+    settings = reviewed(serve, 6)
     (settings.dir / "crowd" / "database").unlink()
     monkeypatch.setattr(crowd, "FIRST_BATCH", 2)
     server = serve(queue=NO_CHECKS, database=f"sqlite:///{settings.dir / 'store.db'}")
@@ -117,10 +117,10 @@ def test_who_has_seen_nearly_all_honeypots_is_named_to_the_lead(serve):
         server.desk.crowd._viewing.result()
         return {alert["kind"]: list(alert["subjects"]) for alert in server.desk.crowd.view().alerts}
 
-    judge(person)  # and the next one is in their hands
+    review(person)  # and the next one is in their hands
     server.settled()
     assert "honeypot shortage" not in alerts()
-    judge(person)
+    review(person)
     server.settled()
     assert alerts()["honeypot shortage"] == [person.me()["annotator_id"]]
 
@@ -148,8 +148,8 @@ def test_a_program_that_is_done_because_nobody_is_left_for_it_is_told_of(serve, 
     server = serve(queue=queue, webhooks=(url,), webhook_secret=SECRET)
     server.publish([work(1)])
     a, b = server.person("a"), server.person("b")
-    judge(a)
-    judge(b, -1)
+    review(a)
+    review(b, -1)
     server.settled()
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
     wait_for(1, got)

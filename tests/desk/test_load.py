@@ -22,7 +22,7 @@ from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.security import create_account
 from crlhf_ray.feedback.desk.store.models import Account, Base, Lease, Mark, Program, Submission
 from crlhf_ray.feedback.desk.store.work import Conflict, Marking, NewMark
-from tests.desk.conftest import PASSWORD, judge, work
+from tests.desk.conftest import PASSWORD, review, work
 
 CLIENTS, PROGRAMS, WANTED = 200, 150, 3
 
@@ -51,7 +51,7 @@ def test_two_hundred_at_once_get_each_program_as_often_as_wanted_and_lose_no_mar
 
     def all_day(person):
         done = []
-        while (item := judge(person)) is not None:
+        while (item := review(person)) is not None:
             done.append(item)
         return done
 
@@ -62,7 +62,9 @@ def test_two_hundred_at_once_get_each_program_as_often_as_wanted_and_lose_no_mar
     with server.desk.database.read() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Lease)) == PROGRAMS * WANTED
         assert session.scalar(sa.select(sa.func.count()).select_from(Submission)) == PROGRAMS * WANTED
-        assert session.scalar(sa.select(sa.func.count()).select_from(Mark)) == PROGRAMS * WANTED * len(work(0).judged)
+        assert session.scalar(sa.select(sa.func.count()).select_from(Mark)) == PROGRAMS * WANTED * len(
+            work(0).to_review
+        )
     server.settled()
     with server.desk.database.read() as session:
         states = session.execute(sa.select(Program.state, Program.labels, Program.slots).distinct()).all()
@@ -81,7 +83,7 @@ def test_deadlines_expiry_marks_submissions_and_learning_at_once_neither_lock_ea
             if task is None:
                 return
             with suppress_conflicts():
-                person.mark(task.lease_id, dict.fromkeys(task.judged, 1))
+                person.mark(task.lease_id, dict.fromkeys(task.to_review, 1))
                 if n % 3:
                     person.submit(task.lease_id)
             server.now += 2 if n % 3 else server.desk.settings.queue.lease_seconds / 10
@@ -180,15 +182,15 @@ def test_nothing_acknowledged_is_missing_after_kill_9(tmp_path):
         lead = AnnotationClient.from_file(f"http://127.0.0.1:{port}", tmp_path / "desk" / "token")
         lead.publish([work(n, tuple(f"    x = {i}" for i in range(50)), tuple(range(50))) for n in range(3)])
         person = lead.join(lead.invite(), "ann", PASSWORD)
-        done = judge(person)
+        done = review(person)
         task = person.next()
-        acknowledged = dict.fromkeys(task.judged[:20], -1)
+        acknowledged = dict.fromkeys(task.to_review[:20], -1)
         for line in acknowledged:
             person.mark(task.lease_id, {line: -1})
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         with pytest.raises(ServerError, match="cannot be reached"):
-            person.mark(task.lease_id, {task.judged[20]: -1})
+            person.mark(task.lease_id, {task.to_review[20]: -1})
         process = start()
         again = person.next()
         assert (again.lease_id, again.marked) == (task.lease_id, acknowledged)

@@ -8,7 +8,7 @@ import pytest
 from crlhf_ray.feedback.desk import client as module
 from crlhf_ray.feedback.desk.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from tests.desk.conftest import judge, work
+from tests.desk.conftest import review, work
 
 PLAIN = QueueSettings(qualification=0, honeypots_least=0, honeypots_most=0)
 
@@ -18,7 +18,7 @@ def test_the_server_itself_closes_what_nobody_is_left_for_and_tells_the_lead_bef
     server.publish([work(1)])
     people = [server.person(name) for name in ("ann", "bob", "away")]
     for person, label in zip(people, (1, -1), strict=False):
-        judge(person, label)
+        review(person, label)
     server.settled()
 
     def alerts():

@@ -17,7 +17,7 @@ from crlhf_ray.feedback.desk.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.security import Needs
 from crlhf_ray.feedback.desk.store.models import ROLES, Account
-from tests.desk.conftest import PASSWORD, honeypot, judge, work
+from tests.desk.conftest import PASSWORD, honeypot, review, work
 
 HOSTILE = '    return "</code><script>alert(1)</script><img src=x onerror=alert(1)>"  # {{ 7*7 }}'
 PUBLIC = {"/login", "/invite/{token}", "/password/{token}", "/healthz", "/api/v1/join", "/api/v1/token"}
@@ -96,7 +96,7 @@ def test_generated_code_is_escaped_everywhere(server):
     server.publish([hostile], honeypots=1)
     lead = server.browser("boss", "lead")
     client = server.person("b")
-    judge(client)
+    review(client)
     task = client._call("POST", "/next", {})
     assert task["item_id"] == hostile.item_id
     drill = lead.get(f"/api/v1/items/{hostile.item_id}").json()
@@ -109,13 +109,13 @@ def test_generated_code_is_escaped_everywhere(server):
 def test_honeypots_and_other_work_look_alike(serve):
     server = serve(queue=QueueSettings(qualification=0, honeypots_least=1, honeypots_most=1))
     trap, gold = honeypot(1)
-    plain = work(2, trap.lines, trap.judged)
+    plain = work(2, trap.lines, trap.to_review)
     server.lead.publish([trap], gold=gold, round=0)
     server.lead.publish([plain], round=0)
     person, seen = server.person("ann"), {}
     while (answer := person._http.post("/next", json={})).status_code == 200:
         task = answer.json()
-        person.mark(task["lease_id"], {line["number"]: 1 for line in task["lines"] if line["judged"]})
+        person.mark(task["lease_id"], {line["number"]: 1 for line in task["lines"] if line["to_review"]})
         submitted = person._http.post(f"/leases/{task['lease_id']}/submit", json={"confidence": 2})
         seen[task["item_id"]] = task, answer.headers.keys(), submitted.headers.keys(), submitted.json()["feedback"]
     (task, *rest), (other, *other_rest) = seen[plain.item_id], seen[trap.item_id]
@@ -183,12 +183,12 @@ def test_the_same_is_asked_of_the_database_for_a_honeypot_as_for_other_work(long
 def test_gold_never_leaves_the_server_outside_the_qualification_round(server):
     server.publish([work(n) for n in range(3)], honeypots=4)
     person, lead = server.person("ann"), server.browser("boss", "lead")
-    judge(person)
+    review(person)
     texts = []
     while (answer := person._http.post("/next", json={})).status_code == 200:
         texts.append(answer.text)
         task = answer.json()
-        person.mark(task["lease_id"], {line["number"]: 1 for line in task["lines"] if line["judged"]})
+        person.mark(task["lease_id"], {line["number"]: 1 for line in task["lines"] if line["to_review"]})
         texts.append(person._http.post(f"/leases/{task['lease_id']}/submit", json={"confidence": 2}).text)
     texts += [person._http.get(path).text for path in ("/me", "/me/keys")]
     texts += [lead.get(f"/api/v1{path}").text for path in ("/items?honeypots=true", "/stats", "/annotations")]
@@ -304,7 +304,7 @@ def test_who_is_suspended_is_out_at_once_until_reinstated(server):
 def test_who_must_qualify_again_gets_answers_again(server):
     server.publish([work(1)], honeypots=3)
     person = server.person("ann")
-    judge(person)
+    review(person)
     server.lead._call("POST", f"/annotators/{person.me()['annotator_id']}/requalify")
     person.next()
     assert person.me()["qualification"]["left"] == 1
@@ -362,10 +362,10 @@ def test_keys_can_be_changed_and_switched_off_but_not_shared(server):
 
 
 def test_bad_items_name_the_field(server):
-    bad = {"item_id": "i-1", "problem_id": "p", "prompt": "", "lines": ["x"], "judged": [4]}
-    with pytest.raises(ServerError, match=r"items\[0\].judged: there are 1 lines, so no 4"):
+    bad = {"item_id": "i-1", "problem_id": "p", "prompt": "", "lines": ["x"], "to_review": [4]}
+    with pytest.raises(ServerError, match=r"items\[0\].to_review: there are 1 lines, so no 4"):
         server.lead._call("POST", "/items", {"items": [bad]})
     with pytest.raises(ServerError, match=r"items\[0\].gold"):
-        server.lead._call("POST", "/items", {"items": [bad | {"judged": [0], "gold": [1, 1]}]})
-    answer = server.lead._http.post("/items", json={"items": [bad | {"judged": ["x"]}]})
-    assert "judged" in json.dumps(answer.json())
+        server.lead._call("POST", "/items", {"items": [bad | {"to_review": [0], "gold": [1, 1]}]})
+    answer = server.lead._http.post("/items", json={"items": [bad | {"to_review": ["x"]}]})
+    assert "to_review" in json.dumps(answer.json())

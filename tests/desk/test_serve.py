@@ -16,7 +16,7 @@ from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.feedback.desk.client import AnnotationClient
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.settings import WebSettings
-from tests.desk.conftest import PASSWORD, judge, work
+from tests.desk.conftest import PASSWORD, review, work
 
 PLAIN_AND_RAY = pytest.mark.parametrize("options", [[], pytest.param(["--ray"], marks=pytest.mark.engine)])
 
@@ -86,7 +86,7 @@ def test_the_server_names_the_admins_link_serves_and_stops_cleanly(serving, opti
     with server.lead() as lead:
         lead.publish([work(1)])
         with lead.join(lead.invite(), "ann", PASSWORD) as person:
-            assert judge(person) == work(1).item_id
+            assert review(person) == work(1).item_id
         assert lead.annotations(0)[0].num_rows == 2
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(60) == 0

@@ -5,7 +5,7 @@ import pytest
 from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.skips import skip_alerts
-from tests.desk.conftest import honeypot, judge, work
+from tests.desk.conftest import honeypot, review, work
 
 
 def skip(person, lease, reason=None):
@@ -48,12 +48,14 @@ def test_a_silent_honeypot_is_of_a_problem_that_is_worked_on(serve):
     trap, gold = honeypot(1)
     server.lead.publish([trap], gold=gold)
     elsewhere = work(1)
-    elsewhere = type(elsewhere)(elsewhere.item_id, "other/problem", elsewhere.prompt, elsewhere.lines, elsewhere.judged)
+    elsewhere = type(elsewhere)(
+        elsewhere.item_id, "other/problem", elsewhere.prompt, elsewhere.lines, elsewhere.to_review
+    )
     server.lead.publish([elsewhere], round=0)
     person = server.person("ann")
-    assert judge(person) == elsewhere.item_id
+    assert review(person) == elsewhere.item_id
     server.lead.publish([work(2), work(3)], round=1)
-    assert judge(person) == trap.item_id
+    assert review(person) == trap.item_id
 
 
 def test_who_is_suspended_holds_no_program_any_more(serve):

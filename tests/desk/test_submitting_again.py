@@ -13,7 +13,7 @@ def submit(person, task, confidence):
 
 def held_and_marked(person):
     task = person.next()
-    person.mark(task.lease_id, dict.fromkeys(task.judged, 1))
+    person.mark(task.lease_id, dict.fromkeys(task.to_review, 1))
     return task
 
 

@@ -22,7 +22,7 @@ def server(serve, database):
     for name, last in (("ann", 1), ("bob", -1)):
         person = server.person(name)
         while (task := person.next()) is not None:
-            person.mark(task.lease_id, {line: last if line == 1 else 1 for line in task.judged})
+            person.mark(task.lease_id, {line: last if line == 1 else 1 for line in task.to_review})
             person.submit(task.lease_id)
     server.settled()
     return server

@@ -10,7 +10,7 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk import webhooks
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.webhooks import Webhooks
-from tests.desk.conftest import judge, work
+from tests.desk.conftest import review, work
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -76,7 +76,7 @@ def test_programs_done_are_told(receiver, serve):
     queue = QueueSettings(qualification=0, labels_least=1, labels_most=1)
     server = serve(queue=queue, webhooks=(url,), webhook_secret=SECRET)
     server.publish([work(1)])
-    judge(server.person("ann"))
+    review(server.person("ann"))
     wait_for(1, got)
     message = json.loads(got[0][1])
     assert (message["type"], message["data"]["item_id"]) == ("item.done", work(1).item_id)
@@ -100,7 +100,7 @@ def test_alerts_are_told_with_what_to_do(receiver, serve, monkeypatch):
     server = serve(queue=queue, webhooks=(url,), webhook_secret=SECRET)
     server.publish([work(n) for n in range(30)], honeypots=30)
     person = server.person("ann")
-    while judge(person, label=-1):
+    while review(person, label=-1):
         pass
     server.settled()
     while not (told := [(headers, body) for headers, body in got if "spammers" in str(body)]):

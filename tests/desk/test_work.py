@@ -18,7 +18,7 @@ from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.serve import BackgroundServer, service_token
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Submission
-from tests.desk.conftest import honeypot, judge, work
+from tests.desk.conftest import honeypot, review, work
 
 NO_CHECKS = QueueSettings(qualification=0, labels_least=2, labels_most=3, honeypots_least=0, honeypots_most=0)
 
@@ -51,7 +51,7 @@ def test_whatever_characters_a_model_writes_are_stored_as_they_are(server):
 def test_nobody_gets_a_program_twice(server):
     server.publish([work(1), work(2)])
     person = server.person("ann")
-    seen = [judge(person) for _ in range(3)]
+    seen = [review(person) for _ in range(3)]
     assert sorted(seen[:2]) == [work(1).item_id, work(2).item_id]
     assert seen[2] is None
 
@@ -155,7 +155,7 @@ def test_nobody_holds_two_programs_also_when_one_left_alone_is_taken_up_late(ser
 def test_the_database_itself_refuses_a_second_program_in_one_hand(server):
     server.publish([work(1), work(2)])
     ann = server.person("ann")
-    judge(ann)
+    review(ann)
     ann.next()
     with pytest.raises(sa.exc.IntegrityError), server.desk.database.write() as session:
         session.execute(sa.update(Lease).values(state="open"))
@@ -219,7 +219,7 @@ def test_unmarked_lines_and_marks_taken_back_cannot_be_submitted(server):
 def test_lines_without_code_take_no_mark(server):
     server.publish([work(1)])
     person = server.person("ann")
-    with pytest.raises(ServerError, match=r"lines \[1\] of this program are not judged"):
+    with pytest.raises(ServerError, match=r"lines \[1\] of this program are not to be reviewed"):
         person.mark(person.next().lease_id, {1: 1})
 
 
@@ -233,11 +233,11 @@ def test_somebody_elses_program_takes_no_mark(server):
 def test_people_who_disagree_bring_a_third_opinion_and_then_it_is_done(server):
     server.publish([work(1)])
     a, b, c = (server.person(name) for name in "abc")
-    judge(a)
-    judge(b, -1)
+    review(a)
+    review(b, -1)
     server.settled()
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "open"}
-    judge(c)
+    review(c)
     server.settled()
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
 
@@ -247,7 +247,7 @@ def test_a_program_in_dispute_waits_for_who_is_at_work_and_for_nobody_else(serve
     item = work(1).item_id
     people = [server.person(name) for name in "abc"]
     for person, label in zip(people[:2], (1, -1), strict=True):
-        judge(person, label)
+        review(person, label)
     server.settled()
     assert server.lead.status([item]) == {item: "open"}  # c joined just now, and may say
     server.now += NO_CHECKS.present_seconds + 1
@@ -261,7 +261,7 @@ def test_a_program_past_its_deadline_is_closed(server):
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
 
 
-def test_the_lead_is_told_of_programs_that_ended_with_too_few_judgements_and_of_no_others(server):
+def test_the_lead_is_told_of_programs_that_ended_with_too_few_reviews_and_of_no_others(server):
     def alerts():
         server.now += 1000
         server.desk.crowd.view()
@@ -270,28 +270,28 @@ def test_the_lead_is_told_of_programs_that_ended_with_too_few_judgements_and_of_
 
     server.lead.publish([work(1), work(2)], deadline=datetime.fromtimestamp(server.now + 1500, UTC))
     person = server.person("ann")
-    judge(person)
+    review(person)
     server.settled()
     assert "label shortage" not in alerts()
     server.now += 1000
     person.next()
-    assert alerts()["label shortage"] == "100% of 2 programs have fewer than 2 judgements"
+    assert alerts()["label shortage"] == "100% of 2 programs have fewer than 2 reviews"
 
 
-def test_a_program_that_a_deadline_closed_unjudged_opens_again_with_a_later_one(server):
+def test_a_program_that_a_deadline_closed_unreviewed_opens_again_with_a_later_one(server):
     for seconds in (60, 600):
         server.lead.publish([work(1)], deadline=datetime.fromtimestamp(1_800_000_000 + seconds, UTC))
         assert server.lead.status([work(1).item_id]) == {work(1).item_id: "open"}
         server.now += 100
-    assert judge(server.person("ann")) == work(1).item_id
+    assert review(server.person("ann")) == work(1).item_id
 
 
 def test_a_reopened_program_goes_to_one_more(server):
     server.publish([work(1)])
     for name in "ab":
-        judge(server.person(name))
+        review(server.person(name))
     server.lead._call("POST", f"/items/{work(1).item_id}/reopen")
-    assert judge(server.person("c")) == work(1).item_id
+    assert review(server.person("c")) == work(1).item_id
 
 
 def test_a_program_reopened_after_its_deadline_stays_open(server):
@@ -300,16 +300,16 @@ def test_a_program_reopened_after_its_deadline_stays_open(server):
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
     server.lead._call("POST", f"/items/{work(1).item_id}/reopen")
     server.now += 5
-    assert judge(server.person("ann")) == work(1).item_id
+    assert review(server.person("ann")) == work(1).item_id
 
 
-def test_a_judgement_after_the_deadline_does_not_open_the_program_again(server):
+def test_a_review_after_the_deadline_does_not_open_the_program_again(server):
     server.lead.publish([work(1)], deadline=datetime.fromtimestamp(server.now + 60, UTC))
     person = server.person("ann")
     person.next()
     server.now += 61
     assert server.lead.status([work(1).item_id]) == {work(1).item_id: "done"}
-    assert judge(person) == work(1).item_id
+    assert review(person) == work(1).item_id
     server.settled()
     with server.desk.database.read() as session:
         assert session.scalar(sa.select(Program.state)) == "done"
@@ -317,17 +317,17 @@ def test_a_judgement_after_the_deadline_does_not_open_the_program_again(server):
 
 def again(number, item):
     """The same text under another id."""
-    return replace(work(number), prompt=item.prompt, lines=item.lines, judged=item.judged)
+    return replace(work(number), prompt=item.prompt, lines=item.lines, to_review=item.to_review)
 
 
 def test_nobody_gets_the_same_text_twice_under_two_ids(server):
     server.publish([work(1), again(2, work(1)), work(3)])
     same = {work(1).item_id, work(2).item_id}
     a, b = server.person("a"), server.person("b")
-    seen = {judge(a), judge(a)}
+    seen = {review(a), review(a)}
     assert len(seen & same) == 1
     assert work(3).item_id in seen
-    assert judge(a) is None
+    assert review(a) is None
     lease = b.next()
     while lease is not None:
         same.discard(lease.item_id)
@@ -342,13 +342,13 @@ def test_a_program_with_the_text_of_a_honeypot_is_not_for_who_had_that_in_practi
     server.lead.publish([known], gold=gold)
     server.lead.publish([again(1, known), work(2)])
     person = server.person("ann")
-    assert [judge(person) for _ in range(3)] == [known.item_id, work(2).item_id, None]
+    assert [review(person) for _ in range(3)] == [known.item_id, work(2).item_id, None]
 
 
 def test_a_text_that_everybody_at_work_had_under_another_id_waits_for_nobody(server):
     server.publish([work(1), work(2)])
     a = server.person("a")
-    while judge(a):
+    while review(a):
         pass
     server.lead.publish([again(3, work(1))])
     ids = [work(2).item_id, work(3).item_id]
@@ -356,14 +356,14 @@ def test_a_text_that_everybody_at_work_had_under_another_id_waits_for_nobody(ser
     server.lead.publish([again(4, work(1))])
     b = server.person("b")
     assert server.lead.status([work(4).item_id]) == {work(4).item_id: "open"}
-    assert judge(b) is not None
+    assert review(b) is not None
 
 
 def test_what_was_learnt_survives_a_restart(serve, database):
     server = serve(database=database, queue=NO_CHECKS)
     server.publish([work(n) for n in range(4)], honeypots=2)
     person = server.person("ann")
-    while judge(person):
+    while review(person):
         pass
     server.settled()
     before = server.desk.crowd.engine.digest()
@@ -375,7 +375,7 @@ def test_what_was_learnt_survives_a_restart(serve, database):
 
 def test_the_whole_is_exported_in_the_long_form(server):
     server.publish([work(1)])
-    judge(server.person("ann"), -1, confidence=3)
+    review(server.person("ann"), -1, confidence=3)
     export = server.lead._http.get("/export?format=csv").text
     rows = list(csv.DictReader(io.StringIO(export)))
     assert [(row["task"], row["label"], row["weight"]) for row in rows] == [

@@ -1,4 +1,4 @@
-"""Judging sample files, and evaluating a policy with pass@k."""
+"""Checking sample files, and evaluating a policy with pass@k."""
 
 import dataclasses
 import gzip
@@ -65,7 +65,7 @@ def test_an_interrupted_file_is_taken_up_where_it_ended(tmp_path):
     assert 0 < sandbox.asked < 3
 
 
-def test_verdicts_of_other_tests_limits_or_isolation_are_judged_again(tmp_path):
+def test_verdicts_of_other_tests_limits_or_isolation_are_checked_again(tmp_path):
     path, sandbox = samples(tmp_path, [RIGHT, WRONG]), Scripted()
     output = check_samples(path, [DOUBLE], sandbox)
     problem = dataclasses.replace(DOUBLE, checker=AssertChecker(("assert double(3) == 6",)))
@@ -81,7 +81,7 @@ def test_verdicts_of_other_tests_limits_or_isolation_are_judged_again(tmp_path):
     assert (row["checked_under"]["isolation"], row["checked_under"]["limits"]["cpu_seconds"]) == ("weak", 1)
 
 
-def test_infrastructure_errors_are_judged_again(tmp_path):
+def test_infrastructure_errors_are_checked_again(tmp_path):
     class Failing(Scripted):
         def verdict(self, index, completion):
             return Verdict("infra_error", isolation="jailed")

@@ -80,7 +80,8 @@ class Same(Annotator):
 
     def review(self, items):
         return [
-            Review({n: -1 if "z" in i.lines[n] else 1 for n in i.judged}, dict.fromkeys(i.judged, 0.8)) for i in items
+            Review({n: -1 if "z" in i.lines[n] else 1 for n in i.to_review}, dict.fromkeys(i.to_review, 0.8))
+            for i in items
         ]
 
 

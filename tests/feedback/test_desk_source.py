@@ -21,7 +21,7 @@ from crlhf_ray.feedback.honeypots import Honeypot, HoneypotPool
 from crlhf_ray.feedback.ledger import LOG, read_marks
 from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.settings import AnnotatorSettings, CrowdSettings, FeedbackSettings, WebFeedbackSettings
-from tests.desk.conftest import judge, serve
+from tests.desk.conftest import review, serve
 
 __all__ = ["serve"]
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
@@ -77,11 +77,11 @@ def feedback_from(server):
 
 
 def known(aggregator, items):
-    """How many judgements the aggregation actor has of each line of the items."""
+    """How many marks the aggregation actor has of each line of the items."""
     return ray.get(aggregator.consensus.remote([i.item_id for i in items]))["labels"].to_pylist()
 
 
-def test_the_simulated_crowd_judges_a_round_over_http_at_the_runs_own_server(start, aggregator, tmp_path):
+def test_the_simulated_crowd_reviews_a_round_over_http_at_the_runs_own_server(start, aggregator, tmp_path):
     feedback = start("simulated", queue=QueueSettings(qualification=1, labels_least=3, labels_most=5))
     items, truth = items_of(0)
     done = []
@@ -119,12 +119,12 @@ def test_a_round_waits_for_people_and_takes_in_what_they_say_as_it_comes(serve, 
     waiting.start()
     ann, bob = server.person("ann"), server.person("bob")
     for _ in items:
-        while judge(ann) is None:
+        while review(ann) is None:
             time.sleep(0.05)
     while 0 in (counts := known(aggregator, items)) or not counts:  # what ann said is there while bob is awaited
         time.sleep(0.1)
     assert waiting.is_alive()
-    while judge(bob, -1):
+    while review(bob, -1):
         pass
     waiting.join(60)
     assert tables[0].num_rows == 2 * 2 * len(items)
@@ -143,7 +143,7 @@ def test_people_and_the_simulated_crowd_work_on_one_round(serve, start):
     waiting.start()
     ann = server.person("ann")
     for _ in items:
-        while judge(ann) is None:
+        while review(ann) is None:
             time.sleep(0.05)
     waiting.join(60)
     sources = tables[0].group_by("source").aggregate([("line", "count")]).to_pylist()
@@ -157,7 +157,7 @@ def test_after_the_deadline_a_round_goes_on_and_late_reviews_come_with_the_next(
     ann = server.person("ann")
 
     def later():
-        while judge(ann) is None:
+        while review(ann) is None:
             time.sleep(0.02)
         while ann.next() is None:
             time.sleep(0.02)
@@ -167,13 +167,13 @@ def test_after_the_deadline_a_round_goes_on_and_late_reviews_come_with_the_next(
     thread.start()
     assert feedback.collect(items, truth, 0).num_rows == 2
     thread.join()
-    late = judge(ann)  # what was in somebody's hands may still be submitted
+    late = review(ann)  # what was in somebody's hands may still be submitted
     more, truth = items_of(1)
     server.now = time.time()
-    judging = threading.Thread(target=lambda: [time.sleep(0.3), [None for _ in more if judge(ann)]])
-    judging.start()
+    reviewing = threading.Thread(target=lambda: [time.sleep(0.3), [None for _ in more if review(ann)]])
+    reviewing.start()
     table = feedback.collect(more, truth, 1)
-    judging.join()
+    reviewing.join()
     assert late not in set(table["item_id"].to_pylist())
     assert known(aggregator, [i for i in items if i.item_id == late]) == [1, 1]
 
@@ -194,7 +194,7 @@ def test_a_deadline_before_enough_was_reviewed_is_put_off_and_said_so(serve, sta
         alerts.extend(feedback.alerts())
         server.now = time.time()
         for _ in items:
-            while judge(ann) is None:
+            while review(ann) is None:
                 time.sleep(0.02)
 
     thread = threading.Thread(target=later)
@@ -205,7 +205,7 @@ def test_a_deadline_before_enough_was_reviewed_is_put_off_and_said_so(serve, sta
     assert "0 of 4 programs of the round were reviewed by its deadline" in str(alerts)
 
 
-def test_a_program_that_comes_again_is_not_judged_again(serve, start):
+def test_a_program_that_comes_again_is_not_reviewed_again(serve, start):
     feedback = start("simulated", queue=ONE)
     items, truth = items_of(0)
     assert feedback.collect(items, truth, 0).num_rows == 8
@@ -218,7 +218,7 @@ def test_programs_that_people_reviewed_before_are_not_waited_for(serve, start):
     feedback, (items, truth) = start(**at(server)), items_of(0)
     ann = server.person("ann")
     server.lead.publish(items)
-    while judge(ann):
+    while review(ann):
         pass
     assert feedback.collect(items[:2], truth, 0).num_rows == 4  # read from the server's store
     assert feedback.collect(items, truth, 1).num_rows == 0
@@ -256,10 +256,10 @@ def test_an_actor_that_is_killed_during_a_round_gets_again_what_its_snapshot_lac
     work = feedback._crowd.work
 
     def and_then_it_dies(*args):
-        judged = work(*args)
+        done = work(*args)
         feedback._catch_up()
         ray.kill(actor, no_restart=False)
-        return judged
+        return done
 
     feedback._crowd.work = and_then_it_dies
     marks = feedback.collect(items, truth, 1)
@@ -269,25 +269,25 @@ def test_an_actor_that_is_killed_during_a_round_gets_again_what_its_snapshot_lac
     ray.kill(actor)
 
 
-def test_judgements_that_came_after_the_checkpoint_are_taken_in_again_and_count_once(serve, start, tmp_path):
+def test_reviews_that_came_after_the_checkpoint_are_taken_in_again_and_count_once(serve, start, tmp_path):
     server = serve(queue=TWO)
     server.now = time.time()
     actor = ray.remote(Aggregator).options(num_cpus=0)
     first = actor.remote(tmp_path / "crowd")
     feedback, (items, truth) = start(**at(server), aggregator=first), items_of(0)
 
-    def everybody_judges(round_items, round_truth, round):
+    def everybody_reviews(round_items, round_truth, round):
         waiting = threading.Thread(target=lambda: feedback.collect(round_items, round_truth, round))
         waiting.start()
         while waiting.is_alive():
-            judge(ann), judge(bob, -1)
+            review(ann), review(bob, -1)
             time.sleep(0.05)
 
     ann, bob = server.person("ann"), server.person("bob")
-    everybody_judges(items, truth, 0)
+    everybody_reviews(items, truth, 0)
     saved, kept = feedback.state(), shutil.copyfile(ray.get(first.snapshot.remote()), tmp_path / "kept.npz")
     later = items_of(1)
-    everybody_judges(*later, 1)
+    everybody_reviews(*later, 1)
     before = known(first, [*items, *later[0]])
     ray.kill(first)
 

@@ -39,7 +39,7 @@ def test_each_problem_gets_its_share_intact_and_mutated(problems, honeypots):
     assert Counter(h.operator is None for h in honeypots) == {True: 6, False: 18}
 
 
-def test_the_judge_confirms_every_honeypot(problems, sandbox, honeypots):
+def test_the_sandbox_confirms_every_honeypot(problems, sandbox, honeypots):
     by_id = {p.problem_id: p for p in problems}
     verdicts = sandbox.check([(by_id[h.item.problem_id], completion(h)) for h in honeypots])
     for honeypot, verdict in zip(honeypots, verdicts, strict=True):
@@ -48,7 +48,7 @@ def test_the_judge_confirms_every_honeypot(problems, sandbox, honeypots):
 
 
 def test_the_wrong_line_is_one_that_carries_code(honeypots):
-    assert all(h.truth.index(-1) in h.item.judged for h in honeypots if h.operator)
+    assert all(h.truth.index(-1) in h.item.to_review for h in honeypots if h.operator)
 
 
 def test_a_honeypot_looks_like_any_other_item(problems, honeypots):
@@ -66,7 +66,7 @@ def test_building_again_gives_the_same_and_another_seed_another_set(problems, sa
     assert build_honeypots(problems, sandbox, seed=2, per_problem=4) != honeypots
 
 
-def test_a_cached_set_needs_no_judge(problems, sandbox, honeypots, tmp_path):
+def test_a_cached_set_needs_no_sandbox(problems, sandbox, honeypots, tmp_path):
     build_honeypots(problems, sandbox, seed=1, per_problem=4, cache=tmp_path)
     assert build_honeypots(problems, None, seed=1, per_problem=4, cache=tmp_path) == honeypots
 
@@ -126,23 +126,23 @@ def test_a_restored_pool_goes_on_where_the_other_stopped(honeypots):
     assert again.state() == pool.state()
 
 
-def test_gold_holds_the_truth_of_judged_lines_only(honeypots):
+def test_gold_holds_the_truth_of_the_lines_to_review_only(honeypots):
     pool = HoneypotPool(honeypots)
     some = honeypots[:2]
     gold = pool.gold(some)
     assert gold.schema.equals(GOLD_SCHEMA)
     expected = [
-        {"item_id": h.item.item_id, "line": line, "truth": h.truth[line]} for h in some for line in h.item.judged
+        {"item_id": h.item.item_id, "line": line, "truth": h.truth[line]} for h in some for line in h.item.to_review
     ]
     assert gold.to_pylist() == expected
-    assert pool.gold().num_rows == sum(len(h.item.judged) for h in honeypots)
+    assert pool.gold().num_rows == sum(len(h.item.to_review) for h in honeypots)
     with pytest.raises(KeyError):
         pool.gold(["sample-of-somebody"])
 
 
 def test_where_the_end_is_asked_about_some_honeypots_lack_their_last_line(problems, sandbox):
     made = build_honeypots(problems, sandbox, seed=1, per_problem=12, end=True)
-    assert all(len(h.item.lines) in h.item.judged and len(h.truth) == len(h.item.lines) + 1 for h in made)
+    assert all(len(h.item.lines) in h.item.to_review and len(h.truth) == len(h.item.lines) + 1 for h in made)
     short = [h for h in made if h.truth[-1] == -1]
     assert {h.operator for h in short} == {"the last line is missing"}
     assert all(h.truth.count(-1) == 1 for h in short)

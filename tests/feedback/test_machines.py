@@ -188,7 +188,7 @@ class Counting(Annotator):
 
     def review(self, items):
         self.shown.append(list(items))
-        return [Review(dict.fromkeys(i.judged, 1), seconds=self.seconds, cost=self.cost) for i in items]
+        return [Review(dict.fromkeys(i.to_review, 1), seconds=self.seconds, cost=self.cost) for i in items]
 
 
 class Wrong(Counting):
@@ -232,7 +232,7 @@ def test_nothing_that_an_annotator_is_shown_tells_truth_or_a_honeypot():
     machines.collect([RIGHT], honeypots(), 3, NOW)
     shown = machines.annotators[0].shown[0]
     assert {type(i) for i in shown} == {Item}
-    assert set(Item.__dataclass_fields__) == {"item_id", "problem_id", "prompt", "lines", "judged", "language"}
+    assert set(Item.__dataclass_fields__) == {"item_id", "problem_id", "prompt", "lines", "to_review", "language"}
 
 
 def test_the_same_review_is_the_same_event_and_another_one_is_a_correction():

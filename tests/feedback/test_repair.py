@@ -105,7 +105,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("times", [0, ATTEMPTS - 1])
-def test_a_change_is_not_called_needed_because_the_judge_failed(sandbox, times):
+def test_a_change_is_not_called_needed_because_the_sandbox_failed(sandbox, times):
     text = "\n    n = 7\n    s = 0\n    for x in xs:\n        if x < 0:\n            s = x\n    return s\n"
     found = repaired(sandbox, text)
     again = repair([Checked(PROBLEM, text, Verdict("wrong", isolation="jailed"))], Failing(sandbox, times))[0]
@@ -113,7 +113,7 @@ def test_a_change_is_not_called_needed_because_the_judge_failed(sandbox, times):
     assert again.repaired == found.repaired
 
 
-def test_where_the_judge_keeps_failing_the_alignments_truth_stands(sandbox):
+def test_where_the_sandbox_keeps_failing_the_alignments_truth_stands(sandbox):
     text = "\n    s = 1\n    for x in xs:\n        s += x\n    return s\n"
     (found,) = repair([Checked(PROBLEM, text, Verdict("wrong", isolation="jailed"))], Failing(sandbox, ATTEMPTS))
     assert not found.consistent

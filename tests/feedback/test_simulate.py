@@ -102,7 +102,7 @@ def test_events_pass_validation_and_carry_the_schema():
     assert (good.num_rows, rejected.num_rows) == (table.num_rows, 0)
 
 
-def test_only_judged_lines_are_judged():
+def test_only_the_lines_to_review_are_marked():
     items, truth = work(items=3)
     assert 0 not in Crowd().annotate(items, truth, now=NOW)["line"].to_pylist()
 
@@ -152,7 +152,7 @@ def test_unknown_annotators_and_impossible_counts_are_refused():
         Crowd().annotate(items, truth, now=NOW, labels_per_item=11)
 
 
-def test_the_end_is_judged_like_a_line_where_it_is_asked_about():
+def test_the_end_is_marked_like_a_line_where_it_is_asked_about():
     items = [Item(f"item-{i}", "p", "def f():", ("x = 1", f"y = {i}"), (0, 1, 2)) for i in range(2000)]
     truth = {item.item_id: np.array([1, 1, -1]) for item in items}
     table = Crowd(seed=4).annotate(items, truth, now=NOW)

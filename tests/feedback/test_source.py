@@ -53,7 +53,7 @@ def play(feedback, rounds, *, another_program=False):
     for round in rounds:
         items, truth = work(round)
         if another_program:  # an engine may round otherwise the second time, and another program come out
-            items = [replace(i, item_id=f"{i.item_id}-b", lines=("", "    return x"), judged=(1,)) for i in items]
+            items = [replace(i, item_id=f"{i.item_id}-b", lines=("", "    return x"), to_review=(1,)) for i in items]
             truth = {i.item_id: np.array([1, -1]) for i in items}
         feedback.collect(items, truth, round)
 

@@ -87,7 +87,7 @@ def test_a_failing_program_equal_to_a_passing_one_has_a_wrong_line_still():
     assert wrong_lines(REFERENCE, Verdict("timeout", isolation="jailed")) == [5]
 
 
-def test_a_program_without_code_has_nothing_to_judge():
+def test_a_program_without_code_has_nothing_to_check():
     assert wrong_lines("\n    # to do\n") == []
 
 

@@ -83,7 +83,7 @@ def test_every_round_hears_the_whole_crowd_on_every_line(whole):
     run = read_run(whole[0])
     for row in run.metrics:
         lines = sum(
-            line["judged"] for sample in run.samples if sample["round"] == row["round"] for line in sample["lines"]
+            line["to_review"] for sample in run.samples if sample["round"] == row["round"] for line in sample["lines"]
         ) + sum(sample["end"] is not None for sample in run.samples if sample["round"] == row["round"])
         assert row["aggregation"]["labels"] == 10 * lines
 
@@ -195,11 +195,11 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew(whole, tmp_path: 
     assert_equal_runs(whole[0], run_dir)
 
 
-def test_the_simulated_crowd_can_judge_over_http(tmp_path: Path):
+def test_the_simulated_crowd_can_review_over_http(tmp_path: Path):
     run_dir = tmp_path / "served"
     finish(start(run_dir, "feedback.source=simulated", "run.rounds=1", "evaluation.limit=1"))
     (row,) = read_run(run_dir).metrics
-    lines = sum(line["judged"] for sample in read_run(run_dir).samples for line in sample["lines"])
+    lines = sum(line["to_review"] for sample in read_run(run_dir).samples for line in sample["lines"])
     assert 2 * lines <= row["aggregation"]["labels"] <= 7 * lines
     assert len(read_run(run_dir).reliability) == 10
 

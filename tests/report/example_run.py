@@ -122,8 +122,13 @@ def reliability(number: int, rng: np.random.Generator) -> pa.Table:
 
 def sample(number: int, index: int) -> dict:
     lines = [
-        {"text": text, "p_correct": None if p is None else min(1.0, p + 0.02 * index), "truth": truth, "judged": judged}
-        for text, p, truth, judged in PROGRAM
+        {
+            "text": text,
+            "p_correct": None if p is None else min(1.0, p + 0.02 * index),
+            "truth": truth,
+            "to_review": to_review,
+        }
+        for text, p, truth, to_review in PROGRAM
     ]
     return {
         "round": number,

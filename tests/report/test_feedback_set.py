@@ -25,7 +25,7 @@ def sample(name: str, lines: list, score: float, problem: str = "double") -> dic
         "problem_id": problem,
         "item_id": f"item-{name}",
         "prompt": "def double(x):",
-        "lines": [{"text": text, "p_correct": p, "truth": 1, "judged": p is not None} for text, p in lines],
+        "lines": [{"text": text, "p_correct": p, "truth": 1, "to_review": p is not None} for text, p in lines],
         "reward": score,
         "passed": True,
     }

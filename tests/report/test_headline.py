@@ -1,4 +1,4 @@
-"""The figures that a run is judged by."""
+"""The figures that a run is measured by."""
 
 from __future__ import annotations
 

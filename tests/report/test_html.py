@@ -82,7 +82,7 @@ def test_hostile_text_is_shown_and_not_interpreted(tmp_path):
         "sample_id": attack,
         "problem_id": attack,
         "prompt": attack,
-        "lines": [{"text": attack + "\u202e\x00", "p_correct": 0.5, "truth": None, "judged": True}],
+        "lines": [{"text": attack + "\u202e\x00", "p_correct": 0.5, "truth": None, "to_review": True}],
     }
     (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"round": 0, "alerts": [attack], "seconds": {attack: 1}}) + "\n")

@@ -20,7 +20,7 @@ PROBLEMS = {task.name: task.problem() for task in TASKS}
 
 @pytest.fixture(scope="module")
 def verdicts(sandbox):
-    """Of every reference and every wrong variant, judged once."""
+    """Of every reference and every wrong variant, checked once."""
     programs = [(PROBLEMS[task.name], task.name, {"reference": task.completion, **task.wrong()}) for task in TASKS]
     jobs = [(problem, text) for problem, _, texts in programs for text in texts.values()]
     names = [(name, what) for _, name, texts in programs for what in texts]

@@ -16,7 +16,7 @@ from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
 DATA = os.environ.get("CRLHF_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="set CRLHF_DATA to the folder of public data sets")
 CODE = Path(DATA or "") / "code"
-STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint")  # what those samples were cut at when they were judged
+STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint")  # what those samples were cut at when they were checked
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Judging on a Ray cluster."""
+"""Checking on a Ray cluster."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def test_pool_grows_with_its_queue_and_shrinks_after():
     assert max(sizes) == 2
 
 
-def test_a_killed_judge_loses_no_result():
+def test_a_killed_sandbox_loses_no_result():
     class Sabotaged(SandboxPool):
         killed = 0
 

@@ -93,7 +93,7 @@ def test_closing_leaves_no_process_group_or_folder():
     assert not any(group.exists() for group in groups)
 
 
-def test_when_the_judges_process_dies_its_slots_end_too():
+def test_when_the_sandboxs_process_dies_its_slots_end_too():
     code = (
         "from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings\n"
         "import time\n"
@@ -188,14 +188,14 @@ def test_what_the_kernel_really_forbids_is_named_and_nothing_runs(forbid, named)
     )
 
 
-def test_weak_isolation_judges_too_and_every_verdict_says_so():
+def test_weak_isolation_checks_too_and_every_verdict_says_so():
     with Sandbox(SandboxSettings(slots=1, isolation="weak", limits=Limits(cpu_seconds=1, wall_seconds=5))) as sandbox:
         verdicts = sandbox.check([(DOUBLE, RIGHT), (DOUBLE, WRONG), (DOUBLE, "\n    while True: pass\n")])
     assert [verdict.status for verdict in verdicts] == ["passed", "wrong", "timeout"]
     assert {verdict.isolation for verdict in verdicts} == {"weak"}
 
 
-def test_groups_of_judges_that_were_killed_are_swept_up(monkeypatch, tmp_path):
+def test_groups_of_sandboxes_that_were_killed_are_swept_up(monkeypatch, tmp_path):
     monkeypatch.setattr(cgroups, "ROOT", tmp_path)
     gone, mine = tmp_path / "memory" / "crlhf-999999999-1", tmp_path / "memory" / f"crlhf-{os.getpid()}-1"
     gone.mkdir(parents=True)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from crlhf_ray.aggregation.monitors import unjudged
+from crlhf_ray.aggregation.monitors import unchecked
 from crlhf_ray.config import load_config
 from crlhf_ray.loop import evaluate
 from crlhf_ray.pipeline.experience import experiences
@@ -70,10 +70,10 @@ def test_a_program_that_the_sandbox_failed_on_is_left_out_of_pass_at_1_and_count
     evaluate(run)
     (row,) = rows
     assert row["per_problem"] == {heldout[0].problem_id: 4 / 9, heldout[1].problem_id: 0.0}
-    assert row["unjudged"] == 1
+    assert row["unchecked"] == 1
 
 
 def test_programs_left_out_of_a_round_are_told_in_the_alerts():
-    assert unjudged(0) == []
-    (alert,) = unjudged(2)
+    assert unchecked(0) == []
+    (alert,) = unchecked(2)
     assert "failed on 2 programs of the round" in str(alert)

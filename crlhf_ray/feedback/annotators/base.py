@@ -15,7 +15,7 @@ from crlhf_ray.aggregation.marks import Item
 class Review:
     """What one annotator says of one program. A review without labels abstains from all of it.
 
-    labels: +1 (correct), -1 (wrong) or 0 (unsure) by line number, for some or all of `Item.judged`.
+    labels: +1 (correct), -1 (wrong) or 0 (unsure) by line number, for some or all of `Item.to_review`.
     confidence: 0 to 1 by line number; a line that is missing here was marked without one.
     seconds: time spent on the program. cost: money spent, in the currency of the annotator's budget.
     note: why it abstained, for the run's report.

@@ -60,7 +60,7 @@ class Checks(Annotator):
 
     def _labels(self, item: Item, found: Findings) -> dict[int, int]:
         wrong = {line for line, code in found if code.startswith(self.rules) and not code.startswith(self._longer)}
-        labels = {line: -1 if line in wrong else 1 for line in item.judged if line < len(item.lines)}
+        labels = {line: -1 if line in wrong else 1 for line in item.to_review if line < len(item.lines)}
         if self.tool.settings.tool == "python" and wrong:  # what follows, the compiler did not read
             labels = {line: label for line, label in labels.items() if line <= min(wrong)}
         return labels

@@ -94,7 +94,7 @@ class Judge(Annotator):
     def _key(self, item: Item) -> str:
         settings = self.settings
         about = [self._system, settings.votes, settings.temperature, settings.canary, settings.structured]
-        text = json.dumps([self.annotator_id, *about, item.prompt, item.lines, item.judged])
+        text = json.dumps([self.annotator_id, *about, item.prompt, item.lines, item.to_review])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def _store(self, key: str, review: Review) -> None:

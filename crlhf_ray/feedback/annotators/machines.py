@@ -248,12 +248,12 @@ def _check(annotator: Annotator, known: Mapping[str, Any]) -> None:
 
 
 def _check_review(annotator: Annotator, item: Item, review: Review) -> None:
-    judged = set(item.judged)
+    to_review = set(item.to_review)
     for line, label in review.labels.items():
         sure = review.confidence.get(line)
-        if line not in judged or label not in (-1, 0, 1) or (sure is not None and not 0 <= sure <= 1):
+        if line not in to_review or label not in (-1, 0, 1) or (sure is not None and not 0 <= sure <= 1):
             raise DataError(
                 f"{annotator.annotator_id} marked line {line} of {item.item_id} with {label} and confidence {sure}; "
-                f"use +1, -1 or 0 and 0 to 1, on lines {sorted(judged)}",
+                f"use +1, -1 or 0 and 0 to 1, on lines {sorted(to_review)}",
                 field="label",
             )

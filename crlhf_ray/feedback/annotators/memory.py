@@ -40,7 +40,7 @@ class Memory(Annotator):
     def _review(self, item: Item) -> Review:
         known = self._said.get(item.problem_id, {})
         labels, confidence = {}, {}
-        for line in item.judged:
+        for line in item.to_review:
             said = known.get(normalised(item.lines[line]), {}) if line < len(item.lines) else {}
             weights = [(mark, 0.5 ** ((self._round - at) / self.settings.half_life)) for mark, at in said.values()]
             total = sum(weight for _, weight in weights)

@@ -74,7 +74,7 @@ class Question:
 def question(item: Item, order: Order, *, canary: bool, salt: str = "") -> Question:
     """A program in an order. salt: with the text, it decides which canary stands where."""
     shown = without_comments(item.lines)
-    lines = [n for n in item.judged if n < len(item.lines)]
+    lines = [n for n in item.to_review if n < len(item.lines)]
     rows: list[tuple[int | None, str]] = [(n, shown[n]) for n in lines]
     if canary:
         digest = hashlib.blake2b("\0".join([salt, item.prompt, *item.lines]).encode(), digest_size=8).digest()

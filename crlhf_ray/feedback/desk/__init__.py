@@ -1,1 +1,1 @@
-"""The page where people judge code, the lead's dashboard, and the HTTP API behind both."""
+"""The page where people review code, the lead's dashboard, and the HTTP API behind both."""

@@ -92,7 +92,7 @@ def task_out(desk: Desk, account: Account, task: work.Task | None) -> dict[str, 
         "language": program.language or "python",
         "prompt": {"text": program.prompt, "html": list(prompt)},
         "lines": [
-            {"number": number, "html": html, "judged": number in program.judged, "end": number == len(lines)}
+            {"number": number, "html": html, "to_review": number in program.to_review, "end": number == len(lines)}
             for number, html in enumerate([*lines, *end_of(program)])
         ],
         "marks": [
@@ -106,7 +106,7 @@ def task_out(desk: Desk, account: Account, task: work.Task | None) -> dict[str, 
 
 def end_of(program: Program) -> list[str]:
     """The place after the last line, which has no text, where it is asked whether something is missing there."""
-    return [""] if len(program.lines) in program.judged else []
+    return [""] if len(program.lines) in program.to_review else []
 
 
 def progress(desk: Desk, account: Account) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def log_in(desk: Desk, name: str, password: str, where: str) -> Account | None:
 
 @router.post("/next", responses={204: {"description": "no program to review"}})
 def next_task(account: Annotator, desk: TheDesk) -> Any:
-    """The next program to judge, or the one in hand with the marks saved so far."""
+    """The next program to review, or the one in hand with the marks saved so far."""
     task = desk.next_task(account)
     return Response(status_code=204) if task is None else task_out(desk, account, task)
 
@@ -210,7 +210,7 @@ def comment(lease_id: RowId, body: CommentIn, account: Annotator, desk: TheDesk)
 
 @router.post("/leases/{lease_id}/submit", responses={409: {"description": "lines without a mark, or no lease"}})
 def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
-    """Submit a program whose every line is judged; answers with the next one. Truth is told in qualification only.
+    """Submit a program whose every line is reviewed; answers with the next one. Truth is told in qualification only.
 
     Submitting again, as after an answer that was lost, changes nothing and is answered alike.
     """

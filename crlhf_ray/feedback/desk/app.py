@@ -22,7 +22,7 @@ from crlhf_ray.feedback.desk import api, exchange, lead, pages
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.limits import BodyLimit
 from crlhf_ray.feedback.desk.security import LoggedOut
-from crlhf_ray.feedback.desk.store.work import Conflict, Unjudged
+from crlhf_ray.feedback.desk.store.work import Conflict, Unmarked
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -88,7 +88,7 @@ def create_app(desk: Desk) -> FastAPI:
 
 
 def _conflict(request: Request, error: Exception) -> Response:
-    extra = {"unjudged": error.lines} if isinstance(error, Unjudged) else {}
+    extra = {"unmarked": error.lines} if isinstance(error, Unmarked) else {}
     return JSONResponse({"detail": str(error), **extra}, 409)
 
 

@@ -95,7 +95,7 @@ class ReviewRow(BaseModel):
     label: Annotated[int, Field(ge=-1, le=1)]
     weight: Annotated[float, Field(ge=0, le=1)] | None = None
     time: Annotated[float, Field(ge=0, le=1e11)]
-    source: Literal["human", "simulated", "judge"] = "human"
+    source: Literal["human", "simulated", "llm"] = "human"
     id: _Short | None = None
     event_id: Annotated[str, Field(min_length=8, max_length=64)] | None = None
     milliseconds: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None

@@ -33,11 +33,11 @@ class ServerError(CrlhfError):
 
 @dataclass(frozen=True)
 class Assignment:
-    """A program in an annotator's hands. judged: the lines that want a mark. marked: label by line so far."""
+    """A program in an annotator's hands. to_review: the lines that want a mark. marked: label by line so far."""
 
     lease_id: int
     item_id: str
-    judged: tuple[int, ...]
+    to_review: tuple[int, ...]
     marked: dict[int, int]
 
 
@@ -95,7 +95,7 @@ class AnnotationClient:
                     "problem_id": item.problem_id,
                     "prompt": item.prompt,
                     "lines": list(item.lines),
-                    "judged": list(item.judged),
+                    "to_review": list(item.to_review),
                     "gold": [int(z) for z in gold[item.item_id]] if item.item_id in gold else None,
                 }
                 for item in items[start : start + 500]
@@ -112,7 +112,7 @@ class AnnotationClient:
         return found
 
     def annotations(self, since: int) -> tuple[pa.Table, int]:
-        """Judgements submitted after a cursor (ANNOTATION_SCHEMA), and the next cursor; it stays where all is read."""
+        """Reviews submitted after a cursor (ANNOTATION_SCHEMA), and the next cursor; it stays where all is read."""
         answer = self._call("GET", f"/annotations?since={since}")
         rows = [row | {"created_at": datetime.fromtimestamp(row["created_at"], UTC)} for row in answer["annotations"]]
         return pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), answer["cursor"]
@@ -238,6 +238,6 @@ def _assignment(task: dict[str, Any] | None) -> Assignment | None:
     return Assignment(
         task["lease_id"],
         task["item_id"],
-        tuple(line["number"] for line in task["lines"] if line["judged"]),
+        tuple(line["number"] for line in task["lines"] if line["to_review"]),
         {mark["line"]: mark["label"] for mark in task["marks"]},
     )

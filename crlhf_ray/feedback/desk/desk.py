@@ -157,7 +157,7 @@ class Desk:
             {"item_id": item.item_id, "line": line, "truth": gold[item.item_id][line]}
             for item in items
             if item.item_id in gold
-            for line in item.judged
+            for line in item.to_review
         ]
         self.crowd.add_gold(rows)
         return fresh
@@ -172,7 +172,7 @@ class Desk:
             taken = imports.take_reviews(session, reviews, now=now)
             note(session, who, "import", f"{dict(counts)}, {dict(taken)}", now)
         self.crowd.add_gold(
-            [{"item_id": p.item_id, "line": n, "truth": p.gold[n]} for p in honeypots for n in p.judged if p.gold]
+            [{"item_id": p.item_id, "line": n, "truth": p.gold[n]} for p in honeypots for n in p.to_review if p.gold]
         )
         self.crowd.submitted()
         return {"programs": counts["new"], "changed": counts["changed"], "honeypots": len(honeypots)} | {
@@ -191,7 +191,7 @@ class Desk:
         self.crowd.settle([item_id])
 
     def status(self, item_ids: Sequence[str]) -> dict[str, str]:
-        """How far these programs are, by item_id. Those that nobody at work can judge any more are closed first."""
+        """How far these programs are, by item_id. Those that nobody at work can review any more are closed first."""
         now = self.clock()
         with self.database.write() as session:
             over = programs.expire(session, now)

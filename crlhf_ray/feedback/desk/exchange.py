@@ -176,7 +176,7 @@ def _reviews(desk: TheDesk, wanted: Filters) -> Iterator[list[dict[str, Any]]]:
         for submission, account, program in found:
             for line, mark in sorted(marks[submission.lease_id].items()):
                 p = posteriors.get(program.item_id, {}).get(line)
-                whole = said.get((submission.lease_id, None), []) if line == program.judged[0] else []
+                whole = said.get((submission.lease_id, None), []) if line == program.to_review[0] else []
                 words = [*said.get((submission.lease_id, line), []), *(f"(whole program) {text}" for text in whole)]
                 page.append(
                     _about(program, line, p)
@@ -214,7 +214,7 @@ def _consensus(desk: TheDesk, wanted: Filters) -> Iterator[list[dict[str, Any]]]
             _about(program, line, posteriors.get(program.item_id, {}).get(line))
             | {"state": program.state, "reviews": program.labels}
             for program in found
-            for line in program.judged
+            for line in program.to_review
         ]
 
 

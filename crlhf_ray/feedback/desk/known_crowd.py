@@ -153,12 +153,12 @@ class KnownCrowd:
         part of what is known, programs that are done would open again."""
         with self._database.read() as session:
             golden = session.execute(
-                sa.select(Program.item_id, Program.judged, Program.gold).where(Program.honeypot.is_(True))
+                sa.select(Program.item_id, Program.to_review, Program.gold).where(Program.honeypot.is_(True))
             ).all()
             decided = session.execute(
                 sa.select(Program.item_id, Program.verdicts).where(Program.verdicts.is_not(sa.null()))
             ).all()
-        self.add_gold([{"item_id": i, "line": n, "truth": truth[n]} for i, judged, truth in golden for n in judged])
+        self.add_gold([{"item_id": i, "line": n, "truth": truth[n]} for i, places, truth in golden for n in places])
         self.add_gold(
             [{"item_id": i, "line": int(n), "truth": z} for i, said in decided for n, z in (said or {}).items()]
         )
@@ -249,7 +249,7 @@ class KnownCrowd:
             self._webhooks.send("item.done", {"item_id": item_id, "posterior": posteriors.get(item_id, {})})
 
     def posteriors(self, item_ids: Sequence[str]) -> dict[str, dict[int, float]]:
-        """P(line is correct) by item and line, as the crowd knows it now; lines nobody judged are left out."""
+        """P(line is correct) by item and line, as the crowd knows it now; lines nobody reviewed are left out."""
         with self._learning:
             return self._posteriors(item_ids)
 
@@ -301,19 +301,21 @@ class KnownCrowd:
             Program.honeypot.is_(False), Program.state == "done", Program.done_at > Program.created_at
         )
         labels, count = np.array(session.execute(done.group_by(Program.labels)).all(), int).reshape(-1, 2).T
-        return label_shortage(np.repeat(labels, count), wanted=self._settings.queue.labels_least, what="programs")
+        return label_shortage(
+            np.repeat(labels, count), wanted=self._settings.queue.labels_least, what="programs", of="reviews"
+        )
 
     def _too_few_honeypots(self, session: Session) -> list[Alert]:
-        """Of people who have judged something, where silent honeypots are sent."""
+        """Of people who have reviewed something, where silent honeypots are sent."""
         if self._settings.queue.honeypots_most == 0:
             return []
         usable = Program.honeypot.is_(True), Program.state == "open"
         total = session.scalar(sa.select(sa.func.count()).select_from(Program).where(*usable)) or 0
         had = sa.select(Lease.account_id, sa.func.count()).join(Program, Program.item_id == Lease.item_id)
         seen = dict(session.execute(had.where(*usable).group_by(Lease.account_id)).tuples().all())
-        judged = sa.select(Submission.seq).where(Submission.account_id == Account.id)
+        worked = sa.select(Submission.seq).where(Submission.account_id == Account.id)
         people = session.execute(
-            sa.select(Account.id, Account.annotator_id).where(~Account.suspended, judged.exists())
+            sa.select(Account.id, Account.annotator_id).where(~Account.suspended, worked.exists())
         ).all()
         return honeypot_shortage({name: total - seen.get(number, 0) for number, name in people}, wanted=FEW_HONEYPOTS)
 
@@ -334,7 +336,7 @@ def nobody_left(count: int) -> list[Alert]:
 
 def _skips(session: Session) -> list[Alert]:
     handed_out = (
-        sa.select(Account.annotator_id, Lease.state == "released", Program.judged)
+        sa.select(Account.annotator_id, Lease.state == "released", Program.to_review)
         .join(Lease, Lease.account_id == Account.id)
         .join(Program, Program.item_id == Lease.item_id)
         .where(Account.source == "human", ~Account.suspended, Lease.state.in_(["released", "submitted"]))

@@ -1,4 +1,4 @@
-"""The REST API for leads and for training: publish programs, read judgements, watch and steer the crowd."""
+"""The REST API for leads and for training: publish programs, read reviews, watch and steer the crowd."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ItemIn(Body):
     problem_id: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
     prompt: Code
     lines: Annotated[list[Annotated[str, Field(max_length=100_000, pattern=r"^[^\n]*$")]], Field(max_length=20_000)]
-    judged: Annotated[list[LineNumber], Field(max_length=20_000)]
+    to_review: Annotated[list[LineNumber], Field(max_length=20_000)]
     gold: Annotated[list[Literal[1, -1]], Field(max_length=20_000)] | None = None
 
 
@@ -87,9 +87,9 @@ def publish(body: ItemsIn, account: Lead, desk: TheDesk) -> dict[str, int]:
     items: list[Item] = []
     gold: dict[str, list[int]] = {}
     for number, item in enumerate(body.items):
-        one = Item(item.item_id, item.problem_id, item.prompt, tuple(item.lines), tuple(sorted(set(item.judged))))
-        if wrong := [n for n in one.judged if n > len(one.lines)]:
-            raise HTTPException(400, f"items[{number}].judged: there are {len(one.lines)} lines, so no {wrong[0]}")
+        one = Item(item.item_id, item.problem_id, item.prompt, tuple(item.lines), tuple(sorted(set(item.to_review))))
+        if wrong := [n for n in one.to_review if n > len(one.lines)]:
+            raise HTTPException(400, f"items[{number}].to_review: there are {len(one.lines)} lines, so no {wrong[0]}")
         if item.gold is not None and len(item.gold) != one.places:
             raise HTTPException(400, f"items[{number}].gold: give one truth for each of {one.places} lines and ends")
         if item.gold is not None:
@@ -176,7 +176,7 @@ def item(item_id: Name, account: Lead, desk: TheDesk) -> dict[str, Any]:
                 "number": n,
                 "end": n == len(lines),
                 "html": html,
-                "judged": n in program.judged,
+                "to_review": n in program.to_review,
                 "p_correct": posterior.get(n),
                 "verdict": (program.verdicts or {}).get(str(n)),
                 "votes": [
@@ -317,13 +317,13 @@ def simulated(body: SimulatedIn, account: Admin, desk: TheDesk) -> dict[str, str
 
 
 @router.get("/annotations")
-def judgements(
+def reviews(
     account: Lead,
     desk: TheDesk,
     since: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> dict[str, Any]:
-    """Judgements of the programs submitted after a cursor, at most `limit` programs, and the next cursor."""
+    """Reviews of the programs submitted after a cursor, at most `limit` programs, and the next cursor."""
     with desk.database.read() as session:
         rows, cursor = work.events(session, since, limit)
     return {"annotations": rows, "cursor": cursor}

@@ -1,4 +1,4 @@
-"""The pages: log in, judge, watch. Their scripts talk to the API; the first task comes with the page itself."""
+"""The pages: log in, review, watch. Their scripts talk to the API; the first task comes with the page itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who judges what next: pure policy, no store and no clock.
+"""Who reviews what next: pure policy, no store and no clock.
 
 A program waits with a *rank*, a time in seconds: the smaller, the sooner it is handed out. It starts as the time at
-which the program came, and is moved forward by what one more judgement is expected to tell. So what is worth asking
+which the program came, and is moved forward by what one more review is expected to tell. So what is worth asking
 comes first, and nothing waits longer than `QueueSettings.boost_seconds` behind its turn.
 """
 
@@ -14,21 +14,21 @@ from crlhf_ray.settings import Settings
 
 
 class QueueSettings(Settings):
-    """How many people judge a program, for how long it is theirs, and how often somebody is checked."""
+    """How many people review a program, for how long it is theirs, and how often somebody is checked."""
 
     labels_least: int = Field(default=2, ge=1)
-    """Judgements of each program in any case: one person alone may be anybody."""
+    """Reviews of each program in any case: one person alone may be anybody."""
     labels_most: int = Field(default=7, ge=1)
-    """Judgements after which a program is done, sure or not."""
+    """Reviews after which a program is done, sure or not."""
     gain_least: float = Field(default=0.05, ge=0)
-    """Bits that one more judgement must be expected to tell about the least sure line for the program to stay open."""
+    """Bits that one more review must be expected to tell about the least sure line for the program to stay open."""
     boost_seconds: float = Field(default=600.0, ge=0)
     """How far one bit of expected gain moves a program forward in the queue."""
     lease_seconds: float = Field(default=1800.0, gt=0)
     """How long a program is one person's without a mark from them; then somebody else may have it."""
     present_seconds: float = Field(default=3600.0, gt=0)
     """Whoever joined or submitted within so long is at work. A program that everybody at work has had waits for nobody
-    else once it has `labels_least` judgements."""
+    else once it has `labels_least` reviews."""
     absent_seconds: float = Field(default=86400.0, gt=0)
     """Whoever neither joined nor submitted for so long is not waited for, also where no training asks."""
     qualification: int = Field(default=3, ge=0)
@@ -68,9 +68,9 @@ def expected_gain(p_correct: np.ndarray, sensitivity: float, specificity: float)
 
 
 def labels_wanted(labels: int, gain: np.ndarray, settings: QueueSettings) -> int:
-    """How many judgements the program should have by what is known: as many as it has when it is done.
+    """How many reviews the program should have by what is known: as many as it has when it is done.
 
-    labels: those it has. gain: `expected_gain` of its judged lines [lines].
+    labels: those it has. gain: `expected_gain` of its reviewed lines [lines].
     """
     if labels < settings.labels_least:
         return settings.labels_least
@@ -80,7 +80,7 @@ def labels_wanted(labels: int, gain: np.ndarray, settings: QueueSettings) -> int
 
 
 def rank(came_at: float, gain: np.ndarray, settings: QueueSettings) -> float:
-    """The program's place in the queue, seconds: smaller is sooner. gain: `expected_gain` of its judged lines."""
+    """The program's place in the queue, seconds: smaller is sooner. gain: `expected_gain` of its reviewed lines."""
     return came_at - settings.boost_seconds * float(gain.max(initial=0.0))
 
 

@@ -34,9 +34,9 @@ class WebSettings(Settings):
     """Addresses of the reverse proxies in front of the server, such as 127.0.0.1. X-Forwarded-For is believed from
     them only; without any, the address is that of the connection."""
     hourly_pay: float = Field(default=20.0, ge=0)
-    """What an hour of annotation costs, in any currency: for the cost of a reliably judged line."""
+    """What an hour of annotation costs, in any currency: for the cost of a reliably reviewed line."""
     sure: float = Field(default=0.95, gt=0.5, lt=1)
-    """A line counts as reliably judged where its posterior is this far to one side."""
+    """A line counts as reliably reviewed where its posterior is this far to one side."""
     webhooks: tuple[str, ...] = ()
     """URLs that are told of programs done and of alerts, signed as Standard Webhooks say."""
     webhook_secret: str | None = None

@@ -2,7 +2,7 @@
 
 Who waits for whom: the driver publishes programs and looks every `poll_seconds` for what was submitted; what is there
 is folded into the aggregation actor at once, and the server's database alone stores it. A program is done when the
-server says so (its lines are sure, or it has as many judgements as it may), or at its deadline. Judgements that come
+server says so (its lines are sure, or it has as many reviews as it may), or at its deadline. Reviews that come
 later are folded in as well: they teach reliabilities and correct what is thought of old lines, but no reward that was
 given.
 """
@@ -197,7 +197,7 @@ class WebFeedback(Feedback):
             {"item_id": item.item_id, "line": line, "truth": int(truth[honeypot.item_id][line])}
             for item, honeypot in same
             if honeypot is not None
-            for line in item.judged
+            for line in item.to_review
         ]
         self.add_gold(pa.Table.from_pylist(rows, schema=GOLD_SCHEMA))
         return [item for item, honeypot in same if honeypot is None]
@@ -297,13 +297,13 @@ class SimulatedPeople:
 
         items: all whose truth is known, by id.
         """
-        judged = 0
+        reviewed = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            while made := sum(pool.map(lambda name: self._judge(name, items, truth, progress), self._clients)):
-                judged += made
-        return judged
+            while made := sum(pool.map(lambda name: self._review(name, items, truth, progress), self._clients)):
+                reviewed += made
+        return reviewed
 
-    def _judge(self, name: str, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> bool:
+    def _review(self, name: str, items: Mapping[str, Item], truth: Mapping[str, np.ndarray], progress: float) -> bool:
         client = self._clients[name]
         task = self._held.pop(name, None) or client.next()
         while task is not None and task.item_id not in items:  # of another run, or of an earlier round

@@ -29,7 +29,7 @@ function tiles(stats) {
     ["Programs done", stats.queue.done, ""],
     ["Marks a minute", (pace.slice(-5).reduce((sum, value) => sum + value, 0) / 5).toFixed(1), "mean of the last 5 minutes"],
     ["Agreement, Krippendorff's α", stats.alpha === null ? "–" : stats.alpha.toFixed(2), agreement(stats.alpha)],
-    ["Cost of a reliable line", stats.cost_per_line === null ? "–" : stats.cost_per_line.toFixed(3), stats.cost_per_line === null ? "no line is judged reliably yet" : "pay for each line whose posterior is sure"],
+    ["Cost of a reliable line", stats.cost_per_line === null ? "–" : stats.cost_per_line.toFixed(3), stats.cost_per_line === null ? "no line is reviewed reliably yet" : "pay for each line whose posterior is sure"],
     ["Hours of reviewing", stats.hours.toFixed(stats.hours < 10 ? 2 : 0), "of all annotators"],
   ];
 }
@@ -40,16 +40,16 @@ function alertItem(alert) {
 }
 
 function show(stats) {
-  const judges = stats.annotators.filter((person) => person.sensitivity !== undefined);
+  const people = stats.annotators.filter((person) => person.sensitivity !== undefined);
   const best = (person) => person.sensitivity + person.specificity;
   update("tiles", tiles(stats), (into, list) => into.replaceChildren(...list.map(([name, value, hint]) =>
     make("div", { class: "tile", title: hint }, make("span", { text: name }), make("b", { text: value }), make("small", { text: hint })))));
   update("alerts", stats.alerts, (into, list) => into.replaceChildren(...(list.length ? list.map(alertItem) : [make("li", { text: "✓ None" })])));
   update("pace", stats.labels_per_minute, pacePlot);
   update("rounds", stats.rounds, (into, rounds) => (rounds.length ? roundsPlot(into, rounds) : into.replaceChildren("No round is reviewed yet")));
-  update("people", judges.sort((a, b) => best(b) - best(a)).slice(0, MOST_SHOWN), (into, people) => (people.length ? peoplePlot(into, people) : into.replaceChildren("Nobody has judged yet")));
-  byId("more").hidden = judges.length <= MOST_SHOWN;
-  byId("more").firstChild.textContent = `The best ${MOST_SHOWN} of ${judges.length}. `;
+  update("people", people.sort((a, b) => best(b) - best(a)).slice(0, MOST_SHOWN), (into, people) => (people.length ? peoplePlot(into, people) : into.replaceChildren("Nobody has reviewed yet")));
+  byId("more").hidden = people.length <= MOST_SHOWN;
+  byId("more").firstChild.textContent = `The best ${MOST_SHOWN} of ${people.length}. `;
 }
 
 const source = new EventSource("/api/v1/events");

@@ -9,11 +9,11 @@ const LONGEST_MS = 600000; // longer without a mark: the person was away
 const POLL_MS = 5000;
 
 let task = null;
-let rows = new Map(); // judged line -> {element, state, buttons, text}
+let rows = new Map(); // line to review -> {element, state, buttons, text}
 let marks = new Map(); // line -> {label, rest}
 let history = []; // each: [[line, mark before], ...]
-let judged = []; // line numbers
-let at = 0; // index into judged
+let toReview = []; // line numbers
+let at = 0; // index into toReview
 let anchor = null; // index where a range began
 let since = performance.now(); // the last mark, or when the program was shown
 let busy = false; // while a program is being submitted
@@ -37,19 +37,19 @@ function show(next) {
   marks = new Map(task.marks.map((mark) => [mark.line, mark]));
   for (const { lease, mark } of pending()) if (lease === task.lease_id) setMark(mark.line, mark);
   history = keptHistory(task.lease_id);
-  judged = task.lines.filter((line) => line.judged).map((line) => line.number);
+  toReview = task.lines.filter((line) => line.to_review).map((line) => line.number);
   rows = new Map();
   byId("problem").replaceChildren(...task.prompt.html.flatMap((html) => [highlightedLine(html), "\n"]));
-  byId("lines").replaceChildren(...task.lines.map((line) => (line.judged ? makeRow(line) : idleRow(line))));
+  byId("lines").replaceChildren(...task.lines.map((line) => (line.to_review ? makeRow(line) : idleRow(line))));
   byId("whole-said").replaceChildren();
   task.comments.forEach(showComment);
   byId("skip-open").hidden = task.phase === "qualification";
   leaseFor(task.seconds_left);
   takeABreak();
-  at = Math.max(0, judged.findIndex((line) => !marks.has(line)));
+  at = Math.max(0, toReview.findIndex((line) => !marks.has(line)));
   anchor = null;
   since = performance.now();
-  judged.forEach(paint);
+  toReview.forEach(paint);
   touched = marks.size > 0; // whoever begins a program sees its beginning
   move(at, false);
   if (!touched) byId("main").scrollTop = byId("problem").parentElement.scrollTop = 0;
@@ -97,7 +97,7 @@ function sourceOf(line) {
 const idleRow = (line) => make("div", { class: "row", "data-line": line.number }, number(line), sourceOf(line));
 
 function makeRow(line) {
-  const index = judged.indexOf(line.number);
+  const index = toReview.indexOf(line.number);
   const buttons = Object.keys(LABELS).map((name) =>
     make("button", {
       type: "button", class: `m-${name}`, "aria-label": capital(`${called(line.number)} ${what(line.number, name)}`), title: what(line.number, name), text: ICONS[name], "data-mark": name,
@@ -135,17 +135,17 @@ function showComment({ line, text }) {
 
 const range = () => (anchor === null ? [at, at] : [Math.min(at, anchor), Math.max(at, anchor)]);
 const inRange = (index) => range()[0] <= index && index <= range()[1];
-const inHand = () => judged.slice(range()[0], range()[1] + 1);
+const inHand = () => toReview.slice(range()[0], range()[1] + 1);
 
 function move(index, extend) {
-  if (!judged.length) return;
+  if (!toReview.length) return;
   const before = inHand();
   if (!extend) anchor = null;
   else if (anchor === null) anchor = at;
-  index = Math.max(0, Math.min(judged.length - 1, index));
+  index = Math.max(0, Math.min(toReview.length - 1, index));
   at = index;
   new Set([...before, ...inHand()]).forEach(paint);
-  const { element } = rows.get(judged[at]);
+  const { element } = rows.get(toReview[at]);
   element.focus({ preventScroll: true });
   if (touched) element.scrollIntoView({ block: "nearest" });
 }
@@ -204,7 +204,7 @@ const actions = {
   wrong: () => markRange("wrong"),
   unsure: () => markRange("unsure"),
   rest: () => {
-    const lines = judged.filter((line) => !marks.has(line));
+    const lines = toReview.filter((line) => !marks.has(line));
     if (lines.length) markLines(lines, 1, true);
     say(lines.length ? `The rest, ${lines.length} lines, correct` : "Every line has a mark");
   },
@@ -213,17 +213,17 @@ const actions = {
     if (!last) return say("Nothing to undo");
     keepHistory(task.lease_id, history);
     apply(last);
-    move(judged.indexOf(last[0][0]), false);
+    move(toReview.indexOf(last[0][0]), false);
     say("Undone");
   },
-  comment: () => openComment(judged[at], ""),
+  comment: () => openComment(toReview[at], ""),
   submit: () => {
-    const open = judged.filter((line) => !marks.has(line));
+    const open = toReview.filter((line) => !marks.has(line));
     if (!open.length) {
       note("");
       return byId("confidence").showModal();
     }
-    move(judged.indexOf(open[0]), false);
+    move(toReview.indexOf(open[0]), false);
     note(`${open.length} ${open.length === 1 ? "line has" : "lines have"} no mark yet.`);
   },
 };
@@ -262,7 +262,7 @@ async function submitNow(confidence) {
   } catch (error) {
     if (outOfSession(error)) return logInAgain();
     note(error instanceof ApiError ? error.message : "The server cannot be reached: submit again when it is back.");
-    if (error.status === 409 && !error.body.unjudged) await loadNext(); // it is somebody else's by now
+    if (error.status === 409 && !error.body.unmarked) await loadNext(); // it is somebody else's by now
   }
 }
 

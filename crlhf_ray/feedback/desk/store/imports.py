@@ -69,7 +69,7 @@ def bring_in(
 def _told(program: Program) -> tuple[object, ...]:
     """What the lead said of a program."""
     p = program
-    return p.prompt, p.lines, p.judged, p.gold, p.language, p.problem_id, p.round, p.priority, p.deadline
+    return p.prompt, p.lines, p.to_review, p.gold, p.language, p.problem_id, p.round, p.priority, p.deadline
 
 
 def take_reviews(session: Session, reviews: Sequence[Review], *, now: float) -> Counter[str]:
@@ -89,7 +89,7 @@ def take_reviews(session: Session, reviews: Sequence[Review], *, now: float) -> 
         program = here.get(item)
         if program is None:
             raise Conflict(f"there is no program {item!r} here: import the programs before their reviews")
-        if wrong := [one.line for one in lines if one.line not in program.judged]:
+        if wrong := [one.line for one in lines if one.line not in program.to_review]:
             raise Conflict(f"line {wrong[0] + 1} of program {item!r} is not asked about")
         account = _reviewer(session, worker, lines[0].source, now)
         lease = session.scalar(sa.select(Lease).where(Lease.item_id == program.item_id, Lease.account_id == account.id))

@@ -68,7 +68,7 @@ class Program(Base):
     """Days by which it goes before its turn."""
     content: Mapped[str] = mapped_column(String(64), default=_text_hash, server_default="")
     """Hash of prompt and lines: nobody is given the same text twice, whatever its id."""
-    judged: Mapped[list[Any]]
+    to_review: Mapped[list[Any]]
     gold: Mapped[list[Any] | None]
     """Truth of every line, +1 or -1, of a honeypot; null for work. Never leaves the server."""
     verdicts: Mapped[dict[str, Any] | None]
@@ -80,7 +80,7 @@ class Program(Base):
     slots: Mapped[int]
     rank: Mapped[float]
     rate: Mapped[float | None]
-    """Its correction rate: the mean posterior of its judged lines."""
+    """Its correction rate: the mean posterior of its reviewed lines."""
     created_at: Mapped[float]
     deadline: Mapped[float | None]
     done_at: Mapped[float | None]
@@ -95,7 +95,7 @@ class Program(Base):
 
 
 class Lease(Base):
-    """A program in somebody's hands, or judged by them. Nobody has the same program twice, or two at a time.
+    """A program in somebody's hands, or reviewed by them. Nobody has the same program twice, or two at a time.
 
     state: expired ones may be their owner's again, released ones not."""
 
@@ -141,7 +141,7 @@ class Comment(Base):
 
 
 class Submission(Base):
-    """A judged program. seq grows in the order in which submissions became visible: a cursor for readers."""
+    """A reviewed program. seq grows in the order in which submissions became visible: a cursor for readers."""
 
     __tablename__ = "submission"
     seq: Mapped[int] = mapped_column(Sequence, primary_key=True)

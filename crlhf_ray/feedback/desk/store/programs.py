@@ -17,7 +17,7 @@ from crlhf_ray.feedback.desk.store import work
 from crlhf_ray.feedback.desk.store.models import ROLES, Account, Lease, Program, Submission, text_hash
 from crlhf_ray.feedback.desk.store.work import Conflict
 
-#: Before anybody's reliability is known, what a person is held to know: average programmers judging code lines.
+#: Before anybody's reliability is known, what a person is held to know: average programmers reviewing code lines.
 CROWD_RATES = (0.77, 0.6)
 #: Puts honeypots into an order that nobody can foresee.
 DRAW = random.SystemRandom()
@@ -35,7 +35,7 @@ def publish(
     deadline: float | None = None,
 ) -> int:
     """Put programs into the queue; returns how many are new. Publishing the same again changes nothing, except that a
-    later deadline opens a program again that an earlier one closed before it had `labels_least` judgements.
+    later deadline opens a program again that an earlier one closed before it had `labels_least` reviews.
 
     gold: by item_id, +1 or -1 for each line: such items are honeypots.
     Raises Conflict where an item_id comes with other lines than before.
@@ -71,12 +71,12 @@ def waiting(
 ) -> Program:  # fmt: skip
     """A program that nobody had yet. truth: of every place of a honeypot. more: other columns."""
     content = text_hash(item.prompt, item.lines)
-    prior = queue.expected_gain(np.full(len(item.judged), 0.5), *CROWD_RATES)
+    prior = queue.expected_gain(np.full(len(item.to_review), 0.5), *CROWD_RATES)
     return Program(
         item_id=item.item_id, problem_id=item.problem_id, prompt=item.prompt, lines=list(item.lines),
-        content=content, judged=list(item.judged), gold=None if truth is None else list(truth),
-        honeypot=truth is not None, state="open" if item.judged else "done", labels=0, rate=None, created_at=now,
-        slots=settings.labels_least, done_at=None if item.judged else now, priority=priority,
+        content=content, to_review=list(item.to_review), gold=None if truth is None else list(truth),
+        honeypot=truth is not None, state="open" if item.to_review else "done", labels=0, rate=None, created_at=now,
+        slots=settings.labels_least, done_at=None if item.to_review else now, priority=priority,
         # Honeypots go round: whoever was shown least comes next, equals in an order that nobody can foresee.
         rank=_rank(now, priority, content, prior, settings) if truth is None else DRAW.random(), **more,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def settle(
         ).tuples().all()
     )  # fmt: skip
     for program in programs:
-        p = np.array([posteriors[program.item_id].get(line, 0.5) for line in program.judged])
+        p = np.array([posteriors[program.item_id].get(line, 0.5) for line in program.to_review])
         program.rate = float(p.mean()) if len(p) else None
         if program.honeypot or program.state == "retired":
             continue

@@ -56,7 +56,7 @@ def decide(session: Session, item_id: str, line: int, truth: int) -> bool:
     program = session.get(Program, item_id, with_for_update=True)
     if program is None or program.honeypot:
         raise Conflict(f"there is no program {item_id!r} to decide about")
-    if line not in program.judged:
+    if line not in program.to_review:
         raise Conflict(f"line {line} of this program is not asked about")
     before: dict[str, Any] = program.verdicts or {}
     if before.get(str(line), truth) != truth:

@@ -1,4 +1,4 @@
-"""Handing programs out and taking judgements in. One function, one transaction; the time is an argument.
+"""Handing programs out and taking reviews in. One function, one transaction; the time is an argument.
 
 A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`; then it
 is theirs again before any other work, while nobody else took it. Nobody holds two at a time, or has a program twice:
@@ -41,7 +41,7 @@ class Conflict(CrlhfError):
     """What was asked for does not fit the present state: the lease is gone, the item is known with another text."""
 
 
-class Unjudged(Conflict):
+class Unmarked(Conflict):
     """Lines that have no mark yet. lines: their numbers, in order."""
 
     def __init__(self, lines: Sequence[int]):
@@ -105,7 +105,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Submitted:
-    """truth: by judged line, in the qualification round only."""
+    """truth: by reviewed line, in the qualification round only."""
 
     account: Account
     item_id: str
@@ -116,7 +116,7 @@ class Submitted:
 def next_task(
     session: Session, account: Account, settings: QueueSettings, *, now: float, honeypot_share: float, draw: float
 ) -> Task | None:
-    """What this person judges next: the program that they hold, or left alone for too long while it is free, or a new
+    """What this person reviews next: the program that they hold, or left alone for too long while it is free, or a new
     one. None when there is nothing to review.
 
     honeypot_share, draw: see `hand_out`.
@@ -321,10 +321,10 @@ def _give_back(session: Session, lease: Lease, state: str) -> None:
 def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSettings, *, now: float) -> None:
     """Store the marks of several requests; ones that are stored already are left as they are.
 
-    Raises Conflict where a lease is gone, a line is not to be judged, or an event id comes with another content.
+    Raises Conflict where a lease is gone, a line is not to be reviewed, or an event id comes with another content.
     """
     locked = session.execute(
-        sa.select(Lease.id, Lease.account_id, Lease.state, Program.judged)
+        sa.select(Lease.id, Lease.account_id, Lease.state, Program.to_review)
         .join(Program, Program.item_id == Lease.item_id)
         .where(Lease.id.in_(sorted({request.lease_id for request in requests})))
         .order_by(Lease.id)
@@ -337,8 +337,8 @@ def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSet
             # it may have expired and still be theirs
             own_lease(session, request.account_id, request.lease_id, settings, now=now)
             session.flush()
-        if lease is not None and (wrong := sorted({mark.line for mark in request.marks} - set(lease.judged))):
-            raise Conflict(f"lines {wrong} of this program are not judged: they hold no code")
+        if lease is not None and (wrong := sorted({mark.line for mark in request.marks} - set(lease.to_review))):
+            raise Conflict(f"lines {wrong} of this program are not to be reviewed: they hold no code")
     session.execute(sa.update(Lease).where(Lease.id.in_(list(leases))).values(expires_at=now + settings.lease_seconds))
     rows = [
         {
@@ -366,7 +366,7 @@ def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSet
 
 
 def submit(session: Session, requests: Sequence[Submitting], settings: QueueSettings, *, now: float) -> list[Submitted]:
-    """End leases, each with a judgement of every line. Raises Unjudged (lines without a mark) or Conflict."""
+    """End leases, each with a mark on every line. Raises Unmarked (lines without a mark) or Conflict."""
     ids = [request.lease_id for request in requests]
     locked = session.execute(
         sa.select(Account, Lease, Program).where(Lease.id.in_(ids))
@@ -384,8 +384,8 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
         account, lease, program = held[request.lease_id]
         _take_up(session, request.account_id, lease, settings, now)
         marks = _standing(said[lease.id])
-        if missing := [line for line in program.judged if line not in marks]:
-            raise Unjudged(missing)
+        if missing := [line for line in program.to_review if line not in marks]:
+            raise Unmarked(missing)
         # marks that were corrected or taken back cost time, too
         spent = sum(min(mark.milliseconds or 0, LONGEST_MARK_MS) for mark in said[lease.id])
         session.add(
@@ -413,7 +413,7 @@ def submitted(session: Session, account: Account, lease_id: int) -> Submitted | 
 
 def _told(lease: Lease, program: Program) -> dict[int, int] | None:
     """The truth that is told after a submission: in the qualification round."""
-    return {n: program.gold[n] for n in program.judged} if lease.qualification and program.gold else None
+    return {n: program.gold[n] for n in program.to_review} if lease.qualification and program.gold else None
 
 
 def events(session: Session, after: int, limit: int = 500) -> tuple[list[dict[str, Any]], int]:

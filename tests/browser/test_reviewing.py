@@ -9,20 +9,20 @@ from tests.browser.conftest import PHONE, PLAIN, current, line, marks, saved, su
 from tests.desk.conftest import PASSWORD, work
 
 LINES = ("    total = 0", "", "    # add them up", "    for x in xs:", "        total += x", "    return total + 1")
-JUDGED = (0, 3, 4, 5)
+TO_REVIEW = (0, 3, 4, 5)
 
 
 @pytest.fixture
 def server(serve):
     server = serve(queue=PLAIN)
-    server.publish([work(n, LINES, JUDGED) for n in range(2)])
+    server.publish([work(n, LINES, TO_REVIEW) for n in range(2)])
     return server
 
 
 def test_a_whole_session_by_keyboard_alone(serve, enter):
     """From the log-in through practice with answers and work to the last program; the mouse is never touched."""
     server = serve(queue=QueueSettings(qualification=1, honeypots_least=0, honeypots_most=0))
-    server.publish([work(n, LINES, JUDGED) for n in range(2)], honeypots=1)
+    server.publish([work(n, LINES, TO_REVIEW) for n in range(2)], honeypots=1)
     page = enter(server, "ann")
     # Practice: the second line of the honeypot is wrong.
     expect(page.locator("#progress")).to_contain_text("Practice: 1 to go")
@@ -90,7 +90,7 @@ def test_a_whole_session_by_keyboard_alone(serve, enter):
 
 def test_a_whole_session_by_mouse(server, enter):
     page = enter(server, "ann")
-    for number, name in zip(JUDGED, ("correct", "wrong", "unsure", "correct"), strict=True):
+    for number, name in zip(TO_REVIEW, ("correct", "wrong", "unsure", "correct"), strict=True):
         line(page, number).get_by_role("button", name=name).click()
         expect(line(page, number).locator(".state")).to_have_text(name)
     page.get_by_role("button", name="Undo").click()
@@ -120,12 +120,12 @@ def test_a_whole_session_on_a_phone(server, enter):
     page.get_by_role("button", name="Submit").tap()
     page.get_by_role("button", name="Sure", exact=True).tap()
     expect(page.locator("#progress")).to_contain_text("1 reviewed")
-    assert submitted(server) == [(n, 1, 3) for n in JUDGED]
+    assert submitted(server) == [(n, 1, 3) for n in TO_REVIEW]
 
 
 def test_nothing_is_marked_at_the_start(server, enter):
     page = enter(server, "ann")
-    expect(page.locator('[aria-pressed="false"]')).to_have_count(3 * len(JUDGED))
+    expect(page.locator('[aria-pressed="false"]')).to_have_count(3 * len(TO_REVIEW))
     expect(page.locator("#empty")).to_be_hidden()
 
 
@@ -267,7 +267,7 @@ def test_the_pace_is_shown_and_counts_the_time_of_reading_and_of_second_thoughts
     assert "right" not in shown  # accuracy is told in the qualification round only
 
 
-def test_two_people_judge_one_program_without_seeing_each_other(server, enter):
+def test_two_people_review_one_program_without_seeing_each_other(server, enter):
     a, b = enter(server, "ann"), enter(server, "bob")
     assert a.locator("#lines").inner_text() == b.locator("#lines").inner_text()
     for key in ("0", "m"):
@@ -282,7 +282,7 @@ def test_two_people_judge_one_program_without_seeing_each_other(server, enter):
         for one in (key, "Enter", "3"):
             page.keyboard.press(one)
         expect(page.locator("#progress")).to_contain_text("1 reviewed")
-    assert submitted(server) == [(0, -1, 3), (3, 1, 3), (4, 1, 3), (5, 1, 3), *((n, 1, 3) for n in JUDGED)]
+    assert submitted(server) == [(0, -1, 3), (3, 1, 3), (4, 1, 3), (5, 1, 3), *((n, 1, 3) for n in TO_REVIEW)]
 
 
 def test_a_program_of_300_lines_answers_a_key_in_no_time(serve, enter):
