@@ -262,7 +262,7 @@ def with_changes(base: Config, changes: Config) -> Config:
     return validated(Config, _merged(base.model_dump(), changes.model_dump(exclude_unset=True)))
 
 
-def with_parts(config: Config, *, reward: Any = None, advantage: Any = None) -> Config:
+def with_parts(config: Config, *, reward: Any = None, advantage: Any = None, estimator: Any = None) -> Config:
     """``config`` with parts that are given as objects, or by name, in place of those that it names.
 
     Raises ConfigError for a part that does not fit, or that the run's processes could not find.
@@ -272,6 +272,8 @@ def with_parts(config: Config, *, reward: Any = None, advantage: Any = None) -> 
         changes["reward"] = {"form": name_of(reward)}
     if advantage is not None:
         changes["learner"] = {"algorithm": name_of(advantage)}
+    if estimator is not None:
+        changes["aggregation"] = {"estimator": name_of(estimator)}
     return validated(Config, _merged(config.model_dump(), changes))
 
 

@@ -34,12 +34,14 @@ from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.reward.credit import score_round
 
 
-def train(config: Config, *, resume: bool = False, reward: Any = None, advantage: Any = None) -> Path:
+def train(
+    config: Config, *, resume: bool = False, reward: Any = None, advantage: Any = None, estimator: Any = None
+) -> Path:
     """Train by Algorithm 1, with held-out skill measured before it and after; returns the report's path.
 
-    reward, advantage: parts of your own, as functions of a module, in place of those that ``config`` names.
+    reward, advantage, estimator: parts of your own, of a module, in place of those that ``config`` names.
     """
-    config = with_parts(config, reward=reward, advantage=advantage)
+    config = with_parts(config, reward=reward, advantage=advantage, estimator=estimator)
     with Display() as display, Run(config, resume=resume, display=display, metrics=MetricsLog) as run:
         while True:
             if run.evaluation_due():

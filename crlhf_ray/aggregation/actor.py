@@ -28,8 +28,8 @@ from scipy.special import expit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.base import reliability_columns
+from crlhf_ray.aggregation.coins import coin_of
 from crlhf_ray.aggregation.encoding import Codebook, Votes, distinct
-from crlhf_ray.aggregation.majority import EqualRates
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import (
     RARE,
@@ -41,12 +41,10 @@ from crlhf_ray.aggregation.monitors import (
     label_shortage,
     spammers,
 )
-from crlhf_ray.aggregation.one_coin import OneCoinRates
 from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.aggregation.snapshots import Snapshots, pack_strings, unpack_strings
-from crlhf_ray.aggregation.state import NO_VOTES, Coin, CrowdState
-from crlhf_ray.aggregation.two_coin import TwoCoinRates
+from crlhf_ray.aggregation.state import NO_VOTES, CrowdState
 from crlhf_ray.errors import ConfigError, DataError
 
 __all__ = ["AggregationSettings", "Aggregator", "Alert"]
@@ -85,7 +83,7 @@ class Aggregator:
     ):
         self.settings = settings or AggregationSettings()
         self.state = CrowdState(
-            _coin(self.settings),
+            coin_of(self.settings),
             prior=None if self.settings.prior == "learnt" else self.settings.prior,
             learn_from=self.settings.learn_from,
             decay=self.settings.decay,
@@ -243,7 +241,7 @@ class Aggregator:
         everyone, lines = np.arange(state.n_workers), np.arange(state.n_tasks)
         votes, cast = state.votes(), state.n_labels(lines)
         found: list[Alert] = []
-        if self.settings.estimator != "majority" and len(names):
+        if self.state.coin.coins and len(names):
             start = state.newcomer()
             rates, shapes = np.stack(state.rates(everyone), axis=1), np.stack(state.beta(everyone), axis=1)
             total = shapes.sum(axis=2)
@@ -367,16 +365,6 @@ class Aggregator:
                 f"{path.parent} was made with other settings ({path.read_text()}); give those, or another folder, "
                 "into which the ledger is folded again"
             )
-
-
-def _coin(settings: AggregationSettings) -> Coin:
-    match settings.estimator:
-        case "majority":
-            return EqualRates(0.7)
-        case "one_coin":
-            return OneCoinRates()
-        case _:
-            return TwoCoinRates(settings.strength)
 
 
 def _right_on_and_off_gold(state: CrowdState, votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -6,14 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.settings import Settings
+from crlhf_ray.parts import part
+from crlhf_ray.settings import Settings, refuse_unused
+
+#: Estimators of ours that a run can stream; `coins` makes them.
+ESTIMATORS = ("two_coin", "one_coin", "majority")
 
 
 class AggregationSettings(Settings):
     """How marks become consensus probabilities."""
 
-    estimator: Literal["two_coin", "one_coin", "majority"] = "two_coin"
-    """one_coin is the paper's (Eq. 7 and 8); two_coin also sees through those who call every line correct."""
+    estimator: str = "two_coin"
+    """How votes teach reliabilities. `one_coin` is the paper's (Eq. 7 and 8); `two_coin` also sees through those who
+    call every line correct; `majority` learns nothing of anybody. Your own, `package.module:Name`, makes rates of
+    counts as ours do (crlhf_ray.aggregation.state.Coin)."""
 
     learn_from: Literal["all", "honeypots"] = "all"
     """Lines that teach reliabilities: all, each by its own posterior, or only those with known truth."""
@@ -39,7 +45,14 @@ class AggregationSettings(Settings):
     """Events after which the state is written whole, so that recovery replays at most so many (1 to 2 s)."""
 
     @model_validator(mode="after")
-    def _has_an_effect(self) -> AggregationSettings:
+    def _fits(self) -> AggregationSettings:
+        part(dict.fromkeys(ESTIMATORS), self.estimator)
+        if self.estimator not in ESTIMATORS:
+            from crlhf_ray.aggregation.coins import coin_of  # settings load without pandas
+
+            coin_of(self)
+        elif self.estimator != "two_coin":
+            refuse_unused(self, ["strength"], f"estimator={self.estimator}")
         if self.estimator == "majority" and self.prior == "learnt":
             raise ValueError("estimator: majority learns nothing, so prior: learnt has no effect; give a number")
         return self

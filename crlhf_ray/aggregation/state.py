@@ -9,7 +9,7 @@ demands.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import expit
@@ -44,6 +44,7 @@ NONE = np.empty(0, np.int64)
 NO_VOTES = Votes(NONE, NONE, np.empty(0, np.int8), np.empty(0), NONE)
 
 
+@runtime_checkable
 class Coin(Protocol):
     """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin. crowd: [`CROWD`].
 

@@ -105,6 +105,21 @@ def strict(evidence, prior, settings):
 def centred(batch):
     mean = np.mean([rewards.sum() for rewards in batch.rewards])
     return [np.full(len(rewards), rewards.sum() - mean) for rewards in batch.rewards]
+
+class Trusting:
+    coins = 0
+
+    def __init__(self, settings):
+        self.p = 0.9
+
+    def rates(self, counts, crowd):
+        return np.full(len(counts), self.p), np.full(len(counts), self.p)
+
+    def beta(self, counts, crowd):
+        return np.ones((len(counts), 2)), np.ones((len(counts), 2))
+
+    def strengths(self, counts, crowd):
+        return np.zeros(2)
 """
 
 
@@ -114,7 +129,8 @@ def test_a_submitted_job_trains_with_parts_from_its_working_directory_and_leaves
     (working_dir / "my_parts.py").write_text(MY_PARTS)
     settings = tmp_path / "small.yaml"
     learner = SMALL["learner"] | {"algorithm": "my_parts:centred"}
-    settings.write_text(yaml.safe_dump(SMALL | {"reward": {"form": "my_parts:strict"}, "learner": learner}))
+    parts = {"reward": {"form": "my_parts:strict"}, "aggregation": {"estimator": "my_parts:Trusting"}}
+    settings.write_text(yaml.safe_dump(SMALL | parts | {"learner": learner}))
     run_dir = tmp_path / "run"
     command = ["python", "jobs/train.py", "--config", str(settings), "--set", f"run.dir={run_dir}"]
     done = submit(head, *command, working_dir=working_dir)

@@ -1,14 +1,16 @@
-"""A reward and an advantage from outside the package, named in the settings."""
+"""A reward, an advantage and an estimator from outside the package, named in the settings."""
 
 from importlib import import_module
 
 import numpy as np
 import pytest
 
+from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.config import load_config, with_parts
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.learner.advantage import Rewarded, algorithm_named
 from crlhf_ray.reward import RewardSettings, program_score
+from tests.aggregation.tables import annotations, keeper
 
 OURS = """
 import numpy as np
@@ -24,6 +26,17 @@ def centred(batch):
     return [np.full(len(rewards), rewards.sum() - mean) for rewards in batch.rewards]
 
 grouped = Algorithm(centred, needs_groups=True)
+
+class Trusting:
+    coins = 0
+    def __init__(self, settings):
+        self.p = 0.9 if settings.use_confidence else 0.6
+    def rates(self, counts, crowd):
+        return np.full(len(counts), self.p), np.full(len(counts), self.p)
+    def beta(self, counts, crowd):
+        return np.ones((len(counts), 2)), np.ones((len(counts), 2))
+    def strengths(self, counts, crowd):
+        return np.zeros(2)
 """
 
 
@@ -53,6 +66,14 @@ def test_an_algorithm_of_ones_own_may_need_groups():
         load_config(changes=["learner.algorithm=my_parts:grouped", "run.samples_per_problem=1"])
 
 
+@pytest.mark.parametrize("use_confidence, p", [(True, 0.9), (False, 0.6)])
+def test_an_estimator_of_ones_own_weighs_the_votes(tmp_path, use_confidence, p):
+    settings = AggregationSettings(estimator="my_parts:Trusting", use_confidence=use_confidence)
+    crowd = keeper(tmp_path, settings)
+    crowd.ingest(annotations([("i", 0, "ann", 1), ("i", 1, "ann", -1)]))
+    assert crowd.consensus(["i"])["p_correct"].to_pylist() == pytest.approx([p, 1 - p])
+
+
 def test_both_are_named_in_the_settings_of_a_run():
     config = load_config(changes=["reward.form=my_parts:strict", "learner.algorithm=my_parts:centred"])
     assert (config.reward.form, config.learner.algorithm) == ("my_parts:strict", "my_parts:centred")
@@ -65,6 +86,10 @@ def test_both_are_named_in_the_settings_of_a_run():
         ("reward.form=no_such_module:f", "no_such_module could not be imported .*folder that the run is started in"),
         ("reward.form=my_parts:strikt", r"my_parts has no 'strikt'; did you mean my_parts:strict\?"),
         ("reward.form=my_parts:limit", "is not a function of"),
+        ("aggregation.estimator=two_coins", r"'two_coins' is not known: did you mean two_coin\?"),
+        ("aggregation.estimator=my_parts:limit", "is not an estimator: give a class or function that takes"),
+        ("aggregation.estimator=my_parts:centred", "'my_parts:centred' failed: AttributeError"),
+        ("aggregation={estimator: one_coin, strength: 3}", "strength=3.0 has no effect with estimator=one_coin"),
         ("learner.algorithm=rlo", r"learner\.algorithm: 'rlo' is not known: did you mean rloo\?"),
         ("learner.algorithm=my_parts:limit", "is neither an Algorithm nor a function"),
     ],
@@ -76,8 +101,9 @@ def test_what_cannot_be_found_is_refused_with_what_can(change, message):
 
 def test_a_part_may_be_given_as_an_object():
     module = import_module("my_parts")
-    config = with_parts(load_config(), reward=module.strict, advantage="my_parts:grouped")
+    config = with_parts(load_config(), reward=module.strict, advantage="my_parts:grouped", estimator=module.Trusting)
     assert (config.reward.form, config.learner.algorithm) == ("my_parts:strict", "my_parts:grouped")
+    assert config.aggregation.estimator == "my_parts:Trusting"
 
 
 def test_a_part_that_no_other_process_finds_is_refused():
