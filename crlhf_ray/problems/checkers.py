@@ -6,44 +6,31 @@ through `Channel`. What the program sends back is plain data.
 
 from __future__ import annotations
 
-import ast
-import builtins
 import contextlib
 import copy
 import importlib
 import math
 import sys
-import traceback
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from functools import lru_cache
-from types import CodeType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+from crlhf_ray.problems.cases import run_cases, snippet_code
+from crlhf_ray.problems.faults import Untestable
+from crlhf_ray.problems.names import (
+    Given,
+    borrowed_names,
+    free_names,
+    given_by,
+    imported_modules,
+    known_libraries,
+    trusted_code,
+    trusted_names,
+    visible,
+)
 
 if TYPE_CHECKING:
     from crlhf_ray.problems.problem import Problem
-
-
-class Untestable(Exception):
-    """The tests cannot be run, whatever the program does: says nothing about it."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a problem gives its program and asks of it.
-
-    classes: of the prompt, by name: program and tests both have them, and their objects travel by what they hold.
-    asked: names of the classes that a right program defines; tests may use their operators.
-    suppresses: whether a right program has context managers that end exceptions.
-    seeded: whether the tests seed random numbers.
-    """
-
-    classes: Mapping[str, type] = field(default_factory=dict)
-    asked: frozenset[str] = frozenset()
-    suppresses: bool = False
-    seeded: bool = False
 
 
 class Channel(Protocol):
@@ -68,6 +55,10 @@ class Checker:
     """Base of all kinds. kind: its name in files and reports."""
 
     kind: str
+
+    def sources(self) -> tuple[str, ...]:
+        """The tests' own code."""
+        return ()
 
     def prepare(self, problem: Problem) -> None:
         """What is worked out once a process, before the first program, and counts against no program's limits."""
@@ -97,29 +88,37 @@ class AssertChecker(Checker):
     def prepare(self, problem: Problem) -> None:
         # What they import: among a program's answers there may be no memory left for it.
         for source in (problem.prompt, self.setup, *self.tests):
-            tree = _tree(source) if "import" in source else None
-            for node in ast.walk(tree) if tree else ():
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-                for name in names:
-                    with contextlib.suppress(ImportError):  # said where it is needed
-                        importlib.import_module(name)
+            for name in imported_modules(source):
+                with contextlib.suppress(ImportError):  # said where it is needed
+                    importlib.import_module(name)
+        self._libraries(problem, trusted_names(problem))
+
+    def sources(self) -> tuple[str, ...]:
+        return (self.setup, *self.tests)
+
+    def _libraries(self, problem: Problem, names: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+        """What the tests name of libraries, and what they name of the program. names: the prompt's own."""
+        wanted = free_names("\n".join(self.sources()), frozenset(names) - {problem.entry_point})
+        wanted -= {problem.entry_point}
+        libraries = borrowed_names(wanted, tuple(map(problem.program, problem.references)), problem.packages)
+        libraries |= known_libraries(wanted - libraries.keys(), problem.packages)
+        return libraries, wanted - libraries.keys()
 
     def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.tests:
             raise Untestable("there are none")
         namespace = trusted_names(problem)
-        wanted = free_names("\n".join((self.setup, *self.tests)), frozenset(namespace) - {problem.entry_point})
-        libraries = known_libraries(wanted - {problem.entry_point}, problem.packages)
+        libraries, wanted = self._libraries(problem, namespace)
         namespace.update(libraries)
-        wanted -= libraries.keys()
-        given = given_by(problem, namespace, "\n".join((self.setup, *self.tests)))
+        given = given_by(problem, namespace, "\n".join(self.sources()))
         _, bound = check.load(visible(problem, source), (problem.entry_point, *sorted(wanted)), given)
         require(problem, bound, check)
         namespace.update(bound)
         exec(trusted_code(self.setup, "<setup>"), namespace)
+        done: set[type] = set()
         for check.test, test in enumerate(self.tests):
-            exec(trusted_code(test, f"<test {check.test}>"), namespace)
+            exec(snippet_code(test, f"<test {check.test}>"), namespace)
+            run_cases(namespace, done)
 
 
 @dataclass(frozen=True)
@@ -207,6 +206,9 @@ class ReferenceChecker(Checker):
             if not right:
                 check.fail(f"{shorten(arguments)}: {shorten(answer)} instead of {shorten(expected)}")
 
+    def sources(self) -> tuple[str, ...]:
+        return (*self.base.sources(), self.reference, self.oracle)
+
     def prepare(self, problem: Problem) -> None:
         self.base.prepare(problem)
         namespace: dict[str, Any] = {"__name__": "reference"}
@@ -232,6 +234,9 @@ class ScriptChecker(Checker):
     compare: Literal["lines", "words", "exact"] = "lines"
     accepts: str = ""
     kind: str = "script"
+
+    def sources(self) -> tuple[str, ...]:
+        return (self.accepts,)
 
     def verify(self, problem: Problem, source: str, check: Channel) -> None:
         if not self.tests:
@@ -335,139 +340,6 @@ def shorten(value: Any, limit: int = 60) -> str:
     except Exception:  # an integer of more digits than Python writes, or an object whose own text raises
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= limit else text[:limit] + "…"
-
-
-@lru_cache(maxsize=4096)
-def trusted_code(source: str, name: str, mode: str = "exec") -> CodeType:
-    return compile(source, name, mode, dont_inherit=True)
-
-
-@lru_cache(maxsize=1024)
-def _tree(source: str) -> ast.Module | None:
-    """None for what is no whole Python, such as a prompt that only a completion ends."""
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return None
-
-
-def trusted_names(problem: Problem) -> dict[str, Any]:
-    """A fresh namespace with what the prompt itself defines: helpers in it must be the prompt's, not the program's."""
-    module = types.ModuleType("solution")
-    tree = _tree(problem.prompt)
-    if tree is not None:
-        sys.modules["solution"] = module  # where a dataclass looks for what its annotations mean
-        exec(trusted_code(problem.prompt, "<prompt>"), module.__dict__)
-        module.__dict__.pop(problem.entry_point, None)
-        if tree.body and isinstance(tree.body[-1], ast.ClassDef):  # the completion goes on with it
-            module.__dict__.pop(tree.body[-1].name, None)
-    return module.__dict__
-
-
-def given_by(problem: Problem, names: Mapping[str, Any], tests: str = "") -> Given:
-    """names: of the prompt, as `trusted_names` has them. tests: their text."""
-    classes = {
-        name: value
-        for name, value in names.items()
-        if isinstance(value, type) and value.__module__ == "solution" and value.__qualname__ == name and travels(value)
-    }
-    programs = tuple(problem.program(reference) for reference in problem.references)
-    asked = frozenset[str]().union(*(class_names(program) for program in (problem.prompt, *programs))) - classes.keys()
-    return Given(
-        classes,
-        asked,
-        suppresses=any("__exit__" in program or "contextmanager" in program for program in programs),
-        seeded="seed(" in tests,
-    )
-
-
-def travels(kind: type) -> bool:
-    """Whether objects of a class that program and tests both have can be sent by what they hold."""
-    named = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return named or issubclass(kind, Enum | BaseException) or kind.__new__ in (object.__new__, Generic.__new__)
-
-
-@lru_cache(maxsize=4096)
-def class_names(source: str) -> frozenset[str]:
-    """Names of the classes at the top of a program."""
-    tree = _tree(source)
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.ClassDef)) if tree else frozenset()
-
-
-def fault(problem: Problem, error: BaseException) -> str | None:
-    """Where in the tests the mistake is that this error comes from; None where the program's answers explain it."""
-    place, trusted = problem.problem_id, False
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        trusted = frame.f_code.co_filename.startswith(("<test ", "<setup>", "<prompt>", "<reference>", "<oracle>"))
-        if trusted:
-            place = f"{frame.f_code.co_filename[1:-1]}, line {line}"
-    if isinstance(error, ImportError | Untestable) or not isinstance(error, Exception):
-        return place
-    if isinstance(error, UnboundLocalError):
-        return place if trusted else None
-    if isinstance(error, NameError) and trusted:
-        programs = [problem.program(reference) for reference in problem.references]
-        return None if any(error.name in defined_names(program) for program in programs) else place
-    if isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType) and trusted:
-        return place
-    return None
-
-
-@lru_cache(maxsize=4096)
-def defined_names(source: str) -> frozenset[str]:
-    """Names that a program has at its top, or anywhere within."""
-    tree = _tree(source)
-    found: set[str] = set()
-    for node in ast.walk(tree) if tree else ():
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                found.add(name)
-            case ast.Name(id=name, ctx=ast.Store()):
-                found.add(name)
-            case ast.alias(name=name, asname=short):
-                found.add(short or name.split(".")[0])
-    return frozenset(found)
-
-
-def visible(problem: Problem, source: str) -> str:
-    """What of the program the jail may see: not a prompt that is only a docstring, since that may tell the tests."""
-    tree = _tree(problem.prompt)
-    if tree is None or len(tree.body) != 1 or not source.startswith(problem.prompt):
-        return source
-    only = tree.body[0]
-    if not (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant)):
-        return source
-    return "\n" * problem.prompt.count("\n") + source[len(problem.prompt) :]
-
-
-def known_libraries(names: frozenset[str], packages: Sequence[str]) -> dict[str, Any]:
-    """Those of the names that mean a library: a test's ``sys.getsizeof`` must be Python's, not the program's."""
-    found = {name: name for name in names if name in sys.stdlib_module_names or name in packages}
-    found |= {short: name for short, name in SHORT_NAMES.items() if short in names and name in packages}
-    return {name: importlib.import_module(module) for name, module in found.items()}
-
-
-SHORT_NAMES = {"np": "numpy", "pd": "pandas", "cp": "cvxpy"}
-
-
-@lru_cache(maxsize=4096)
-def free_names(source: str, known: frozenset[str]) -> frozenset[str]:
-    """Names that the source reads and neither it nor ``known`` nor Python defines."""
-    read: set[str] = set()
-    stored: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Name(id=name, ctx=ast.Load()):
-                read.add(name)
-            case ast.Name(id=name):
-                stored.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                stored.add(name)
-            case ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
-                stored.add(name)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                stored.update((alias.asname or alias.name).split(".")[0] for alias in aliases)
-    return frozenset(read - stored - known - set(dir(builtins)))
 
 
 __all__: Sequence[str] = ["AssertChecker", "CallChecker", "Case", "Checker", "ReferenceChecker", "ScriptChecker"]

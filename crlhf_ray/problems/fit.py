@@ -6,7 +6,7 @@ import ast
 import sys
 from collections.abc import Sequence
 
-from crlhf_ray.problems.checkers import SHORT_NAMES, defined_names, free_names
+from crlhf_ray.problems.names import SHORT_NAMES, defined_names, free_names
 
 _FILES = "writes or reads files, and the program has a file system of its own; hand it the text or an io.StringIO"
 _PATCHES = "replaces something of a module, and the program has modules of its own; hand over a function instead"
@@ -17,7 +17,7 @@ _IMPORTS = {
     "mock": _PATCHES,
     "pytest": "uses pytest, which runs tests in one process with the program; write asserts",
 }
-_CALLS = {"open": _FILES, "unittest.main": "calls unittest.main, which ends the process; write asserts"}
+_CALLS = {"open": _FILES}
 _STREAMS = frozenset({"stdout", "stderr"})
 
 

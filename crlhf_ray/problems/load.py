@@ -35,10 +35,9 @@ from crlhf_ray.problems.checkers import (
     Checker,
     ReferenceChecker,
     ScriptChecker,
-    class_names,
-    defined_names,
 )
 from crlhf_ray.problems.fit import nobodys_names, not_possible, subclass_with_methods
+from crlhf_ray.problems.names import class_names, defined_names
 from crlhf_ray.problems.problem import BODY_STOPS, PROGRAM_STOPS, Problem
 
 #: google-research/mbpp splits by task id: 1-10 few-shot prompts, 11-510 test, 511-600 validation, 601-974 training.

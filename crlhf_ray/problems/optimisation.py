@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crlhf_ray.problems.checkers import Channel, Checker, require, trusted_code, visible
+from crlhf_ray.problems.checkers import Channel, Checker, require
+from crlhf_ray.problems.names import trusted_code, visible
 
 if TYPE_CHECKING:
     from crlhf_ray.problems.problem import Problem

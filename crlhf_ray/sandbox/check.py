@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from crlhf_ray.problems.checkers import Given, fault
+from crlhf_ray.problems.faults import fault
+from crlhf_ray.problems.names import Given
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.jail import Ending, Jail, SlotLost
 from crlhf_ray.sandbox.limits import Limits
-from crlhf_ray.sandbox.program import Ended, Program, Stopped, is_of_the_program
+from crlhf_ray.sandbox.program import Ended, Program, Refused, Stopped, is_of_the_program
 from crlhf_ray.sandbox.verdict import Status, Verdict
 
 OUT_OF_MEMORY = 137  # as guest/worker.py ends a script
@@ -46,6 +47,7 @@ class Check:
         self._running = False
         self._program: Program | None = None
         self._channel: Any = None
+        self._overtime: Stopped | None = None
         self.test: int | None = None
 
     def fail(self, detail: str) -> NoReturn:
@@ -56,6 +58,8 @@ class Check:
         self, source: str, names: tuple[str, ...] = (), given: Given | None = None
     ) -> tuple[Program, dict[str, Any]]:
         """Run the source in a fresh process; answers the program and what it bound to the names."""
+        if self._program is not None and self._program.stopped is not None:
+            raise self._program.stopped
         self._spawn()
         self._program = Program(self._channel, self._jail.libraries, given)
         return self._program, self._program.load(source, names)
@@ -126,10 +130,10 @@ class Check:
             status, detail = "out_of_memory", f"comparing the program's answers took more than {VERIFIER_MB} MiB"
         finally:
             _lift_our_limits()
-        if self._program is not None and self._program.stopped is not None and status != "infra_error":
-            # A test may have swallowed the exception; the program's end stands all the same.
-            last = self._program.stopped
-            status, detail = self._how_it_ended() if isinstance(last, Ended) else (last.status, last.detail)
+        # A test may have swallowed the exception; the end stands all the same.
+        last = (self._program and self._program.stopped) or self._overtime
+        if last is not None:
+            status, detail = self._told(problem, last)
         self._finish()
         if status == "passed" and self._most_cpu > math.ceil(self._limits.cpu_seconds) + 0.5:
             status, detail = "timeout", f"{self._limits.cpu_seconds:g} s of CPU, of all its processes together"
@@ -150,12 +154,10 @@ class Check:
     def _run(self, problem: Problem, completion: str) -> tuple[Status, str]:
         """How the checker ended, in one word and in some. Within our own limits: errors may hold answers."""
         try:
-            _limit_ourselves(self._limits.cpu_seconds)
+            _limit_ourselves(self._limits.cpu_seconds, self._out_of_time)
             problem.checker.verify(problem, problem.program(completion), self)
-        except Ended:
-            return self._how_it_ended()
         except Stopped as stopped:
-            return stopped.status, stopped.detail
+            return self._told(problem, stopped)
         except (SlotLost, MemoryError):
             raise
         except BaseException as error:
@@ -165,6 +167,22 @@ class Check:
                 return "infra_error", f"the tests of {problem.problem_id} cannot run here: {place}: {told(error)}"
             return "wrong", told(error)
         return "passed", ""
+
+    def _told(self, problem: Problem, stopped: Stopped) -> tuple[Status, str]:
+        if isinstance(stopped, Ended):
+            return self._how_it_ended()
+        if isinstance(stopped, Refused):
+            if stopped.answered and not problem.references:  # which would show whether it is the tests' fault
+                return "error", stopped.detail
+            place = fault(problem, stopped)
+            return "infra_error", f"the tests of {problem.problem_id} cannot run here: {place}: {stopped.detail}"
+        return stopped.status, stopped.detail
+
+    def _out_of_time(self, number: int, frame: FrameType | None) -> None:
+        self._overtime = Stopped("timeout", "comparing the program's answers took more CPU time than a program may")
+        if self._program is not None:
+            self._program.stopped = self._program.stopped or self._overtime
+        raise self._overtime
 
     def _how_it_ended(self) -> tuple[Status, str]:
         ending = self._finish(1.0) or self.ending
@@ -189,9 +207,9 @@ def told(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _limit_ourselves(cpu_seconds: float) -> None:
+def _limit_ourselves(cpu_seconds: float, out_of_time: Callable[[int, FrameType | None], None]) -> None:
     """Bound what this process itself uses for comparing, whatever the program's answers make the tests do."""
-    signal.signal(signal.SIGVTALRM, _out_of_time)
+    signal.signal(signal.SIGVTALRM, out_of_time)
     signal.setitimer(signal.ITIMER_VIRTUAL, cpu_seconds)
     with open("/proc/self/statm", "rb") as statm:
         memory = int(statm.read().split()[0]) * resource.getpagesize() + (VERIFIER_MB << 20)
@@ -202,7 +220,3 @@ def _limit_ourselves(cpu_seconds: float) -> None:
 def _lift_our_limits() -> None:
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     resource.setrlimit(resource.RLIMIT_AS, ADDRESS_SPACE)
-
-
-def _out_of_time(number: int, frame: FrameType | None) -> None:
-    raise Stopped("timeout", "comparing the program's answers took more CPU time than a program may")

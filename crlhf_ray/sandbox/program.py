@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
-from crlhf_ray.problems.checkers import Given, Untestable
+from crlhf_ray.problems.names import Given
 from crlhf_ray.sandbox.guest import wire
 from crlhf_ray.sandbox.remote import (
     ANSWER,
     MADE,
     RemoteClass,
     RemoteObject,
+    add_operators,
     is_of_the_program,
     mark,
     remote_class,
@@ -53,6 +54,14 @@ class Ended(Stopped):
     """The program's process is gone; how it ended decides the status."""
 
 
+class Refused(Stopped):
+    """A test hands the program what cannot be sent. answered: the program had answered by then, and may be why."""
+
+    def __init__(self, detail: str, *, answered: bool):
+        super().__init__("infra_error", detail)
+        self.answered = answered
+
+
 class Program:
     """One program at the other end of a channel. Whatever it sends can only be a value, never a verdict.
 
@@ -71,7 +80,8 @@ class Program:
         self._channel, self._libraries = channel, libraries
         given = given or Given()
         self.asked, self.suppresses, self._seeded = given.asked, given.suppresses, given.seeded
-        self._sent = self._received = 0
+        self._sent = 0
+        self._answered = False
         self._numbers: dict[int, RemoteClass] = {}
         self.asked_classes: set[RemoteClass] = set()
         self._objects: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -109,6 +119,7 @@ class Program:
             match self._receive():
                 case [int(answered), "ok", result, list(written), after] if answered == number:
                     self._after(written, after)
+                    self._answered = self._answered or operation not in ("load", "bound")
                     return result if packed is not None else self._unpacked(result)
                 case [int(answered), "raised", content, [str(builtin), str(name), str(text)], _, _] if (
                     answered == number
@@ -123,14 +134,13 @@ class Program:
         try:
             return self.heap.pack(value)
         except (wire.Unsendable, RecursionError) as error:
-            raise self._too_much(error) from None
+            self._refuse(error)
 
-    def _too_much(self, error: Exception) -> BaseException:
-        """Whose fault it is that something cannot be sent: what the program never answered is the tests'."""
-        if self._received < wire.MAX_MESSAGE // 4:
-            return Untestable(f"an argument cannot be sent to the program: {error}")
-        self.stopped = Stopped("error", f"its answers cannot be sent back: {error}")
-        return self.stopped
+    def _refuse(self, error: Exception) -> NoReturn:
+        self.stopped = self.stopped or Refused(
+            f"an argument cannot be sent to the program: {error}", answered=self._answered
+        )
+        raise self.stopped from None
 
     def _unpacked(self, content: Any) -> Any:
         try:
@@ -144,7 +154,7 @@ class Program:
         except TimeoutError:
             self.stop("timeout", "no answer within the wall-clock limit")
         except (wire.Unsendable, RecursionError) as error:
-            raise self._too_much(error) from None
+            self._refuse(error)
         except OSError:
             self._end()
 
@@ -157,7 +167,6 @@ class Program:
             self.stop("error", f"protocol: {error}")
         except (EOFError, OSError):
             self._end()
-        self._received += self._channel.size
         return answer
 
     def _end(self) -> NoReturn:
@@ -236,12 +245,16 @@ class Program:
 
     def load(self, source: str, names: Sequence[str]) -> dict[str, Any]:
         """Run the source text; answers what it bound to the names."""
-        bound = self.ask("load", source, tuple(names), tuple(self._classes))
+        bound = self.ask("load", source, tuple(names), tuple(self._classes), tuple(self.asked))
+        if self.asked:  # before there are objects of these classes, which may be keys
+            self.asked_classes = {kind for kind in self._sequence(bound) if isinstance(kind, RemoteClass)}
+            for kind in self._numbers.values():
+                self._equip(kind)
+            bound = self.ask("bound", tuple(names))
         if type(bound) is not tuple or not all(type(pair) is tuple and len(pair) == 2 for pair in bound):
             self.stop("error", "protocol: names of the wrong form")
         if not {name for name, _ in bound} <= set(names):
             self.stop("error", "protocol: names that nobody asked for")
-        self.asked_classes = {value for name, value in bound if isinstance(value, RemoteClass) and name in self.asked}
         return dict(bound)
 
     def call(self, function: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -296,7 +309,7 @@ class Program:
         try:
             return self._apart().pack(value)
         except (wire.Unsendable, RecursionError) as error:
-            raise self._too_much(error) from None
+            self._refuse(error)
 
     def _unpacked_apart(self, content: Any) -> Any:
         try:
@@ -367,7 +380,7 @@ class Program:
         self._released.add(number)
 
     def _outside(self, value: Any) -> dict[str, Any] | None:
-        """What stands for an object of ours that is no value. Raises Untestable for what cannot be handed over."""
+        """What stands for an object of ours that is no value."""
         if isinstance(value, RemoteObject | RemoteClass):
             program, number = remote_of(value)
             if program is self:
@@ -384,7 +397,13 @@ class Program:
             and type(value.__self__) in (list, dict, set, str, tuple)
         ):
             return {"t": "function", "v": self._hand(value, value)}
-        raise Untestable(f"an object of the test's own class {type(value).__name__} cannot be handed to the program")
+        own = type(value).__module__ == "solution"
+        self.stopped = self.stopped or Refused(
+            f"an object of the {'test' if own else 'library'}'s own class {type(value).__name__} cannot be handed to "
+            "the program",
+            answered=self._answered and not own,
+        )
+        raise self.stopped
 
     def _is_library(self, module: str) -> bool:
         return module.split(".")[0] in {*sys.stdlib_module_names, *self._libraries}
@@ -416,8 +435,14 @@ class Program:
                     raise wire.ProtocolError(f"more than {MAX_OBJECTS} objects")
                 above = [self.heap.decode(base) for base in bases]
                 made = remote_class(self, number, name, home, frozenset(map(str, specials)), above)
+                self._equip(made)
                 return self._numbers.setdefault(number, made)
         raise wire.ProtocolError("a malformed class")
+
+    def _equip(self, kind: RemoteClass) -> None:
+        """Give a class its operators, if the problem asks for it: which one that is, the program's names say."""
+        if any(base in self.asked_classes for base in kind.__mro__):
+            add_operators(kind)
 
     def _object(self, number: int, kind: Any) -> Any:
         kind = self.heap.decode(kind)

@@ -429,18 +429,29 @@ def remote_class(
         mixins.append(_Beginning if "begins" in specials else _Iterator)
     if "await" in specials and not mixins:
         mixins.append(_Awaitable)
-    asked = name in program.asked or any(base in program.asked_classes for base in bases)
-    table = {**_METHODS, **(_ASKED_METHODS if asked else {})}
-    body: dict[str, Any] = {f"__{special}__": table[special] for special in specials if special in table}
+    body: dict[str, Any] = {f"__{special}__": _METHODS[special] for special in specials if special in _METHODS}
     if "next" in specials:
         body.pop("__iter__", None)
-    if "__eq__" in body and "__hash__" not in body:
-        body["__hash__"] = None
     if "plain" in specials:
         body["__plain__"] = True
-    body |= {"__remote__": (program, number), "__home__": home, "__module__": "solution", "__doc__": _read("__doc__")}
+    body |= {
+        "__remote__": (program, number),
+        "__home__": home,
+        "__specials__": specials,
+        "__module__": "solution",
+        "__doc__": _read("__doc__"),
+    }
     body["__annotations__"] = _read("__annotations__")
     ordered = (*mixins, *(bases[:1] or (RemoteObject,)), *(errors[:1] if not bases else ()))
     made = type.__new__(RemoteClass, name[:100], ordered, body)
     type.__init__(made, name, ordered, body)
     return made
+
+
+def add_operators(kind: RemoteClass) -> None:
+    """What objects of a class that the problem asks for can do beyond those of other classes."""
+    specials = type.__getattribute__(kind, "__specials__")
+    for name in specials & _ASKED_METHODS.keys():
+        type.__setattr__(kind, f"__{name}__", _ASKED_METHODS[name])
+    if "eq" in specials and "hash" not in specials:
+        type.__setattr__(kind, "__hash__", None)

@@ -239,7 +239,6 @@ def test_a_row_may_hold_runs_of_a_script(tmp_path: Path):
         ),
         ({**GOOD, "tests": ["import time\ntime.time = lambda: 3\nassert add(1, 2)"]}, r"tests': .*replaces .*line 2"),
         ({**GOOD, "tests": ["assert add(open('x').read(), 2) == 3"]}, r"tests': .*files"),
-        ({**GOOD, "tests": ["import unittest\nunittest.main()"]}, r"tests': .*unittest.main.*line 2"),
         ({**GOOD, "setup": "import tempfile"}, r"setup': .*files"),
         ({**GOOD, "tests": ["class T(add):\n    def push(self): pass\nassert T()"]}, r"tests': .*overrides push"),
         ({**GOOD, "tests": ["expected = 3\nassert add(1, 2) == expceted"]}, r"tests': the name 'expceted'"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from crlhf_ray.problems.checkers import Case, free_names, same, visible
+from crlhf_ray.problems.checkers import Case, same
+from crlhf_ray.problems.names import free_names, visible
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
 

@@ -179,6 +179,13 @@ def test_subclasses_of_plain_types_equal_what_they_hold(sandbox, test, base, val
     told_apart(sandbox, test, program % value, program.replace(" pass\n", "\n" + liar) % other)
 
 
+def test_a_new_class_may_be_of_several_objects_at_any_place_of_an_answer(sandbox):
+    program = (
+        "def f(x):\n    class R:\n        def __init__(self, x): self.x = x\n    return R(x), [R(%d)], {1: R(3)}\n"
+    )
+    told_apart(sandbox, "a, (b,), c = f(1)\nassert (a.x, b.x, c[1].x) == (1, 2, 3)", program % 2, program % 3)
+
+
 PANDAS = ("numpy", "pandas")
 
 

@@ -515,6 +515,9 @@ class Heap:
             waiting: list[Any] = []
             whole: list[Any] = []
             for entry in table:
+                if entry[1] == "class":
+                    self.inside("class", [entry[0], *entry[2]])
+                    continue
                 if (later := self._receive(*entry)) is not None:
                     (whole if later else waiting).append(entry)
                 self.before.pop(entry[0], None)
@@ -526,7 +529,9 @@ class Heap:
                     _fill_instance(self.objects[number], parts)
                 else:
                     self._kind(kind).fill(self.objects[number], parts)
-            for number, _, _ in table:
+            for number, kind, _ in table:
+                if kind == "class":
+                    continue
                 self.before[number] = self._parts(number, self.objects[number])
             return self.decode(body)
         except _MALFORMED as error:

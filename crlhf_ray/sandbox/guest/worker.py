@@ -104,6 +104,19 @@ class TheirIterator(Theirs):
         return self._call()
 
 
+class Heap(wire.Heap):
+    """Says of each class what it is before the first object of it."""
+
+    def __init__(self, worker: Worker, classes: dict[str, type]):
+        super().__init__(1, worker.keep, worker.find, classes)
+        self.worker = worker
+
+    def pack(self, value: Any) -> list[Any]:
+        body, table = super().pack(value)
+        told, self.worker.descriptions = self.worker.descriptions, []
+        return [body, told + table]
+
+
 class Worker:
     """One program in its own module, reached by messages ``[number, operation, ...]``."""
 
@@ -112,18 +125,20 @@ class Worker:
         self.handles: dict[int, Any] = {}
         self.numbers: dict[int, int] = {}
         self.described: set[int] = set()
+        self.descriptions: list[Any] = []
         self.count = 0
         self.asked: frozenset[str] = frozenset()  # names that the tests use, and whose classes never travel as content
         self.module = types.ModuleType("solution")
         self.theirs: dict[int, Theirs] = {}
         self.lock = threading.RLock()
-        self.heap = wire.Heap(1, self.keep, self.find, {})
+        self.heap = Heap(self, {})
         self.ahead: dict[int, int] = {}
         self.loop: Any = None
         self.operations: dict[str, Callable[..., list[Any]]] = {
             name: getattr(self, name)
             for name in (
                 "load",
+                "bound",
                 "call",
                 "calls",
                 "next",
@@ -206,7 +221,7 @@ class Worker:
         return number
 
     def of_class(self, kind: type) -> dict[str, Any]:
-        """A class: the first time with its name, its special methods and the classes that it is made from."""
+        """A class. The next message tells its name, special methods and the classes that it is made from."""
         number = self.number(kind)
         if number in self.described:
             return {"t": "class", "v": [number]}
@@ -218,7 +233,8 @@ class Worker:
             elif wire.ERRORS.get(base.__name__) is base:
                 bases.append({"t": "type", "v": base.__name__})
                 break
-        return {"t": "class", "v": [number, kind.__name__, kind.__module__, specials(kind), bases]}
+        self.descriptions.append([number, "class", [kind.__name__, kind.__module__, specials(kind), bases]])
+        return {"t": "class", "v": [number]}
 
     def find(self, tag: str, content: Any) -> Any:
         """What the verifier means by a tag of its own."""
@@ -255,14 +271,19 @@ class Worker:
 
     # ---- operations
 
-    def load(self, source: str, names: list[str], classes: list[str]) -> list[Any]:
-        """Run the program; answer what it bound to the wanted names."""
+    def load(self, source: str, names: list[str], classes: list[str], asked: list[str]) -> list[Any]:
+        """Run the program; answer what it bound to the names, or first the classes that it has by those asked for."""
         sys.modules["solution"] = self.module
         self.asked = frozenset(names)
         exec(compile(source, "<program>", "exec", dont_inherit=True), self.module.__dict__)
         bound = self.module.__dict__
         self.heap.classes = {name: bound[name] for name in classes if isinstance(bound.get(name), type)}
-        return self.ok(tuple((name, bound[name]) for name in names if name in bound))
+        if asked:
+            return self.ok(tuple(bound[name] for name in asked if isinstance(bound.get(name), type)))
+        return self.bound(names)
+
+    def bound(self, names: list[str]) -> list[Any]:
+        return self.ok(tuple((name, self.module.__dict__[name]) for name in names if name in self.module.__dict__))
 
     def call(self, function: Any, arguments: tuple[Any, ...], named: tuple[tuple[str, Any], ...]) -> list[Any]:
         return self.ok(function(*arguments, **dict(named)))
@@ -272,13 +293,11 @@ class Worker:
         answers: list[Any] = []
         room = wire.MAX_MESSAGE // 4
         for content in batch:
-            heap = wire.Heap(1, self.keep, self.find, self.heap.classes)
+            heap = Heap(self, self.heap.classes)
             try:
                 arguments = heap.unpack(content)
                 answer = self.handles[function](*arguments)
-                whole = wire.Heap(1, self.keep, self.find, self.heap.classes).pack(
-                    (answer, arguments if after else None)
-                )
+                whole = Heap(self, self.heap.classes).pack((answer, arguments if after else None))
                 answers.append(whole)
                 room -= len(wire.to_json(whole))
             except BaseException as error:
