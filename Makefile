@@ -46,7 +46,7 @@ $(BASE_STAMP): pyproject.toml $(UV)
 
 $(DEV_STAMP): pyproject.toml $(UV)
 	$(ONE_BUILD)
-	$(INSTALL) --extra $(EXTRA) --extra cvx --extra postgres --extra serve --extra dev
+	$(INSTALL) --extra $(EXTRA) --extra cvx --extra postgres --extra serve --extra wandb --extra mlflow --extra dev
 	@touch $@ $(BASE_STAMP)
 
 quickstart: env  ## Train SmolLM2-135M from a simulated crowd: before, a few PPO rounds, after, a report

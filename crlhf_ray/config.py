@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.errors import ConfigError
@@ -16,7 +16,7 @@ from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.settings import FeedbackSettings
 from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.settings import LearnerSettings
-from crlhf_ray.parts import name_of
+from crlhf_ray.parts import name_of, part
 from crlhf_ray.policy.settings import Form, ModelSettings, Template
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
@@ -25,6 +25,8 @@ from crlhf_ray.settings import Settings, flat, read_settings, refuse_unused, val
 
 #: vLLM samples at this temperature where a lower one above 0 is asked for.
 LEAST_TEMPERATURE = 0.01
+#: Those of `crlhf_ray.report.trackers`.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 class RunSettings(Settings):
@@ -50,6 +52,18 @@ class RunSettings(Settings):
     it. Scores are known where evaluation.every says."""
     export: Form | None = "merged"
     """What the run leaves in model/ at its end: the whole model (merged), the LoRA adapter (adapter), or nothing."""
+    tracking: tuple[str, ...] = ("tensorboard",)
+    """Who else is told the numbers of metrics.jsonl: tensorboard, wandb, mlflow (docs/report.md), or your own as
+    package.module:Name."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            part(dict.fromkeys(TRACKERS), name)
+        if len(set(names)) < len(names):
+            raise ValueError("tracking names one twice")
+        return names
 
 
 class ProblemSettings(Settings):
@@ -181,6 +195,7 @@ FREE_ON_RESUME = (
     "run.checkpoint*",
     "run.keep_best",
     "run.export",
+    "run.tracking",
     "ray.*",
     "sandbox_pool.*",
     "sandbox.slots",

@@ -173,12 +173,17 @@ def _check(model: Any, expected: np.ndarray, bound: float, what: str) -> float:
     return gap
 
 
-def _describe(run_dir: Path, config: Config, folder: Path, *, form: Form, dtype: Dtype, tag: str, gap: float) -> None:
-    run = read_run(run_dir)
-    settings = json.loads(config.model_dump_json(exclude=PRIVATE))
+def public_settings(config: Config) -> dict[str, Any]:
+    """The settings as they may be shown to others, as JSON can hold them: without places, addresses and commands."""
+    settings: dict[str, Any] = json.loads(config.model_dump_json(exclude=PRIVATE))
     for group, name in (("model", "name"), ("problems", "source"), ("evaluation", "source")):
         settings[group][name] = without_place(settings[group][name])
-    (folder / "training_settings.json").write_text(json.dumps(settings, indent=2))
+    return settings
+
+
+def _describe(run_dir: Path, config: Config, folder: Path, *, form: Form, dtype: Dtype, tag: str, gap: float) -> None:
+    run = read_run(run_dir)
+    (folder / "training_settings.json").write_text(json.dumps(public_settings(config), indent=2))
     facts = {"kind": "model", "checkpoint": tag, "form": form, "dtype": dtype, "largest_logprob_gap": gap}
     (folder / MADE_HERE).write_text(json.dumps(facts, indent=2))
     base = SMOLLM2_HUB_ID if config.model.name == "smollm2-135m" else without_place(config.model.name)

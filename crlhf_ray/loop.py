@@ -15,6 +15,7 @@ rank or actor that did not answer.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from crlhf_ray.config import Config, with_parts
 from crlhf_ray.engines import checked
 from crlhf_ray.evaluation.results import skill
-from crlhf_ray.export import export_model
+from crlhf_ray.export import export_model, public_settings
 from crlhf_ray.pipeline.experience import experiences
 from crlhf_ray.pipeline.records import round_row
 from crlhf_ray.pipeline.trainer import Run
@@ -31,6 +32,7 @@ from crlhf_ray.report.console import Display
 from crlhf_ray.report.headline import summary
 from crlhf_ray.report.html import write_report
 from crlhf_ray.report.metrics import MetricsLog
+from crlhf_ray.report.trackers import check_trackers
 from crlhf_ray.reward.credit import score_round
 
 
@@ -42,7 +44,11 @@ def train(
     reward, advantage, estimator: parts of your own, of a module, in place of those that ``config`` names.
     """
     config = with_parts(config, reward=reward, advantage=advantage, estimator=estimator)
-    with Display() as display, Run(config, resume=resume, display=display, metrics=MetricsLog) as run:
+    tracking = config.run.tracking
+    check_trackers(tracking)
+    display = Display()
+    metrics = partial(MetricsLog, trackers=tracking, settings=public_settings(config), say=display.say)
+    with display, Run(config, resume=resume, display=display, metrics=metrics) as run:
         while True:
             if run.evaluation_due():
                 evaluate(run)

@@ -17,6 +17,7 @@ from crlhf_ray.feedback.annotators.settings import LlmSettings
 from crlhf_ray.feedback.simulate import Crowd
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.policy.model import load_tokenizer, resolve
+from crlhf_ray.report.trackers import check_trackers
 
 GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
@@ -148,6 +149,7 @@ def _lora_parameters(model: torch.nn.Module, rank: int) -> int:
 
 def print_plan(config: Config, console: Console) -> None:
     """Print settings, batch arithmetic, resources and memory."""
+    check_trackers(config.run.tracking)
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     console.print(Syntax(settings, "yaml", background_color="default"))
     batches = Table(title="Batches (unit: samples)", title_justify="left", show_header=False)

@@ -1,11 +1,12 @@
-"""`MetricsLog`: what a run writes round by round, as files that a report reads and scalars for TensorBoard."""
+"""`MetricsLog`: what a run writes round by round, as files that a report reads; trackers are told its numbers."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch.utils.tensorboard import SummaryWriter
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.report.run_files import RELIABILITY_SCHEMA, read_jsonl
+from crlhf_ray.report.trackers import Trackers
 
 #: A NaN in one of these means that training has gone wrong, so the row is refused; elsewhere NaN means "undefined"
 #: (an AUC with one class) and is written as null.
@@ -27,7 +28,7 @@ MUST_BE_FINITE = frozenset(
 
 
 class MetricsLog:
-    """Append-only files of a run (schemas: `crlhf_ray.report.run_files`) and its TensorBoard scalars.
+    """Append-only files of a run (schemas: `crlhf_ray.report.run_files`), whose numbers trackers are told.
 
     Each append is on disk (fsync) before it returns. Used as a context manager, or closed by `close`.
 
@@ -37,9 +38,19 @@ class MetricsLog:
             after its last checkpoint, are removed, so that a resumed run's files equal an uninterrupted one's.
             An evaluation's round counts the rounds learnt from, so that of ``resume_at`` itself still stands: it
             was made with the checkpoint's weights. None: nothing is removed.
+        trackers: names, as in `run.tracking`. settings: what they show of the run beside its numbers.
+        say: is told of a tracker that fails.
     """
 
-    def __init__(self, run_dir: str | Path, resume_at: int | None = None):
+    def __init__(
+        self,
+        run_dir: str | Path,
+        resume_at: int | None = None,
+        *,
+        trackers: Sequence[str] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = warnings.warn,
+    ):
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._metrics = self.run_dir / "metrics.jsonl"
@@ -56,7 +67,7 @@ class MetricsLog:
             self._write_reliability(table.filter(pa.array(kept)))
         rows = self.rows()
         self._last_round = rows[-1]["round"] if rows else None
-        self._tensorboard = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=resume_at)
+        self._trackers = Trackers(trackers, self.run_dir, settings or {}, resume_at, say)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -82,10 +93,7 @@ class MetricsLog:
             )
         plain = _append(self._metrics, [row])[0]
         self._last_round = plain["round"]
-        for name, value in flatten(plain):
-            if isinstance(value, (bool, int, float)) and name != "round":
-                self._tensorboard.add_scalar(name, value, plain["round"])
-        self._tensorboard.flush()
+        self._trackers.log(plain["round"], {name: value for name, value in plain.items() if name != "round"})
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
         """Add an evaluation; it takes the place of an earlier one of the same round and split. Raises as `append`."""
@@ -93,8 +101,7 @@ class MetricsLog:
         _keep(self._evaluations, lambda old: (old["round"], old.get("split")) != same)
         plain = _append(self._evaluations, [row])[0]
         if plain.get("pass_at_1") is not None:
-            self._tensorboard.add_scalar(f"{plain.get('split', 'all')}/pass_at_1", plain["pass_at_1"], plain["round"])
-            self._tensorboard.flush()
+            self._trackers.log(plain["round"], {plain.get("split", "all"): {"pass_at_1": plain["pass_at_1"]}})
 
     def append_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add sampled programs with their lines' posteriors; a few a round are enough for the report."""
@@ -132,21 +139,12 @@ class MetricsLog:
         return read_jsonl(self._evaluations)
 
     def close(self) -> None:
-        self._tensorboard.close()
+        self._trackers.close()
 
     def _write_reliability(self, table: pa.Table) -> None:
         new = self._reliability.with_suffix(".new")
         pq.write_table(table, new)
         _replace(new, self._reliability)
-
-
-def flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings by path, such as ("learner/kl", 0.01)."""
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,109 @@
+"""Who is told a run's numbers, and that none of them can stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from crlhf_ray.config import TRACKERS, load_config
+from crlhf_ray.errors import ConfigError
+from crlhf_ray.report.metrics import MetricsLog
+from crlhf_ray.report.trackers import IDS, OURS, check_trackers
+
+ROW = {"reward": {"mean": 0.5}, "seconds": {"generate, check": 2.0}, "alerts": ["low"], "learner": {"kl": None}}
+NUMBERS = {"reward/mean": 0.5, "seconds/generate, check": 2.0}
+
+
+class Kept:
+    """A tracker of one's own."""
+
+    def __init__(self, run_dir, settings, resume_at):
+        self.file = run_dir / "kept.jsonl"
+        self.note({"settings": settings, "resume_at": resume_at})
+
+    def note(self, what):
+        with self.file.open("a") as file:
+            file.write(json.dumps(what) + "\n")
+
+    def log(self, step, numbers):
+        self.note({"step": step, **numbers})
+
+    def close(self):
+        self.note("closed")
+
+
+class Broken(Kept):
+    def log(self, step, numbers):
+        raise ConnectionError("no server")
+
+
+OWN, BROKEN = "tests.report.test_trackers:Kept", "tests.report.test_trackers:Broken"
+
+
+def play(run_dir, *names, first=0, last=2, say=print, resume_at=None):
+    with MetricsLog(run_dir, resume_at, trackers=names, settings={"run": {"seed": 3}}, say=say) as log:
+        for number in range(first, last):
+            log.append({"round": number, **ROW})
+        log.append_evaluation({"round": last, "split": "heldout", "pass_at_1": 0.25})
+
+
+def test_a_tracker_of_ones_own_is_told_every_number(tmp_path):
+    play(tmp_path, OWN)
+    assert [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()] == [
+        {"settings": {"run": {"seed": 3}}, "resume_at": None},
+        {"step": 0, **NUMBERS},
+        {"step": 1, **NUMBERS},
+        {"step": 2, "heldout/pass_at_1": 0.25},
+        "closed",
+    ]
+
+
+def test_one_that_fails_is_told_of_once_and_stops_neither_the_run_nor_the_others(tmp_path):
+    said = []
+    play(tmp_path, BROKEN, "tests.report.test_trackers:Missing", OWN, say=said.append)
+    assert len(said) == 2
+    assert "Broken failed (ConnectionError: no server)" in said[1]
+    assert "metrics.jsonl holds every number" in said[1]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert '"heldout/pass_at_1": 0.25' in (tmp_path / "kept.jsonl").read_text()
+
+
+def test_settings_know_the_trackers_that_there_are():
+    assert set(TRACKERS) == set(OURS)
+    assert load_config(changes=[f"run.tracking=[mlflow, {OWN}]"]).run.tracking == ("mlflow", OWN)
+    for wrong, message in [("tensorbord", "did you mean tensorboard"), ("wandb, wandb", "names one twice")]:
+        with pytest.raises(ConfigError, match=message):
+            load_config(changes=[f"run.tracking=[{wrong}]"])
+
+
+def test_one_that_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr("crlhf_ray.report.trackers.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'crlhf-ray\[wandb\]'"):
+        check_trackers([OWN, "wandb"])
+
+
+def test_without_a_server_mlflow_writes_beside_the_run_and_a_resumed_run_goes_to_the_same_place(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="pip install 'crlhf-ray[mlflow]'")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    said = []
+    play(tmp_path, "mlflow", say=said.append)
+    play(tmp_path, "mlflow", first=1, last=3, resume_at=1, say=said.append)
+    assert said == []
+    client = mlflow.MlflowClient((tmp_path / "mlruns").as_uri())
+    run = client.get_run(json.loads((tmp_path / IDS).read_text())["mlflow"])
+    assert (run.info.status, run.data.params["run/seed"]) == ("FINISHED", "3")
+    assert {one.step for one in client.get_metric_history(run.info.run_id, "seconds/generate_ check")} == {0, 1, 2}
+
+
+def test_without_a_key_wandb_writes_beside_the_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="pip install 'crlhf-ray[wandb]'")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a key may lie
+    said = []
+    play(tmp_path, "wandb", say=said.append)
+    assert said == []
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
