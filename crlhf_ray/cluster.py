@@ -7,11 +7,13 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import psutil
 import ray
 import ray.data
+from ray._private import services
 from ray.autoscaler.v2.sdk import get_cluster_status
 
 #: Handed to every Ray worker: nothing phones home.
@@ -41,7 +43,7 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
 
     started: set[psutil.Process] = set()
     try:
-        with _undisturbed():
+        with _undisturbed(), _apart():
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -63,6 +65,21 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(stubborn, timeout=1)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """What Ray starts gets process groups of its own.
+
+    `timeout`, among others, sends SIGTERM to the whole group of the command. It would end the cluster's processes while
+    the command still needs them to end in order, and then waits for them in vain: a minute, a crash, workers left over.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 def lacking(bundle: Mapping[str, float], count: int) -> str:

@@ -1,4 +1,5 @@
-"""Ctrl-C as a terminal sends it, to the whole process group, at moments that are hard to leave cleanly."""
+"""Ctrl-C as a terminal sends it, and SIGTERM as `timeout` does: to the whole process group, at moments that are hard to
+leave cleanly."""
 
 import os
 import signal
@@ -21,16 +22,25 @@ def everything_of(run_dir):
     return found
 
 
-@pytest.mark.parametrize("seen", ["raylet", "ray::", "ray::Replica"])
-def test_ctrl_c_leaves_no_process_behind(tmp_path, monkeypatch, seen):
+@pytest.mark.parametrize(
+    "seen, sent, code",
+    [
+        ("raylet", signal.SIGINT, 130),
+        ("ray::", signal.SIGINT, 130),
+        ("ray::Replica", signal.SIGINT, 130),
+        ("ray::Replica", signal.SIGTERM, 143),
+    ],
+)
+def test_a_stop_leaves_no_process_behind(tmp_path, monkeypatch, seen, sent, code):
     run_dir = tmp_path / "stopped"
     monkeypatch.setenv("CRLHF_TEST_RUN", str(run_dir))
     process = start(run_dir)
     while not any(seen in command for command in everything_of(run_dir)):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, sent)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     assert "Traceback" not in output
+    assert "same command and --resume" in output.strip().splitlines()[-1]
     assert everything_of(run_dir) == []
