@@ -44,7 +44,7 @@ class RunSettings(Settings):
     samples_per_problem: int = Field(4, ge=1)
     """Programs sampled for each of them. A round holds problems_per_round x samples_per_problem samples."""
     checkpoint_every: int = Field(1, ge=1)
-    """Rounds between checkpoints. An interrupted run goes on from the last one."""
+    """Rounds between checkpoints. An interrupted run is resumed from the last one."""
     checkpoints_kept: int = Field(2, ge=1)
     """Older ones are deleted; the last is always kept."""
     keep_best: bool = False
