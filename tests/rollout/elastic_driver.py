@@ -51,15 +51,25 @@ def lose_a_node(temp_dir: str) -> None:
     raise RuntimeError("no rollout node is running")
 
 
+def rounds_until_two(fleet: Fleet, learner: StandIn, seconds: float = 120.0) -> None:
+    """Rounds that go on until two replicas serve."""
+    end = time.monotonic() + seconds
+    while len(fleet.replicas()) < 2 and time.monotonic() < end:
+        time.sleep(2.0)
+        fleet.sync(learner, fleet.version + 1)
+
+
 def main(address: str, temp_dir: str) -> None:
     ray.init(address=address, log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules["tests.rollout.test_fleet"])
     told("before any demand")
-    fleet = Fleet(RolloutSettings(replicas=2, resources_seconds=120, **SMALL), ModelSettings(name="tiny"))
+    fleet = Fleet(RolloutSettings(replicas=1, resources_seconds=120, **SMALL), ModelSettings(name="tiny"))
     fleet.start()
-    told("two replicas wanted", replicas=len(fleet.replicas()))
+    told("one replica wanted", replicas=len(fleet.replicas()))
+    fleet.resize(2)
     learner = StandIn("tiny", resources={"learner": 1})  # on the head, which stays
-    fleet.sync(learner, 1)
+    rounds_until_two(fleet, learner)
+    told("two replicas wanted", replicas=len(fleet.replicas()))
     lost: list[str] = []
 
     def lose_one(_: int) -> None:
@@ -68,18 +78,18 @@ def main(address: str, temp_dir: str) -> None:
             lose_a_node(temp_dir)
 
     samples = fleet.generate(asked(8), seed=1, max_tokens=100, progress=lose_one)
-    fleet.sync(learner, 2)
+    fleet.sync(learner, fleet.version + 1)
     told(
         "a node lost while it drew",
         samples=len(samples),
         replicas=len(fleet.replicas()),
         starting=len(fleet.starting()),
     )
-    end = time.monotonic() + 120
-    while len(fleet.replicas()) < 2 and time.monotonic() < end:  # rounds that go on meanwhile
-        time.sleep(2.0)
-        fleet.sync(learner, fleet.version + 1)
+    rounds_until_two(fleet, learner)
     told("its place was filled", replicas=len(fleet.replicas()))
+    fleet.resize(1)
+    wait_for_nodes(1)
+    told("one was let go", replicas=len(fleet.replicas()))
     fleet.close()
     ray.kill(learner.rank)
     wait_for_nodes(0)

@@ -118,6 +118,7 @@ def seen():
 
 def test_a_cluster_without_nodes_gets_those_that_the_replicas_want(seen):
     assert seen["before any demand"]["nodes"] == 0
+    assert (seen["one replica wanted"]["nodes"], seen["one replica wanted"]["replicas"]) == (1, 1)
     assert (seen["two replicas wanted"]["nodes"], seen["two replicas wanted"]["replicas"]) == (2, 2)
 
 
@@ -128,6 +129,10 @@ def test_a_node_lost_while_it_draws_costs_no_sample_and_no_round_waits_for_its_p
 
 def test_the_place_of_a_lost_node_is_filled_in_the_background(seen):
     assert (seen["its place was filled"]["nodes"], seen["its place was filled"]["replicas"]) == (2, 2)
+
+
+def test_the_node_of_a_replica_that_is_let_go_leaves(seen):
+    assert (seen["one was let go"]["nodes"], seen["one was let go"]["replicas"]) == (1, 1)
 
 
 def test_all_nodes_leave_when_nobody_samples(seen):
