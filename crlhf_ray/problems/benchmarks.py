@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import pickle
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ReferenceChecker, ScriptChecker
+from crlhf_ray.problems.fit import not_possible
 from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem
 
 Row = dict[str, Any]
@@ -46,6 +48,10 @@ def read(path: Path, make: Callable[[Row], Problem]) -> list[Problem]:
     for number, row in rows(path):
         try:
             problems.append(make(row))
+        except _NotPossible as error:
+            raise DataError(
+                f"cannot be carried out: {error}; leave the row out", file=str(path), row=number, field="test"
+            ) from None
         except KeyError as error:
             raise DataError("is missing", file=str(path), row=number, field=str(error.args[0])) from None
         except (TypeError, ValueError, IndexError, SyntaxError) as error:
@@ -198,9 +204,51 @@ def leetcode(row: Row) -> Problem:
     return _problem(f"leetcode/{row['task_id']}", prompt, entry, checker, [row["completion"]], "leetcode")
 
 
+# ---- with unittest cases
+
+
+class _NotPossible(Exception):
+    """A test that cannot be carried out, and why."""
+
+
+def _cases(test: str) -> AssertChecker:
+    if (reason := not_possible(test)) is not None:
+        raise _NotPossible(reason)
+    return AssertChecker((test,))
+
+
+def class_eval(row: Row) -> Problem:
+    """ClassEval: ``skeleton`` is the class to complete, ``test`` has a case for each of its methods."""
+    solution = "\n".join((*row["import_statement"], row["solution_code"]))
+    prompt = _told(row["skeleton"])
+    return _problem(row["task_id"], prompt, row["class_name"], _cases(row["test"]), [solution], "classeval")
+
+
+def big_code_bench(row: Row) -> Problem:
+    """BigCodeBench: ``complete_prompt`` ends with a docstring, ``libs`` names what it may import."""
+    libraries = row["libs"] if isinstance(row["libs"], list) else ast.literal_eval(row["libs"])
+    roots = {library.split(".")[0] for library in libraries} - sys.stdlib_module_names
+    return Problem(
+        problem_id=row["task_id"],
+        prompt=row["complete_prompt"].rstrip(),
+        entry_point=row["entry_point"],
+        checker=_cases(row["test"]),
+        references=("\n" + row["canonical_solution"].rstrip() + "\n",),
+        split="heldout",
+        family="bigcodebench",
+        packages=tuple(sorted(_DISTRIBUTIONS.get(root, root) for root in roots)),
+    )
+
+
+#: Distributions that are not called as what they install.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "bs4": "beautifulsoup4", "PIL": "pillow", "cv2": "opencv-python"}
+
+
 FORMS: dict[str, Callable[[Row], Problem]] = {
     "mbppplus": mbpp_plus,
     "livecodebench": livecodebench,
     "apps": apps,
     "leetcode": leetcode,
+    "classeval": class_eval,
+    "bigcodebench": big_code_bench,
 }

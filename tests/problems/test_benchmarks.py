@@ -25,7 +25,7 @@ def problems(form):
     return load_problems(f"{form}:{FORMS / form}.jsonl")
 
 
-@pytest.mark.parametrize("form", ["mbppplus", "apps", "leetcode"])
+@pytest.mark.parametrize("form", ["mbppplus", "apps", "leetcode", "classeval", "bigcodebench"])
 def test_references_pass(sandbox, form):
     jobs = [(problem, reference) for problem in problems(form) for reference in problem.references]
     assert [(v.status, v.detail) for v in sandbox.check(jobs)] == [("passed", "")] * len(jobs)
@@ -39,6 +39,11 @@ def test_references_pass(sandbox, form):
         ("mbppplus", "def shared(a, b): return a\ndef area(r): return 3.14159 * r * r"),
         ("apps", "print('yes')\ndef digits(n): return 3\nclass Solution:\n    def half(self, nums): return nums"),
         ("leetcode", "class Solution:\n    def turned(self, head): return head"),
+        (
+            "classeval",
+            "class Waiting:\n    def __init__(self, room): self.line = []\n    def come(self, name): return True",
+        ),
+        ("bigcodebench", "    return 'b'"),
         ("livecodebench", "print(3)\nclass Solution:\n    def twice(self, nums, k): return [2, 4]"),
     ],
 )
@@ -75,6 +80,14 @@ def test_packed_tests_that_hold_more_than_text_are_refused(tmp_path):
     (tmp_path / "lcb.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match=r"row 1: .*builtins\.len are not read"):
         load_problems(f"livecodebench:{tmp_path / 'lcb.jsonl'}")
+
+
+def test_a_row_whose_test_cannot_be_carried_out_is_named(tmp_path):
+    row = json.loads((FORMS / "bigcodebench.jsonl").read_text().splitlines()[0])
+    row["test"] = "import unittest\nfrom unittest.mock import patch\n" + row["test"]
+    (tmp_path / "bcb.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"row 1, field 'test': cannot be carried out: it replaces .*\(line 2\)"):
+        load_problems(f"bigcodebench:{tmp_path / 'bcb.jsonl'}")
 
 
 def test_a_row_of_another_form_is_named(tmp_path):
