@@ -40,7 +40,8 @@ def crowd(
     copied: float = 0.0,
     same: bool = False,
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """``(votes, truth)`` of people whose rates are drawn from these Beta distributions.
+    """``(votes, truth)`` of people whose rates are drawn from these Beta distributions; the votes' column ``right`` is
+    the probability that this person is right on this task.
 
     busy: exponent of the Zipf law of how much each answers. guess, lazy: shares of people who guess, and who say 1.
     hard, misleading: shares of tasks on which people are half as good, and on which they are as wrong as they else are
@@ -63,8 +64,9 @@ def crowd(
     label = np.where(rng.random(right.shape) < right, truth[:, None], 1 - truth[:, None])
     if per_task > 1:
         label[:, 1] = np.where(rng.random(tasks) < copied, label[:, 0], label[:, 1])
+        right[:, 1] += copied * (right[:, 0] - right[:, 1])
     votes = pd.DataFrame({"task": np.repeat(np.arange(tasks), who.shape[1]), "worker": who.ravel()})
-    return votes.assign(label=label.ravel()), pd.Series(truth)
+    return votes.assign(label=label.ravel(), right=right.ravel()), pd.Series(truth)
 
 
 KINDS: dict[str, Callable[[int], tuple[pd.DataFrame, pd.Series]]] = {
@@ -105,6 +107,7 @@ def main() -> None:
     for kind, make in KINDS.items():
         for seed in range(options.crowds):
             votes, truth = make(seed)
+            votes = votes[["task", "worker", "label"]]
             truth = truth[truth.index.isin(votes["task"])]
             for draw in range(options.draws):
                 gold = gold_of(kind, truth, draw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -11,13 +10,7 @@ from scipy.sparse import csr_array
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.batch_estimator import HeldVotesEstimator
-
-
-def _normalised(log_p: np.ndarray) -> np.ndarray:
-    """Softmax over the columns, column by column: with few of them several times faster than over an axis."""
-    p = np.exp(log_p - reduce(np.maximum, log_p.T)[:, None])
-    p /= reduce(np.add, p.T)[:, None]
-    return p
+from crlhf_ray.aggregation.credible import by_name, normalised, sampled_betas
 
 
 class DawidSkene(HeldVotesEstimator):
@@ -35,6 +28,9 @@ class DawidSkene(HeldVotesEstimator):
     >>> DawidSkene().fit_predict(votes).tolist()
     ['x', 'z']
     """
+
+    #: What `reliability` expects of the crowd before any label: as the arguments of `Hierarchical`.
+    start, start_weight, share_weight, trust_ = 0.7, 2.0, 10.0, 1.0
 
     def __init__(
         self,
@@ -58,13 +54,14 @@ class DawidSkene(HeldVotesEstimator):
         voted[task[self._weight[cast] > 0]] = True
         # A task that nobody voted on says nothing about the classes' shares.
         self._voted = (voted | (self._gold >= 0))[:, None]
+        self._betas: np.ndarray | None = None
         posterior = self._start()
         self.n_iter_ = 0
         while self.n_iter_ < self.n_iter:
             self.n_iter_ += 1
             self._m_step(posterior)
             self.log_posterior_ = self._e_step()
-            new = self._clamp(_normalised(self.log_posterior_))
+            new = self._clamp(normalised(self.log_posterior_))
             change = np.abs(new - posterior).max(initial=0.0)
             posterior = new
             if change < self.tol and self.n_iter_ > 1:
@@ -108,20 +105,33 @@ class DawidSkene(HeldVotesEstimator):
 
     def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
         """P(vote = truth | truth) by worker with 95% credible intervals: sensitivity (positive class) and specificity
-        (negative class) for two classes, ``recall_<class>`` for more; and how many labels stand behind them."""
+        (negative class) for two classes, ``recall_<class>`` for more; and how many labels stand behind them.
+
+        Means and intervals are those of `credible.sampled_betas`, sampled at the first call: people are drawn from a
+        crowd, and the truth, the crowd's mean and its variety are as uncertain as they are.
+        """
         names, codes = self._known_workers(workers)
         assert self.classes_ is not None
         two = ("specificity", "sensitivity")
         titles = two if self._n_classes == 2 else tuple(f"recall_{c}" for c in self.classes_)
-        columns: dict[str, np.ndarray] = {}
+        betas, columns = self._sampled(), dict[str, np.ndarray]()
         for c in reversed(range(self._n_classes)):
-            shape = self._dirichlet(c)[codes]
-            right, rest = shape[:, c], shape.sum(axis=1) - shape[:, c]
+            right, rest = betas[codes, c].T
             columns[titles[c]] = right / (right + rest)
             columns[f"{titles[c]}_low"] = beta_distribution.ppf(0.025, right, rest)
             columns[f"{titles[c]}_high"] = beta_distribution.ppf(0.975, right, rest)
         return pd.DataFrame(columns | self._label_counts(codes), index=pd.Index(names, name="worker"))
 
-    def _dirichlet(self, truth: int) -> np.ndarray:
-        """Dirichlet parameters [n workers, K votes] of the answers given to tasks of one class."""
-        return self.counts_[:, :, truth] + max(self.smoothing, 1e-6)
+    def _sampled(self) -> np.ndarray:
+        if self._betas is None:
+            self._betas = sampled_betas(
+                self._votes,
+                self._gold,
+                self._posterior,
+                (by_name(self.task_book_.names), by_name(self.worker_book_.names)),
+                start=self.start,
+                start_weight=self.start_weight,
+                share_weight=self.share_weight,
+                trust=self.trust_,
+            )
+        return self._betas

@@ -118,9 +118,6 @@ class Hierarchical(DawidSkene):
         read = self.n_iter_ > 1  # at first no vote was read: even shares
         self.priors_ = class_shares(self._gold_shares * read, free * read, self.share_weight)
 
-    def _dirichlet(self, truth: int) -> np.ndarray:
-        return self.counts_[:, :, truth] + self.strengths_[truth] * self.means_[:, truth]
-
 
 def _clearly_less(loss: np.ndarray, best: np.ndarray) -> bool:
     """In total by three standard errors of the paired differences, and by 3 nats: prior odds of 20 against poison."""

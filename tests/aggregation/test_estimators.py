@@ -132,7 +132,7 @@ def test_intervals_hold_the_rates(make, votes):
 
 @pytest.mark.parametrize("make", [TwoCoin, DawidSkene, Hierarchical])
 def test_intervals_of_95_percent_hold_nearly_that_share_of_the_true_rates(make):
-    """Nearly: they take the soft counts for certain. docs/aggregation.md says what was measured."""
+    """docs/aggregation.md says what was measured, and where."""
     held = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -143,6 +143,20 @@ def test_intervals_of_95_percent_hold_nearly_that_share_of_the_true_rates(make):
         for name, rate in rates.items():
             held += list((table[f"{name}_low"] <= rate) & (rate <= table[f"{name}_high"]))
     assert 0.87 < np.mean(held) < 0.99
+
+
+@pytest.mark.parametrize("make", [DawidSkene, Hierarchical])
+def test_sampled_intervals_hold_also_where_everybody_has_few_labels(make):
+    rng = np.random.default_rng(0)
+    truth, people = rng.integers(0, 2, 500), 300
+    rates = {"sensitivity": rng.beta(8, 4, people), "specificity": rng.beta(8, 4, people)}
+    votes = crowd(rng, truth, *rates.values(), density=5 / people)
+    fitted = make().fit(votes, pd.Series(truth[:50]))
+    names = [f"w{i}" for i in range(people)]
+    table = fitted.reliability(names)
+    held = [(table[f"{name}_low"] <= rate) & (rate <= table[f"{name}_high"]) for name, rate in rates.items()]
+    assert 0.9 < np.mean(held) < 0.99
+    pd.testing.assert_frame_equal(fitted.reliability(names[7:8]), table[7:8])
 
 
 @pytest.mark.parametrize("make", ALL)
