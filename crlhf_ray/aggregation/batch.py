@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from crlhf_ray.aggregation.advice import expected_bits, usual_rates, with_verdicts
 from crlhf_ray.aggregation.base import Estimator
 from crlhf_ray.aggregation.calibrate import Calibrated, OnHoneypots
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
@@ -42,9 +43,10 @@ NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype
 @dataclass(frozen=True)
 class Aggregation:
     """consensus: task, label, probability (of that label), one ``p_<class>`` a class, labels (votes that stand behind
-    it), tie (another class is as probable). reliability: by worker, with 95% credible intervals. temperature: None
-    where not calibrated. alpha: Krippendorff's, None where no two workers share a task. on_honeypots: how the answers
-    did on tasks of known truth, each hidden from the fit that answered it; None where not calibrated."""
+    it), tie (another class is as probable), bits (what one more vote is expected to tell). reliability: by worker, with
+    95% credible intervals and a verdict (`advice.with_verdicts`; none by majority). temperature: None where not
+    calibrated. alpha: Krippendorff's, None where no two workers share a task. on_honeypots: how the answers did on
+    tasks of known truth, each hidden from the fit that answered it; None where not calibrated."""
 
     consensus: pd.DataFrame
     reliability: pd.DataFrame
@@ -94,26 +96,33 @@ def aggregate(
     fitted.fit(votes[["task", "worker", "label", "weight"]], truth if len(truth) else None)
     probas = fitted.probas_
     count = votes[votes["label"].notna()].groupby("task").size().reindex(probas.index, fill_value=0)
-    consensus = consensus_table(probas.index, probas.to_numpy(), tuple(probas.columns), count.to_numpy())
+    reliability = fitted.reliability().reset_index()
+    rates = usual_rates(reliability)
+    consensus = consensus_table(probas.index, probas.to_numpy(), tuple(probas.columns), count.to_numpy(), rates)
     given = votes[votes["label"].notna()]
     alpha = krippendorff_alpha(pd.crosstab(given["task"], given["label"]).to_numpy())
-    reliability = fitted.reliability().reset_index()
+    if estimator != "majority":  # it holds all to be equal
+        reliability = with_verdicts(reliability)
     if isinstance(fitted, Calibrated):
         return Aggregation(consensus, reliability, report, fitted.temperature_, alpha, fitted.on_honeypots_)
     return Aggregation(consensus, reliability, report, None, alpha, None)
 
 
 def consensus_table(
-    tasks: Sequence[str], probas: np.ndarray, classes: Sequence[Hashable], labels: np.ndarray
+    tasks: Sequence[str], probas: np.ndarray, classes: Sequence[Hashable], labels: np.ndarray, rates: np.ndarray
 ) -> pd.DataFrame:
-    """The consensus as files hold it. Of equally probable classes the last counts, of two the positive one; ``tie``."""
+    """The consensus as files hold it. Of equally probable classes the last counts, of two the positive one; ``tie``.
+
+    rates: P(right) by class of who is asked again, for `advice.expected_bits`.
+    """
     top = probas.max(axis=1)
     near = probas >= top[:, None] - _TIE
     best = len(classes) - 1 - np.argmax(near[:, ::-1], axis=1)
     columns = {f"p_{name}": probas[:, i] for i, name in enumerate(classes)}
     label = np.array(classes, object)[best]
     table = {"task": tasks, "label": pd.Series(label).infer_objects().array, "probability": top, **columns}
-    return pd.DataFrame({**table, "labels": labels, "tie": near.sum(axis=1) > 1})
+    bits = expected_bits(probas, rates)
+    return pd.DataFrame({**table, "labels": labels, "tie": near.sum(axis=1) > 1, "bits": bits})
 
 
 def read_gold_file(path: Path, columns: Columns = USUAL) -> pd.DataFrame:

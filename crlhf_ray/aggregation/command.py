@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crlhf_ray.aggregation.advice import USEFUL, rate_columns
 from crlhf_ray.aggregation.batch import Aggregation, EstimatorName, aggregate
 from crlhf_ray.aggregation.files import USUAL, Columns
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
 from crlhf_ray.aggregation.rejections import RowReport, label_value
 from crlhf_ray.errors import ConfigError, DataError
 
-#: Workers shown on the terminal; all of them are in the file.
-SHOWN = 10
+#: Workers shown on the terminal, and tasks to ask about again there and in JSON; all of them are in the files.
+SHOWN, AGAIN, AGAIN_IN_JSON = 10, 5, 100
 
 
 def aggregate_files(
@@ -67,6 +68,7 @@ def aggregate_files(
         out.mkdir(parents=True, exist_ok=True)
         found.consensus.to_csv(consensus, index=False)
         reliability, report, facts = found.reliability, found.report, _facts(found)
+        facts["ask_again"] = json.loads(_ask_again(found.consensus).to_json(orient="records"))
     reliability.to_csv(out / "reliability.csv", index=False)
     report.write(out / "rejected.jsonl")
     if as_json:
@@ -92,7 +94,7 @@ def _facts(found: Aggregation) -> dict[str, Any]:
 def _show(reliability: pd.DataFrame, report: RowReport, facts: dict[str, Any], console: Console) -> None:
     if "tasks" in facts:
         alpha = "unknown: no two workers share a task" if facts["alpha"] is None else f"{facts['alpha']:.2f}"
-        console.print(f"{facts['tasks']:,} tasks, {facts['ties']:,} of them ties; Krippendorff's alpha {alpha}")
+        console.print(f"{facts['tasks']:,} tasks, {facts['ties']:,} of which are ties; Krippendorff's alpha {alpha}")
     if facts["calibrated"]:
         console.print(f"Probabilities are calibrated on the honeypots (temperature {facts['temperature']:.2f})")
         found = facts["on_honeypots"]
@@ -106,25 +108,54 @@ def _show(reliability: pd.DataFrame, report: RowReport, facts: dict[str, Any], c
             "Probabilities are not calibrated: with fewer than five tasks of known truth (--gold) nothing says how far "
             "they can be believed"
         )
+    if "verdict" in reliability:
+        console.print(Text(_whom_to_trust(reliability)))
     console.print(_workers(reliability))
     if len(reliability) > SHOWN:
         console.print(f"and {len(reliability) - SHOWN:,} more in reliability.csv")
+    if again := facts.get("ask_again", [])[:AGAIN]:
+        told = ", ".join(f"{task['task']} ({task['bits']:.2f})" for task in again)
+        console.print(Text(f"Ask about these again first (bits that one more vote is expected to tell): {told}"))
     console.print(str(report), markup=False)
 
 
+def _ask_again(consensus: pd.DataFrame) -> pd.DataFrame:
+    """The tasks of which one more vote is expected to tell most; of equals those with the fewest votes."""
+    asked = consensus[consensus["bits"] > 0.005].sort_values(["bits", "labels"], ascending=[False, True], kind="stable")
+    return asked[["task", "label", "probability", "labels", "bits"]].head(AGAIN_IN_JSON)
+
+
+def _whom_to_trust(reliability: pd.DataFrame) -> str:
+    ranked = reliability.sort_values("skill", kind="stable")
+    found = {verdict: some["worker"].astype(str).tolist() for verdict, some in ranked.groupby("verdict")}
+    drop = found.get("drop", [])
+    names = f" ({', '.join(drop[:5])}{', ...' if len(drop) > 5 else ''})" if drop else ""
+    return (
+        f"Workers: {len(found.get('trust', [])):,} to trust, {len(drop):,} to drop{names}, "
+        f"{len(found.get('unsure', [])):,} undecided. Skill is 0 for guessing, 1 for never to err: surely above "
+        f"{USEFUL} is to trust, surely below to drop"
+    )
+
+
+def _short(name: str, width: int = 16) -> str:
+    """Both ends of a name that is too long: many differ at one of them only."""
+    return name if len(name) <= width else f"{name[: width // 2 - 1]}…{name[-width // 2 :]}"
+
+
 def _workers(reliability: pd.DataFrame) -> Table:
-    """The least reliable first. Of more than two rates the lowest is shown: a column for each would not fit."""
-    rates = [name for name in reliability.columns if f"{name}_low" in reliability.columns]
+    """The least reliable first, with the lowest of their rates: a column for each would not fit."""
+    rates = rate_columns(reliability)
+    judged = "verdict" in reliability
     table = Table(title=f"{len(reliability):,} workers, the least reliable first", title_justify="left")
-    table.add_column("worker", overflow="ellipsis", no_wrap=True, max_width=20)
+    table.add_column("worker", no_wrap=True)
     table.add_column("labels", justify="right")
-    for title in rates if len(rates) <= 2 else ["lowest rate"]:
-        table.add_column(f"{title} (95% interval)", overflow="fold")
-    order = reliability[rates].mean(axis=1).sort_values(kind="stable").index if rates else reliability.index
+    for title in ("skill (95%)", "lowest rate", "verdict") if judged else ("lowest rate",):
+        table.add_column(title, no_wrap=True)
+    order = reliability[["skill"] if judged else rates].mean(axis=1).sort_values(kind="stable").index
     for _, row in reliability.loc[order].head(SHOWN).iterrows():
-        shown = rates if len(rates) <= 2 else [min(rates, key=lambda name: row[name])]
-        cells = [f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})" for name in shown]
-        if len(rates) > 2:
-            cells = [f"{shown[0]} {cells[0]}"]
-        table.add_row(Text(str(row["worker"])), f"{row['labels']:,.0f}", *map(Text, cells))
+        lowest = min(rates, key=lambda name: row[name])
+        cells = [f"{row[lowest]:.2f} {_short(lowest.replace('recall_', 'on ', 1), 11)}"]
+        if judged:
+            cells = [f"{row['skill']:.2f} ({row['skill_low']:.2f} to {row['skill_high']:.2f})", *cells, row["verdict"]]
+        table.add_row(Text(_short(str(row["worker"]))), f"{row['labels']:,.0f}", *map(Text, cells))
     return table

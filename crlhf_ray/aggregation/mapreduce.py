@@ -25,6 +25,7 @@ from pandas.util import hash_array
 from scipy.special import expit, logit
 from scipy.stats import beta as beta_distribution
 
+from crlhf_ray.aggregation.advice import with_verdicts
 from crlhf_ray.aggregation.batch import (
     MOST_LABELS,
     NO_GOLD,
@@ -130,8 +131,9 @@ def aggregate_parquet(
             before, rates = rates, _rates(counts)
             if passes > 1 and np.abs(rates[0] - before[0]).max() < tol:
                 break
-        handed = ray.put((_evidence(rates), prior))
-        _mapped([{"part": i} for i in range(parts)], _Answer(work, work / "consensus", handed, pair))
+        usual = np.average(rates[0], axis=0, weights=counts.sum(axis=1) + 1e-9)
+        last = ray.put((_evidence(rates), prior, usual))
+        _mapped([{"part": i} for i in range(parts)], _Answer(work, work / "consensus", last, pair))
         _put_in_place(work / "consensus", out / "consensus")
         return MapReduceResult(out / "consensus", _reliability(workers, counts, encoded), report, passes)
     finally:
@@ -364,13 +366,13 @@ class _Answer:
     def __call__(self, part: int) -> None:
         import ray
 
-        evidence, prior = ray.get(self.handed)
+        evidence, prior, usual = ray.get(self.handed)
         votes = _load(self.work, part)
         gold = votes["gold"]
         p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
         tasks = pq.read_table(self.work / f"{part}-tasks.parquet")["task"].to_pandas()
         count = np.bincount(votes["task"], minlength=len(gold))
-        table = consensus_table(tasks, np.column_stack([1 - p, p]), self.classes, count)
+        table = consensus_table(tasks, np.column_stack([1 - p, p]), self.classes, count, usual)
         table.to_parquet(self.out / f"part-{part:05d}.parquet", index=False)
 
 
@@ -405,4 +407,4 @@ def _reliability(workers: pd.Index, counts: np.ndarray, encoded: list[dict[str, 
     labels = np.zeros(len(workers), np.int64)
     for part in encoded:
         labels[workers.get_indexer(part["workers"])] += part["labels"]
-    return pd.DataFrame({"worker": workers, **columns, "labels": labels})
+    return with_verdicts(pd.DataFrame({"worker": workers, **columns, "labels": labels}))

@@ -207,10 +207,48 @@ def test_the_summary_fits_80_columns_and_shows_the_least_reliable_first(tmp_path
     console = Console(width=80, record=True, file=io.StringIO())
     aggregate_files([tmp_path / "v.csv"], None, tmp_path / "out", "hierarchical", False, console)
     text = console.export_text()
-    assert "40 tasks, 0 of them ties; Krippendorff's alpha 0.38" in text
+    assert "40 tasks, 0 of which are ties; Krippendorff's alpha 0.38" in text
     assert "Probabilities are not calibrated" in text
     assert "…" not in text
     assert text.index("w3") < text.index("w0")
+
+
+def test_long_names_of_workers_and_classes_keep_both_ends_on_80_columns(tmp_path):
+    names = [f"a class with a long name {i}" for i in range(6)]
+    rows = [(t, f"somebody-with-a-long-name-{w}", names[(t + (w == 3) * t) % 6]) for t in range(60) for w in range(4)]
+    pd.DataFrame(rows, columns=["task", "worker", "label"]).to_csv(tmp_path / "v.csv", index=False)
+    console = Console(width=80, record=True, file=io.StringIO())
+    aggregate_files([tmp_path / "v.csv"], None, tmp_path / "out", "hierarchical", False, console)
+    text = console.export_text()
+    assert all(f"somebod…g-name-{w}" in text for w in range(4))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_summary_says_whom_to_trust_whom_to_drop_and_what_to_ask_again(tmp_path):
+    rows = [(t, f"w{w}", 1 if w == 4 else t % 2) for t in range(60) for w in range(5)]
+    rows += [("hard", "w0", 1), ("hard", "w1", 0), ("new", "w0", 1)]
+    pd.DataFrame(rows, columns=["task", "worker", "label"]).to_csv(tmp_path / "v.csv", index=False)
+    consoles = [Console(width=80, record=True, file=io.StringIO()) for _ in range(2)]
+    for console, as_json in zip(consoles, (False, True), strict=True):
+        aggregate_files([tmp_path / "v.csv"], None, tmp_path, "hierarchical", False, console, as_json=as_json)
+    text = consoles[0].export_text()
+    assert "4 to trust, 1 to drop (w4), 0 undecided" in text
+    assert "expected to tell): hard (0." in " ".join(text.split())
+    found = json.loads(consoles[1].export_text())
+    assert {w["worker"]: w["verdict"] for w in found["workers"]} == dict.fromkeys(["w0", "w1", "w2", "w3"], "trust") | {
+        "w4": "drop"
+    }
+    assert [task["task"] for task in found["ask_again"][:2]] == ["hard", "new"]
+    written = pd.read_csv(tmp_path / "consensus.csv").set_index("task")["bits"]
+    assert found["ask_again"][0]["bits"] == pytest.approx(written["hard"])
+
+
+def test_majority_vote_has_no_verdict_on_anybody(tmp_path):
+    found = aggregate([CASES / "empty_time.csv"], estimator="majority")
+    assert "verdict" not in found.reliability
+    console = Console(width=80, record=True, file=io.StringIO())
+    aggregate_files([CASES / "empty_time.csv"], None, tmp_path, "majority", False, console)
+    assert "to trust" not in console.export_text()
 
 
 def test_json_has_the_summary(tmp_path):
