@@ -284,7 +284,12 @@ class Fleet:
                 raise EngineError(f"{len(self._drawing)} samples were not drawn: {self.members.deaths()}")
             self._recoveries += 1
             self.members.fill()
-        self.members.arrive(seconds)
+        self._arrive(seconds)
+
+    def _arrive(self, seconds: float) -> None:
+        """Take note of what has loaded, and tell of what has failed to, waiting so long for the first."""
+        for replica, why in self.members.arrive(seconds).items():
+            self._say(f"replica {replica} did not start: {why}{self.members.log_hint(replica)}")
 
     def _let_go(self) -> None:
         """End the replicas that have no slot any more and nothing left to draw."""
@@ -331,8 +336,7 @@ class Fleet:
 
     def _join(self) -> None:
         """Bring replicas that have loaded since the last sync to the weights that the others hold."""
-        for replica, why in self.members.arrive(0.0).items():
-            self._say(f"replica {replica} did not start: {why}{self.members.log_hint(replica)}")
+        self._arrive(0.0)
         serving = self.members.health.serving(self.version)
         late = [replica for replica in self.members.health.alive() if replica not in serving]
         if late and self._learner is None:

@@ -171,6 +171,8 @@ def why_of(error: BaseException) -> str:
         return str(own)
     if isinstance(error, RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return str(error).strip().splitlines()[-1]  # of the traceback of its constructor
     if isinstance(error, RayActorError):
         return "died: its process is gone (killed, or out of memory)"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections import Counter, deque
 
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import ActorDiedError, RayTaskError
 
-from crlhf_ray.errors import ResourceError
+from crlhf_ray.errors import EngineError, ResourceError
 from crlhf_ray.policy.settings import ModelSettings
 from crlhf_ray.rollout import members
 from crlhf_ray.rollout.fleet import Fleet, Request, RolloutSettings
@@ -128,6 +130,10 @@ class Round:
                 self.ask(at_least)
             self.samples += self.fleet.poll(0.2)
 
+    def draw(self, count):
+        self.ask(count)
+        self.finish()
+
     def finish(self):
         """Each task comes once."""
         self.until(lambda: len(self.samples) >= len(self.asked))
@@ -195,6 +201,21 @@ def test_one_that_does_not_come_is_told_of_and_delays_nobody(fleet_of):
     round.until(lambda: bool(told), at_least=20)
     assert "replica 1 did not start: " in told[0]
     round.finish()
+
+
+def test_where_no_replica_comes_the_round_ends_and_says_which_were_tried(fleet_of):
+    fleet = fleet_of(Broken, recoveries=1)
+    fleet.members.bury("0", "was taken away")
+    with pytest.raises(EngineError, match=r"8 samples were not drawn: replica 0 was taken away; replica 0\.1 "):
+        Round(fleet).draw(8)
+
+
+def test_what_a_replica_raised_while_it_loaded_is_told_without_its_traceback():
+    try:
+        raise RuntimeError("no such device")
+    except RuntimeError as error:
+        cause = RayTaskError("Replica.__init__", traceback.format_exc(), error)
+    assert members.why_of(ActorDiedError(cause)) == "RuntimeError: no such device"
 
 
 def test_one_that_joins_takes_the_learners_weights_before_it_draws(fleet_of):
