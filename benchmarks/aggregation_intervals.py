@@ -81,7 +81,7 @@ def true_rates(votes: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
     return right.groupby([known["worker"], known["truth"]]).agg(["mean", "size"])
 
 
-def judged(fitted: Estimator, votes: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
+def coverage(fitted: Estimator, votes: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
     """A row for each person and class that they met: held, width, and the estimate's excess."""
     rates = true_rates(votes, truth)
     rates = rates if "right" in votes else rates[rates["size"] >= FEWEST]
@@ -112,7 +112,7 @@ def main() -> None:
                 fitted = make().fit(votes[["task", "worker", "label"]], gold)
             except DataError:  # for two classes only
                 continue
-            found = judged(fitted, votes, truth).mean()
+            found = coverage(fitted, votes, truth).mean()
             rows.append({"kind": kind, "method": method} | found.to_dict())
     table = 100 * pd.DataFrame(rows).groupby(["kind", "method"], sort=False).mean().unstack("method")
     print("Of 100 intervals so many hold the true rate; their width; by how much the rate is too high (points)")

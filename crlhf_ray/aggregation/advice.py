@@ -18,8 +18,8 @@ def rate_columns(reliability: pd.DataFrame) -> list[str]:
     return sorted(names, reverse=True) if set(names) == {"sensitivity", "specificity"} else names[::-1]
 
 
-def with_verdicts(reliability: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``skill``, ``skill_low``, ``skill_high`` and ``verdict`` (trust, unsure, drop) of each worker.
+def with_advice(reliability: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``skill``, ``skill_low``, ``skill_high`` and ``advice`` (trust, unsure, drop) of each worker.
 
     skill: the mean rate of right answers over the classes, on a scale from 0, guessing, to 1; below 0, against the
     truth. Its interval takes the rates as independent. trust: all of it is above `USEFUL`; drop: all of it is below;
@@ -35,8 +35,8 @@ def with_verdicts(reliability: pd.DataFrame) -> pd.DataFrame:
     mean = rates.mean(axis=1)
     skill, low, high = ((p - chance) / (1 - chance) for p in (mean, mean - sides[0], mean + sides[1]))
     known = (reliability["labels"] >= FEWEST_LABELS).to_numpy()
-    verdict = np.where(known & (low >= USEFUL), "trust", np.where(known & (high < USEFUL), "drop", "unsure"))
-    return reliability.assign(skill=skill, skill_low=low, skill_high=high, verdict=verdict)
+    advice = np.where(known & (low >= USEFUL), "trust", np.where(known & (high < USEFUL), "drop", "unsure"))
+    return reliability.assign(skill=skill, skill_low=low, skill_high=high, advice=advice)
 
 
 def usual_rates(reliability: pd.DataFrame) -> np.ndarray:

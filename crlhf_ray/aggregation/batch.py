@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from crlhf_ray.aggregation.advice import expected_bits, usual_rates, with_verdicts
+from crlhf_ray.aggregation.advice import expected_bits, usual_rates, with_advice
 from crlhf_ray.aggregation.base import Estimator
 from crlhf_ray.aggregation.calibrate import Calibrated, OnHoneypots
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
@@ -44,7 +44,7 @@ NO_GOLD = pd.DataFrame({"label": pd.Series(dtype=object), "row": pd.Series(dtype
 class Aggregation:
     """consensus: task, label, probability (of that label), one ``p_<class>`` a class, labels (votes that stand behind
     it), tie (another class is as probable), bits (what one more vote is expected to tell). reliability: by worker, with
-    95% credible intervals and a verdict (`advice.with_verdicts`; none by majority). temperature: None where not
+    95% credible intervals and advice (`advice.with_advice`; none by majority). temperature: None where not
     calibrated. alpha: Krippendorff's, None where no two workers share a task. on_honeypots: how the answers did on
     tasks of known truth, each hidden from the fit that answered it; None where not calibrated."""
 
@@ -102,7 +102,7 @@ def aggregate(
     given = votes[votes["label"].notna()]
     alpha = krippendorff_alpha(pd.crosstab(given["task"], given["label"]).to_numpy())
     if estimator != "majority":  # it holds all to be equal
-        reliability = with_verdicts(reliability)
+        reliability = with_advice(reliability)
     if isinstance(fitted, Calibrated):
         return Aggregation(consensus, reliability, report, fitted.temperature_, alpha, fitted.on_honeypots_)
     return Aggregation(consensus, reliability, report, None, alpha, None)

@@ -108,7 +108,7 @@ def _show(reliability: pd.DataFrame, report: RowReport, facts: dict[str, Any], c
             "Probabilities are not calibrated: with fewer than five tasks of known truth (--gold) nothing says how far "
             "they can be believed"
         )
-    if "verdict" in reliability:
+    if "advice" in reliability:
         console.print(Text(_whom_to_trust(reliability)))
     console.print(_workers(reliability))
     if len(reliability) > SHOWN:
@@ -127,7 +127,7 @@ def _ask_again(consensus: pd.DataFrame) -> pd.DataFrame:
 
 def _whom_to_trust(reliability: pd.DataFrame) -> str:
     ranked = reliability.sort_values("skill", kind="stable")
-    found = {verdict: some["worker"].astype(str).tolist() for verdict, some in ranked.groupby("verdict")}
+    found = {advice: some["worker"].astype(str).tolist() for advice, some in ranked.groupby("advice")}
     drop = found.get("drop", [])
     names = f" ({', '.join(drop[:5])}{', ...' if len(drop) > 5 else ''})" if drop else ""
     return (
@@ -145,17 +145,17 @@ def _short(name: str, width: int = 16) -> str:
 def _workers(reliability: pd.DataFrame) -> Table:
     """The least reliable first, with the lowest of their rates: a column for each would not fit."""
     rates = rate_columns(reliability)
-    judged = "verdict" in reliability
+    rated = "advice" in reliability
     table = Table(title=f"{len(reliability):,} workers, the least reliable first", title_justify="left")
     table.add_column("worker", no_wrap=True)
     table.add_column("labels", justify="right")
-    for title in ("skill (95%)", "lowest rate", "verdict") if judged else ("lowest rate",):
+    for title in ("skill (95%)", "lowest rate", "advice") if rated else ("lowest rate",):
         table.add_column(title, no_wrap=True)
-    order = reliability[["skill"] if judged else rates].mean(axis=1).sort_values(kind="stable").index
+    order = reliability[["skill"] if rated else rates].mean(axis=1).sort_values(kind="stable").index
     for _, row in reliability.loc[order].head(SHOWN).iterrows():
         lowest = min(rates, key=lambda name: row[name])
         cells = [f"{row[lowest]:.2f} {_short(lowest.replace('recall_', 'on ', 1), 11)}"]
-        if judged:
-            cells = [f"{row['skill']:.2f} ({row['skill_low']:.2f} to {row['skill_high']:.2f})", *cells, row["verdict"]]
+        if rated:
+            cells = [f"{row['skill']:.2f} ({row['skill_low']:.2f} to {row['skill_high']:.2f})", *cells, row["advice"]]
         table.add_row(Text(_short(str(row["worker"]))), f"{row['labels']:,.0f}", *map(Text, cells))
     return table

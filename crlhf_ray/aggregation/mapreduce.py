@@ -25,7 +25,7 @@ from pandas.util import hash_array
 from scipy.special import expit, logit
 from scipy.stats import beta as beta_distribution
 
-from crlhf_ray.aggregation.advice import with_verdicts
+from crlhf_ray.aggregation.advice import with_advice
 from crlhf_ray.aggregation.batch import (
     MOST_LABELS,
     NO_GOLD,
@@ -407,4 +407,4 @@ def _reliability(workers: pd.Index, counts: np.ndarray, encoded: list[dict[str, 
     labels = np.zeros(len(workers), np.int64)
     for part in encoded:
         labels[workers.get_indexer(part["workers"])] += part["labels"]
-    return with_verdicts(pd.DataFrame({"worker": workers, **columns, "labels": labels}))
+    return with_advice(pd.DataFrame({"worker": workers, **columns, "labels": labels}))

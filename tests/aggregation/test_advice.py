@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crlhf_ray.aggregation.advice import expected_bits, usual_rates, with_verdicts
+from crlhf_ray.aggregation.advice import expected_bits, usual_rates, with_advice
 
 
 def table(rates, width, labels=50):
@@ -16,18 +16,18 @@ def table(rates, width, labels=50):
 
 
 def test_who_surely_beats_guessing_is_trusted_and_who_surely_does_not_is_dropped():
-    found = with_verdicts(table([(0.9, 0.8), (1.0, 0.0), (0.65, 0.6), (0.2, 0.1)], 0.1))
-    assert found["verdict"].tolist() == ["trust", "drop", "unsure", "drop"]
+    found = with_advice(table([(0.9, 0.8), (1.0, 0.0), (0.65, 0.6), (0.2, 0.1)], 0.1))
+    assert found["advice"].tolist() == ["trust", "drop", "unsure", "drop"]
     assert found["skill"].tolist() == pytest.approx([0.7, 0.0, 0.25, -0.7])
     assert (found["skill_high"] - found["skill"]).tolist() == pytest.approx([0.2 * 2**-0.5] * 4)
 
 
-def test_few_labels_allow_no_verdict():
-    assert with_verdicts(table([(0.9, 0.9), (0.1, 0.1)], 0.05, labels=9))["verdict"].tolist() == ["unsure"] * 2
+def test_few_labels_allow_no_advice():
+    assert with_advice(table([(0.9, 0.9), (0.1, 0.1)], 0.05, labels=9))["advice"].tolist() == ["unsure"] * 2
 
 
 def test_one_rate_written_twice_counts_once():
-    found = with_verdicts(table([(0.8, 0.8)], 0.1))
+    found = with_advice(table([(0.8, 0.8)], 0.1))
     assert (found["skill_high"] - found["skill"]).tolist() == pytest.approx([0.2])
 
 

@@ -235,7 +235,7 @@ def test_the_summary_says_whom_to_trust_whom_to_drop_and_what_to_ask_again(tmp_p
     assert "4 to trust, 1 to drop (w4), 0 undecided" in text
     assert "expected to tell): hard (0." in " ".join(text.split())
     found = json.loads(consoles[1].export_text())
-    assert {w["worker"]: w["verdict"] for w in found["workers"]} == dict.fromkeys(["w0", "w1", "w2", "w3"], "trust") | {
+    assert {w["worker"]: w["advice"] for w in found["workers"]} == dict.fromkeys(["w0", "w1", "w2", "w3"], "trust") | {
         "w4": "drop"
     }
     assert [task["task"] for task in found["ask_again"][:2]] == ["hard", "new"]
@@ -243,9 +243,9 @@ def test_the_summary_says_whom_to_trust_whom_to_drop_and_what_to_ask_again(tmp_p
     assert found["ask_again"][0]["bits"] == pytest.approx(written["hard"])
 
 
-def test_majority_vote_has_no_verdict_on_anybody(tmp_path):
+def test_majority_vote_has_no_advice_on_anybody(tmp_path):
     found = aggregate([CASES / "empty_time.csv"], estimator="majority")
-    assert "verdict" not in found.reliability
+    assert "advice" not in found.reliability
     console = Console(width=80, record=True, file=io.StringIO())
     aggregate_files([CASES / "empty_time.csv"], None, tmp_path, "majority", False, console)
     assert "to trust" not in console.export_text()
