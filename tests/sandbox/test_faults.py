@@ -208,3 +208,15 @@ def test_what_a_case_says_of_a_program(sandbox, body, status):
     found = verdict(sandbox, CASE.format(body=body, more=""), "def f(x): return 1")
     assert found.status == status, found
     assert status != "infra_error" or "test 0, line 4: NameError" in found.detail
+
+
+@pytest.mark.parametrize("error", ["SkipTest", "case._ShouldStop", "case._UnexpectedSuccess"])
+@pytest.mark.parametrize("derived", [False, True])
+def test_no_program_skips_a_case(sandbox, error, derived):
+    own = f"class E(unittest.{error}): pass" if derived else f"E = unittest.{error}"
+    program = f"import unittest\n{own}\ndef f(x): raise E('later')"
+    test = CASE.format(body="self.assertEqual(f(1), 1)", more="")
+    assert verdict(sandbox, test, program).status == "error"
+    answered = program.replace("raise E", "return E")
+    raising = CASE.format(body="\n        r = f(1)\n        if r != 1: raise r", more="")
+    assert verdict(sandbox, raising, answered).status in ("wrong", "error")
