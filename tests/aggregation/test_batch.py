@@ -38,7 +38,7 @@ def test_csv_parquet_and_jsonl_give_the_same_consensus(votes, gold, tmp_path):
     results = [aggregate([tmp_path / f"v.{kind}"], gold).consensus for kind in ("csv", "parquet", "jsonl")]
     pd.testing.assert_frame_equal(results[0], results[1])
     pd.testing.assert_frame_equal(results[0], results[2])
-    assert results[0].columns.tolist() == ["task", "label", "probability", "p_0", "p_1", "labels", "tie"]
+    assert results[0].columns.tolist() == ["task", "label", "probability", "p_0", "p_1", "labels", "tie", "bits"]
 
 
 @pytest.mark.parametrize(
