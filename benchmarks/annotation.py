@@ -464,7 +464,7 @@ def closed_loops(
                 rates["crlhf serve" if who is server else "Label Studio"].append(rate)
         for name, who in (("crlhf serve", server), ("Label Studio", peer)):
             if who.refused:
-                console.print(f"{name} answered with errors, not counted as to_review: {dict(who.refused)}")
+                console.print(f"{name} answered with errors, not counted as reviewed: {dict(who.refused)}")
     return rates
 
 

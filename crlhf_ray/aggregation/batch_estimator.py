@@ -55,7 +55,8 @@ class HeldVotesEstimator(Estimator):
     def partial_fit(self, batch: Table, true_labels: Gold | None = None) -> Self:
         """Add votes or gold and learn again from everything held; costs as much as `fit` on all of it.
 
-        A worker's vote on a task supersedes that of an earlier batch. A refused batch changes nothing.
+        A worker's vote on a task supersedes that of an earlier batch, unless its time is earlier. A refused batch
+        changes nothing.
         """
         with unchanged_if_refused(self):
             self._take(batch, true_labels)

@@ -132,8 +132,8 @@ def _whom_to_trust(reliability: pd.DataFrame) -> str:
     names = f" ({', '.join(drop[:5])}{', ...' if len(drop) > 5 else ''})" if drop else ""
     return (
         f"Workers: {len(found.get('trust', [])):,} to trust, {len(drop):,} to drop{names}, "
-        f"{len(found.get('unsure', [])):,} undecided. Skill is 0 for guessing, 1 for never to err: surely above "
-        f"{USEFUL} is to trust, surely below to drop"
+        f"{len(found.get('unsure', [])):,} undecided. Skill is 0 for guessing and 1 for no mistakes: trust "
+        f"whoever is surely above {USEFUL}, drop whoever is surely below"
     )
 
 

@@ -48,7 +48,7 @@ GPUS = {
 
 
 def write_starter(file: Path, model: str, problems: str, reviewers: Reviewers) -> None:
-    """Write settings that `crlhf plan` accepts. Raises ConfigError where the file exists, DataError for the problems.
+    """Write settings to check by `crlhf plan`. Raises ConfigError where the file exists, DataError for the problems.
 
     model: a preset, a folder or a hub id. problems: a source of problems with a training split.
     """
@@ -118,7 +118,7 @@ learner:
 
 def distributions() -> set[str]:
     """The names of the installed packages."""
-    return {one.metadata["Name"].lower() for one in metadata.distributions()}
+    return {(one.metadata["Name"] or "").lower() for one in metadata.distributions()}
 
 
 def room(problems: Sequence[Problem]) -> tuple[int, int]:

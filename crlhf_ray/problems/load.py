@@ -298,7 +298,7 @@ def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise DataError(
             f"no such file: {path!r}; a source is 'starter', 'prose', 'cvx', 'compose:SEED:COUNT', 'humaneval', "
-            f"'mbpp', 'mbpp:PATH', 'humanevalplus:PATH', {', '.join(repr(f'{form}:PATH') for form in FORMS)} "
+            f"'mbpp', 'mbpp:PATH', 'humanevalplus:PATH', {', '.join(repr(f'{form}:PATH') for form in FORMS)}, "
             "a .jsonl path, or a function of yours as package.module:function"
         )
     return Path(path)

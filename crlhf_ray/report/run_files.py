@@ -10,7 +10,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
     {"round": 3,                          0-based
      "reward": {"mean": .61, "std": .2},  over the round's samples
      "samples": 48,                       programs sampled in this round and checked by the sandbox
-     "unchecked": 0,                       programs that the sandbox failed on, left out of the round
+     "unchecked": 0,                      programs that the sandbox failed on, left out of the round
      "train_pass_rate": .27,              share of those that pass their tests
      "learner": {"kl": .01,               nats a token, against the reference (SFT) model
                  "kl_coef": .2, "loss": .4, "entropy": .9, "grad_norm": 1.2,
@@ -28,7 +28,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
 
     {"round": 0,             how many rounds the evaluated weights had learnt from; 0 is before training
      "split": "heldout", "n": 10, "temperature": .8,      n: samples a problem
-     "unchecked": 0,                                        samples left out, because the sandbox failed on them
+     "unchecked": 0,                                       samples left out, because the sandbox failed on them
      "pass_at_1": .21, "low": .17, "high": .25,            95% interval
      "per_problem": {"strings/reverse": .3, ...}}          pass@1 of each problem; optional
 

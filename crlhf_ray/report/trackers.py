@@ -163,7 +163,7 @@ class Trackers:
             self._open.pop(name, None)
             reason = (str(error).strip().splitlines() or [""])[0][:200]
             self._say(
-                f"tracker {name} failed ({type(error).__name__}: {reason}) and is told no more in this process; "
+                f"tracker {name} failed ({type(error).__name__}: {reason}) and gets no more numbers in this process; "
                 "metrics.jsonl holds every number"
             )
 

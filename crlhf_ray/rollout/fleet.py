@@ -219,7 +219,9 @@ class Fleet:
         self._learner, self.version = learner, version
         for _ in range(2):  # where the last replica broke, a new one gets one more chance
             self.members.fill()
-            self.members.await_one()
+            self._arrive(0.0)
+            while not self.members.health.alive() and self.members.health.starting():
+                self._arrive(1.0)
             self._connect(learner)
             self._transfer(learner, version, self.members.health.alive())
             if self.members.health.serving(version) or not self.members.health.slots:
@@ -231,8 +233,13 @@ class Fleet:
         """Ask for more replicas, or let some go, and return at once.
 
         Those that are asked for join when they have loaded. Those that have not loaded go first, then those that draw
-        least; whoever goes is handed nothing more, finishes what it is drawing, and gives back what it holds.
+        least; whoever goes is handed nothing more, finishes what it is drawing, and gives back what it holds. Raises
+        ValueError below 0; below 1 only an autoscaled pool asks for a replica again when there is something to draw.
         """
+        if replicas < (self._autoscaler is None):
+            raise ValueError(
+                f"{replicas} replicas: a pool without rollout.autoscale keeps 1 or more, another 0 or more"
+            )
         self.members.health.resize(replicas, self._drawing.load)
         self.members.fill()
         self._let_go()

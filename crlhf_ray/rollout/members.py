@@ -65,12 +65,6 @@ class Members:
             self._loading.pop(replica, None)
         return failures
 
-    def await_one(self) -> None:
-        """Take note of what has loaded; where nothing has, wait for the first replica, or until all have failed."""
-        self.arrive(0.0)
-        while not self.health.alive() and self.health.starting():
-            self.arrive(1.0)
-
     def answers(self, refs: Mapping[str, Any], seconds: float) -> dict[str, str | None]:
         """Wait for one answer a replica; what went wrong with each, or None. Replicas that failed are buried."""
         late = unready(refs, seconds)

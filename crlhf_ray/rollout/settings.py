@@ -15,7 +15,8 @@ class AutoscaleSettings(Settings):
     least: int = Field(1, ge=0)
     """Replicas kept while nothing is to be drawn. 0: none, so that their nodes can leave."""
     most: int = Field(ge=1)
-    """Never more: the limit of what an hour can cost."""
+    """Never more are wanted: the limit of what an hour can cost. One that is let go finishes what it draws beside
+    them."""
     grow_seconds: float = Field(10.0, ge=0)
     """More are asked for when more were needed for so long; at once where there is none."""
     shrink_seconds: float = Field(300.0, ge=0)

@@ -124,8 +124,10 @@ class Program:
                 case [int(answered), "raised", content, [str(builtin), str(name), str(text)], _, _] if (
                     answered == number
                 ):
+                    self._answered = True
                     self._raise(self._unpacked(content), builtin, name, text)
                 case ["back", int(handed), content] if 0 <= handed < len(self._handed):
+                    self._answered = True
                     self._call_back(handed, content)
                 case answer:
                     self.stop("error", f"protocol: an answer of the wrong form: {str(answer)[:80]}")
@@ -262,6 +264,7 @@ class Program:
             self.stop("error", "protocol: names of the wrong form")
         if not {name for name, _ in bound} <= set(names):
             self.stop("error", "protocol: names that nobody asked for")
+        self._answered = self._answered or not all(callable(value) for _, value in bound)
         return dict(bound)
 
     def call(self, function: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -349,10 +352,14 @@ class Program:
         return self.one(self.ask(operation, generator, value), StopIteration)
 
     def plain(self, value: Any) -> Any:
-        """What an object holds whose class is made from a plain type, as that type."""
+        """What an object holds whose class is made from a plain type, as that type. What cannot change does not."""
+        if (held := vars(value).get("__held__")) is not None:
+            return held[0]
         found = self.ask("plain", value)
         if type(found) not in PLAIN:
             self.stop("error", "protocol: a plain value of the wrong form")
+        if type(found) not in (list, dict, set):
+            object.__setattr__(value, "__held__", (found,))
         return found
 
     def fields(self, kind: RemoteClass) -> dict[str, dataclasses.Field[Any]]:

@@ -339,7 +339,9 @@ def _comparison(name: str) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
         program = self.__remote__[0]
         if self is not other and not program.is_asked(other) and self.__level__ < MADE:
-            return getattr(operator, name)(program.plain(self), other) if hasattr(self, "__plain__") else NotImplemented
+            if self.__level__ == MIXED or not hasattr(self, "__plain__"):
+                return NotImplemented
+            return getattr(operator, name)(program.plain(self), other)
         return program.ask("operate", name, (self, other))
 
     return method
@@ -369,6 +371,8 @@ def _of_plain(name: str, left: Any, right: Any) -> Any:
 
 def _contains(self: Any, item: Any) -> Any:
     program = self.__remote__[0]
+    if self.__level__ == MIXED:
+        raise TypeError("what the program made of its own object and another contains nothing")
     if self.__level__ == ANSWER and hasattr(self, "__plain__") and not program.is_asked(item):
         return item in program.plain(self)
     return program.ask("operate", "contains", (self, item))
@@ -385,6 +389,8 @@ def _unary(name: str) -> Callable[..., Any]:
 
 def _hash(self: Any) -> int:
     program = self.__remote__[0]
+    if self.__level__ == MIXED:
+        raise TypeError("what the program made of its own object and another has no hash")
     if hasattr(self, "__plain__"):  # texts have another hash in each process
         return hash(program.plain(self))
     found = program.ask("operate", "hash", (self,))

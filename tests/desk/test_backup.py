@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from benchmarks.postgres import new_database
@@ -11,7 +12,8 @@ from crlhf_ray.cli import app
 from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.desk.backup import back_up, restore
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from crlhf_ray.feedback.desk.store.database import Database
+from crlhf_ray.feedback.desk.store.database import Database, migrate
+from crlhf_ray.feedback.desk.store.models import Program
 from tests.desk.conftest import PASSWORD, review, work
 
 PLAIN = QueueSettings(qualification=0, labels_least=2, honeypots_least=0, honeypots_most=0)
@@ -41,6 +43,37 @@ def test_a_restored_server_knows_people_programs_and_marks_and_goes_on(server, s
     assert ann.next().marked == {0: -1}
     assert review(ann) is not None
     assert review(ann) is not None
+
+
+def test_nobody_else_reads_a_backup_whatever_lay_in_its_place(server, tmp_path):
+    (tmp_path / "all.backup.partial").write_text("of one that was cut off")
+    (tmp_path / "all.backup.partial").chmod(0o644)
+    back_up(server.desk.database, tmp_path / "all.backup")
+    assert (tmp_path / "all.backup").stat().st_mode & 0o077 == 0
+    assert [file.name for file in tmp_path.glob("all*")] == ["all.backup"]
+    with pytest.raises(ConfigError, match="there is no folder"):
+        back_up(server.desk.database, tmp_path / "none" / "all.backup")
+
+
+def test_a_database_of_another_version_is_left_as_it_is(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    Database(url).close()
+    database = Database(url, migrated=False)
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+    with pytest.raises(ConfigError, match="of schema 0002, and this version has 0003"):
+        back_up(database, tmp_path / "all")
+    assert [file.name for file in tmp_path.glob("all*")] == []
+    database.close()
+
+
+def test_a_store_of_the_second_schema_is_brought_up_to_date(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}", migrated=False)
+    migrate(database.engine, "0002")
+    migrate(database.engine)
+    with database.read() as session:
+        assert session.scalars(sa.select(Program.to_review, Program.verdicts)).all() == []
+    database.close()
 
 
 def test_a_backup_of_sqlite_is_restored_into_postgresql(server, serve, postgres, tmp_path):
@@ -84,7 +117,7 @@ def test_by_the_command_line(server, tmp_path):
     here = ["--set", f"dir={server.desk.settings.dir}"]
     done = run.invoke(app, ["review", "backup", str(file), *here], catch_exceptions=False)
     assert "2 accounts, 4 programs, 3 marks" in " ".join(done.output.split())
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists: name another file"):
         run.invoke(app, ["review", "backup", str(file), *here], catch_exceptions=False)
     done = run.invoke(app, ["review", "restore", str(file), "--set", f"dir={tmp_path / 'new'}"], catch_exceptions=False)
     assert "2 accounts, 4 programs and 3 marks are back" in " ".join(done.output.split())

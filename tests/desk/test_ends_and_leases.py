@@ -64,6 +64,36 @@ def test_whoever_is_still_reading_keeps_the_program(serve):
         ann._call("POST", f"/leases/{task.lease_id}/alive")
 
 
+def test_reading_on_without_a_mark_has_an_end(serve):
+    server = serve(queue=PLAIN.model_copy(update={"lease_seconds": 100}))
+    server.publish([work(1)])
+    ann, bob = server.person("ann"), server.person("bob")
+    task = ann.next()
+    left = []
+    for _ in range(5):
+        server.now += 70
+        left.append(ann._call("POST", f"/leases/{task.lease_id}/alive")["seconds"])
+    assert left == [100, 100, 100, 100, 50]
+    ann.mark(task.lease_id, {0: 1})
+    assert ann._call("POST", f"/leases/{task.lease_id}/alive") == {"seconds": 100}
+    server.now += 101
+    assert bob.next().item_id == task.item_id
+
+
+def test_reading_an_old_page_takes_no_program_out_of_its_owners_hands(serve):
+    server = serve(queue=PLAIN.model_copy(update={"lease_seconds": 100, "labels_least": 3}))
+    server.publish([work(n) for n in (1, 2)])
+    ann = server.person("ann")
+    lapsed = ann.next()
+    server.now += 101
+    review(server.person("bob")), review(server.person("cid"))  # somebody asks, which takes it back
+    ann._call("POST", f"/leases/{lapsed.lease_id}/release", {"reason": "later"})
+    held = ann.next()
+    with pytest.raises(ServerError, match="409"):
+        ann._call("POST", f"/leases/{lapsed.lease_id}/alive")
+    assert ann.next().lease_id == held.lease_id
+
+
 def test_marks_of_a_lapsed_lease_are_there_when_their_owner_comes_back(serve):
     server = serve(queue=PLAIN.model_copy(update={"lease_seconds": 100, "labels_least": 2}))
     server.publish([work(1)])

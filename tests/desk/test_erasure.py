@@ -23,18 +23,24 @@ def test_of_an_erased_person_marks_and_the_audit_logs_lines_stay_and_nothing_els
     name = person.me()["annotator_id"]
     server.lead._call("POST", f"/annotators/{name}/password")
     marks, log = server.lead.annotations(0)[0], len(server.lead._call("GET", "/audit"))
+    with pytest.raises(ServerError):
+        server.lead.log_in("ann mayer", "not the password")
+    server.lead.invite("annotator")
+    log += 2
     server.lead._call("POST", f"/annotators/{name}/erase")
     assert server.lead.annotations(0)[0].equals(marks)
     assert len(server.lead._call("GET", "/audit")) == log + 1
     back_up(server.desk.database, tmp_path / "all")
     everything = "".join(_lines(tmp_path / "all"))
-    for word in ("Mayer", "told Bob", "am ill", "127.0.0.1"):
+    for word in ("Mayer", "mayer", "told Bob", "am ill", "127.0.0.1"):
         assert word not in everything
     for call in (person.me, lambda: server.lead.log_in("Ann Mayer", PASSWORD)):
         with pytest.raises(ServerError, match="401"):
             call()
     with pytest.raises(ServerError, match="invite the person again"):
         server.lead._call("POST", f"/annotators/{name}/reinstate")
+    with pytest.raises(ServerError, match="invite the person again"):
+        server.lead._call("POST", f"/annotators/{name}/password")
 
 
 def test_only_admins_erase(serve):

@@ -10,7 +10,8 @@ from crlhf_ray.aggregation.actor import Aggregator
 from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.queue import QueueSettings
-from tests.desk.conftest import honeypot, work
+from crlhf_ray.feedback.desk.store import verdicts
+from tests.desk.conftest import PASSWORD, honeypot, work
 
 PLAIN = QueueSettings(qualification=0, labels_least=2, labels_most=2, honeypots_least=0, honeypots_most=0)
 
@@ -42,6 +43,20 @@ def decide(server, line, truth, item=work(1).item_id):  # noqa: B008
 def test_lines_that_people_disagree_on_are_listed_and_others_are_not(server):
     assert disputed(server) == [(work(1).item_id, 1, {"ann": 1, "bob": -1})]
     assert server.lead._call("GET", "/disagreements?round=7") == []
+
+
+def test_what_is_decided_or_was_thought_better_of_takes_no_page(server, monkeypatch):
+    monkeypatch.setattr(verdicts, "PAGE", 1)
+    server.publish([work(n, ("v = 4",), (0,)) for n in (3, 4)])
+    for name, labels in (("ann", (1,)), ("bob", (1, -1))):  # of 3; bob changes his mind about 4
+        person = server.lead.log_in(name, PASSWORD)
+        while (task := person.next()) is not None:
+            for label in labels if task.item_id == work(3).item_id else reversed(labels):
+                person.mark(task.lease_id, {0: label})
+            person.submit(task.lease_id)
+    assert disputed(server) == [(work(3).item_id, 0, {"ann": 1, "bob": -1})]
+    decide(server, 0, 1, work(3).item_id)
+    assert disputed(server) == [(work(1).item_id, 1, {"ann": 1, "bob": -1})]
 
 
 def test_a_verdict_is_known_truth_in_consensus_reliability_and_exports_also_after_a_restart(server):

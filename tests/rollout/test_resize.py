@@ -61,6 +61,15 @@ class Drawer:
             )
 
 
+class Slow(Drawer):
+    """Ten a second."""
+
+    def draw(self, version, tasks):
+        for sample in super().draw(version, tasks):
+            time.sleep(0.1)
+            yield sample
+
+
 class Stuck(Drawer):
     """All but the first never load."""
 
@@ -168,7 +177,7 @@ def test_who_is_let_go_finishes_what_it_is_drawing(fleet_of):
 
 
 def test_what_one_leaves_undone_that_dies_while_it_goes_is_drawn_by_the_others(fleet_of):
-    fleet = fleet_of(replicas=2, max_num_seqs=100)
+    fleet = fleet_of(Slow, replicas=2, max_num_seqs=100)
     round = Round(fleet)
     round.ask(200)
     fleet.resize(1)

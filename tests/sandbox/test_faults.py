@@ -61,6 +61,21 @@ KEPT = {
         "def f(x): return 'nothing_here'",
         "def f(x): return 'math'",
     ),
+    "a callback is handed much": (
+        "assert f(lambda x: x + x, 1) == 4",
+        "def f(g, x): return g('a' * 9_000_000)",
+        "def f(g, x): return g(g(x))",
+    ),
+    "an exception says how large": (
+        "try: f(0)\nexcept ValueError as e: assert f('x' * e.args[0]) == 1",
+        "def f(x): raise ValueError(1 << 25)",
+        "def f(x):\n    if x == 0: raise ValueError(1)\n    return 1",
+    ),
+    "a constant is large": (
+        "assert f([N] * 3) == 1",
+        "N = 'x' * 8_000_000\ndef f(x): return 2",
+        "N = 'x'\ndef f(x): return 1",
+    ),
     "an attribute is named": (
         "import math\nassert getattr(math, f(1)) > 3",
         "def f(x): return 'pie'",
@@ -186,6 +201,12 @@ def test_cases_of_unittest_are_run_however_the_test_ends(sandbox, end, body, mor
     assert verdict(sandbox, test, "def f(x): return 1").passed
     found = verdict(sandbox, test, "def f(x): return 2")
     assert (found.status, found.failing_test) == ("wrong", 0), found
+
+
+def test_a_case_without_a_test_passes_nobody(sandbox):
+    test = CASE.format(body="self.assertEqual(f(1), 1)", more="").replace("test_f", "check_f")
+    found = verdict(sandbox, test, "def f(x): return 2")
+    assert (found.status, "T has no method whose name begins with test" in found.detail) == ("infra_error", True), found
 
 
 @pytest.mark.parametrize("body, more", BODIES[1:])

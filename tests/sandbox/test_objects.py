@@ -229,3 +229,53 @@ def test_no_narrow_column_equals_a_number_beyond_it(sandbox, dtype):
     program = f"import pandas as pd\ndef f(): return pd.Series([float('%s')], dtype='{dtype}'%s)\n"
     right = (program % ("1e300", "")).replace("32'", "64'")
     told_apart(sandbox, test, right, program % ("inf", ""), packages=PANDAS)
+
+
+ACCOUNT = """
+class Acc:
+    def __init__(self, n): self.n = n
+    def total(self): return self.n
+"""
+ZERO = """
+class Acc:
+    def __init__(self, n): self.n = n
+    def total(self): return self
+    def __sub__(self, other): return Zero()
+    __rsub__ = __mod__ = __pow__ = __sub__
+class Zero(Acc, int):
+    def __init__(self): pass
+    def __new__(cls, *a): return int.__new__(cls, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert Acc(6).total() - 6 == 0",
+        "assert -1e-6 < Acc(6).total() - 6 < 1e-6",
+        "assert (Acc(6).total() - 6) ** 2 < 1e-9",
+        "assert Acc(6).total() % 3 == 0",
+        "assert Acc(6).total() - 6 in {0}",
+    ],
+)
+def test_what_a_program_made_of_its_own_object_and_another_equals_nothing_it_chose(sandbox, test):
+    told_apart(sandbox, test, ACCOUNT, ZERO, entry="Acc")
+
+
+def test_a_number_of_the_programs_own_class_stays_the_number_that_it_was(sandbox):
+    liar = """
+import sys
+wire = next(m for name, m in sys.modules.items() if name.endswith("wire"))
+class Many(int): pass
+def divisor(n):
+    wire.NUMBERS = ((int, lambda value, said=iter((2, 2, 1)): next(said)),)
+    return Many(1)
+"""
+    right = "def divisor(n): return next(d for d in range(2, n) if n % d == 0)"
+    told_apart(
+        sandbox,
+        "n = 1009 * 2003\nr = divisor(n)\nassert 1 < r\nassert r < n\nassert n % r == 0",
+        right,
+        liar,
+        entry="divisor",
+    )

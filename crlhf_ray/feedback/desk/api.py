@@ -232,10 +232,9 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
 
 @router.post("/leases/{lease_id}/alive")
 def alive(lease_id: RowId, account: Annotator, desk: TheDesk) -> dict[str, float]:
-    """The program is still being read: it stays theirs as if a mark had come. Answers for how many seconds."""
+    """The program is still being read: it stays theirs. Answers for how many seconds."""
     with desk.database.write() as session:
-        work.own_lease(session, account.id, lease_id, desk.settings.queue, now=desk.clock())
-    return {"seconds": desk.settings.queue.lease_seconds}
+        return {"seconds": work.still_reading(session, account.id, lease_id, desk.settings.queue, now=desk.clock())}
 
 
 @router.post("/leases/{lease_id}/release")

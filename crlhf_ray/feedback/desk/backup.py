@@ -12,12 +12,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 
 from crlhf_ray.errors import ConfigError, DataError
-from crlhf_ray.feedback.desk.store.database import Database
+from crlhf_ray.feedback.desk.store.database import Database, newest_revision
 from crlhf_ray.feedback.desk.store.models import Base
 
 KIND = "crlhf_ray annotation server"
@@ -28,22 +28,44 @@ ROWS = 2000
 def back_up(database: Database, out: Path) -> Counter[str]:
     """Write what the database holds at one moment, also while the server works; returns rows by table.
 
-    Raises ConfigError where the file is there already.
+    Raises ConfigError where the file is there already or its folder is not, and where the database is of another
+    version's schema.
     """
     if out.exists():
-        raise ConfigError(f"{out} is there already: name another file")
-    partial, counts = out.with_name(out.name + ".partial"), Counter[str]()
-    file = os.fdopen(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
+        raise ConfigError(f"{out} exists: name another file")
+    if not out.parent.is_dir():
+        raise ConfigError(f"there is no folder {out.parent}: make it, or name another file")
+    partial = out.with_name(out.name + ".partial")
+    partial.unlink(missing_ok=True)
+    # Made here, so that nobody but its owner can ever read it.
+    file = os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+    try:
+        with file:
+            counts = _write(database, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return counts
+
+
+def _write(database: Database, file: IO[bytes]) -> Counter[str]:
+    counts = Counter[str]()
     snapshot = {} if database.sqlite else {"isolation_level": "REPEATABLE READ"}
-    with file, gzip.open(file, "wt", encoding="utf-8") as lines, database.engine.connect() as connection:
+    with gzip.open(file, "wt", encoding="utf-8") as lines, database.engine.connect() as connection:
         connection = connection.execution_options(**snapshot)
+        if (found := _revision(connection)) != newest_revision():
+            raise ConfigError(
+                f"the database is of schema {found}, and this version has {newest_revision()}: use the version that "
+                "the server runs, or start this one's server on it first"
+            )
         lines.write(json.dumps({"kind": KIND, "revision": _revision(connection)}) + "\n")
         for table in Base.metadata.sorted_tables:
             for row in connection.execution_options(yield_per=ROWS).execute(sa.select(table)).mappings():
                 lines.write(json.dumps({"table": table.name, "row": dict(row)}) + "\n")
                 counts[table.name] += 1
         lines.write(json.dumps({"end": counts.total()}) + "\n")
-    os.replace(partial, out)
     return counts
 
 

@@ -179,7 +179,7 @@ def _database(config: Path | None, changes: list[str] | None, *, fresh: bool) ->
     if not fresh and settings.database is None and not (settings.dir / "store.db").exists():
         raise ConfigError(f"{settings.dir} holds no server's database: name its folder with --set dir=FOLDER")
     private_folder(settings.dir)
-    database = Database(store_url(settings))
+    database = Database(store_url(settings), migrated=fresh)
     try:
         yield database
     finally:

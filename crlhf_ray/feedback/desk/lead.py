@@ -261,6 +261,8 @@ def password_link(annotator_id: Name, account: Lead, desk: TheDesk) -> dict[str,
     """A link by which somebody who forgot their password chooses a new one, once."""
     with desk.database.read() as session:
         person = _led(session, annotator_id, account)
+    if person.password_hash == NO_PASSWORD:
+        raise HTTPException(409, "nobody can log in to this account: invite the person again")
     return {"path": f"/password/{desk.password_link(person, account.name)}"}
 
 

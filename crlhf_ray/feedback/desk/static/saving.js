@@ -113,7 +113,7 @@ for (const kind of ["keydown", "pointerdown", "pointermove", "wheel"]) document.
 
 function takeABreak() {
   if (Date.now() - workingSince < BREAK_MS) return;
-  note("You have reviewed for 50 minutes without a break. A few minutes off keep your eye sharp.");
+  note("You have reviewed for 50 minutes without a break. A short break helps you stay accurate.");
   workingSince = Date.now();
 }
 

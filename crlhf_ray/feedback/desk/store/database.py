@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session, sessionmaker
 
 from crlhf_ray.errors import ConfigError
@@ -28,10 +29,11 @@ class Database:
     """Sessions on one database.
 
     url: SQLAlchemy's, such as ``sqlite:///folder/store.db`` or ``postgresql+psycopg://user@host/name``.
+    migrated: bring the schema up to date; False leaves it as a server that may be running has it.
     Raises ConfigError where it cannot be opened.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, *, migrated: bool = True):
         self.sqlite = url.startswith("sqlite")
         if not self.sqlite and not url.startswith("postgresql"):
             raise ConfigError(f"database {url!r}: give sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
@@ -52,7 +54,8 @@ class Database:
         self._accounts_changed = 0
         sa.event.listen(self._sessions, "after_flush", self._look_for_accounts)
         try:
-            migrate(self.engine)
+            if migrated:
+                migrate(self.engine)
         except sa.exc.OperationalError as error:
             raise ConfigError(f"the database cannot be opened: {str(error.orig).strip()}") from error
 
@@ -108,13 +111,23 @@ class Database:
         self.engine.dispose()
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema up to date."""
+def newest_revision() -> str | None:
+    """The schema that this version works on."""
+    return ScriptDirectory.from_config(_migrations()).get_current_head()
+
+
+def _migrations() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def migrate(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the schema up to date, or to a revision."""
+    config = _migrations()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _left_idle(_: Any, record: Any) -> None:

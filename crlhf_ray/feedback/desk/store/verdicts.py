@@ -19,17 +19,22 @@ def disagreements(session: Session, page: int, round: int | None = None) -> list
     """(program, line, label by name) of lines that some reviewers call correct and others wrong, and that no expert has
     decided; of `PAGE` programs, those reviewed last first. Honeypots and retired programs are left out."""
     wanted = [~Program.honeypot, Program.state != "retired", *([] if round is None else [Program.round == round])]
+    stands = sa.select(sa.func.max(Mark.seq)).group_by(Mark.lease_id, Mark.line)
     split = (
-        sa.select(Submission.item_id).join(Mark, Mark.lease_id == Submission.lease_id)
-        .join(Program, Program.item_id == Submission.item_id).where(*wanted)
+        sa.select(Submission.item_id, Mark.line, sa.func.max(Submission.seq).label("latest"))
+        .join(Mark, Mark.lease_id == Submission.lease_id)
+        .join(Program, Program.item_id == Submission.item_id).where(*wanted, Mark.seq.in_(stands))
         .group_by(Submission.item_id, Mark.line)
         .having(sa.func.min(Mark.label) < 0, sa.func.max(Mark.label) > 0)
     ).subquery()  # fmt: skip
-    latest = sa.select(sa.func.max(Submission.seq)).where(Submission.item_id == Program.item_id).scalar_subquery()
-    programs = session.scalars(
-        sa.select(Program).where(Program.item_id.in_(sa.select(split.c.item_id))).order_by(latest.desc())
-        .offset(PAGE * (page - 1)).limit(PAGE)
+    lines = session.execute(
+        sa.select(split.c.item_id, split.c.line, Program.verdicts)
+        .join(Program, Program.item_id == split.c.item_id).order_by(split.c.latest.desc(), split.c.item_id)
     ).all()  # fmt: skip
+    open_ = dict.fromkeys(row.item_id for row in lines if str(row.line) not in (row.verdicts or {}))
+    chosen = list(open_)[PAGE * (page - 1) : PAGE * page]
+    by_id = {p.item_id: p for p in session.scalars(sa.select(Program).where(Program.item_id.in_(chosen)))}
+    programs = [by_id[item_id] for item_id in chosen]
     who = session.execute(
         sa.select(Submission.item_id, Submission.lease_id, Account.name)
         .join(Account, Account.id == Submission.account_id)

@@ -34,6 +34,8 @@ from crlhf_ray.feedback.desk.store.models import (
 SAME = aliased(Program)
 #: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
 LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
+#: How many times as long as a lease somebody may read without a mark.
+READING = 4
 NOT_YOURS = "this program is no longer assigned to you: ask for the next one"
 
 
@@ -249,6 +251,22 @@ def own_lease(session: Session, account_id: int, lease_id: int, settings: QueueS
         raise Conflict(NOT_YOURS)
     _take_up(session, account_id, lease, settings, now)
     return lease
+
+
+def still_reading(session: Session, account_id: int, lease_id: int, settings: QueueSettings, *, now: float) -> float:
+    """The person's own open lease lasts on, but not beyond `READING` times its length without a mark; seconds left.
+
+    Raises Conflict where it is not open any more.
+    """
+    lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
+    if lease is None or lease.account_id != account_id or lease.state in ("released", "submitted"):
+        raise Conflict(NOT_YOURS)
+    if lease.state != "open":
+        raise Conflict("this program was left alone for too long and is no longer assigned to you")
+    marked = session.scalar(sa.select(sa.func.max(Mark.created_at)).where(Mark.lease_id == lease_id))
+    until = max(marked or 0.0, lease.issued_at) + READING * settings.lease_seconds
+    lease.expires_at = max(lease.expires_at, min(now + settings.lease_seconds, until))
+    return lease.expires_at - now
 
 
 def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:

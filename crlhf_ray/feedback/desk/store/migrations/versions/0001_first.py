@@ -41,7 +41,7 @@ def upgrade() -> None:
         sa.Column("prompt", sa.Text(), nullable=False),
         sa.Column("lines", sa.JSON(), nullable=False),
         sa.Column("content", sa.String(length=64), nullable=False, server_default=""),
-        sa.Column("to_review", sa.JSON(), nullable=False),
+        sa.Column("judged", sa.JSON(), nullable=False),
         sa.Column("gold", sa.JSON(), nullable=True),
         sa.Column("honeypot", sa.Boolean(), nullable=False),
         sa.Column("round", sa.Integer(), nullable=True),
