@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -79,13 +81,16 @@ def test_at_temperature_0_7_rollout_and_learner_log_probs_agree_in_every_round(w
         assert row["learner"]["logprob_gap_max"] < 1e-3
 
 
+def places(samples: Iterable[dict[str, Any]]) -> int:
+    """What a crowd marks of them: their lines with code, and their ends."""
+    return sum(sum(line["to_review"] for line in one["lines"]) + (one["end"] is not None) for one in samples)
+
+
 def test_every_round_hears_the_whole_crowd_on_every_line(whole):
     run = read_run(whole[0])
     for row in run.metrics:
-        lines = sum(
-            line["to_review"] for sample in run.samples if sample["round"] == row["round"] for line in sample["lines"]
-        ) + sum(sample["end"] is not None for sample in run.samples if sample["round"] == row["round"])
-        assert row["aggregation"]["labels"] == 10 * lines
+        mine = places(sample for sample in run.samples if sample["round"] == row["round"])
+        assert row["aggregation"]["labels"] == 10 * mine
 
 
 def test_a_round_whose_scores_hardly_differ_says_so(whole):
@@ -199,8 +204,8 @@ def test_the_simulated_crowd_can_review_over_http(tmp_path: Path):
     run_dir = tmp_path / "served"
     finish(start(run_dir, "feedback.source=simulated", "run.rounds=1", "evaluation.limit=1"))
     (row,) = read_run(run_dir).metrics
-    lines = sum(line["to_review"] for sample in read_run(run_dir).samples for line in sample["lines"])
-    assert 2 * lines <= row["aggregation"]["labels"] <= 7 * lines
+    wanted = places(read_run(run_dir).samples)
+    assert 2 * wanted <= row["aggregation"]["labels"] <= 7 * wanted
     assert len(read_run(run_dir).reliability) == 10
 
 
