@@ -21,6 +21,7 @@ from crlhf_ray.errors import ConfigError, EngineError
 from crlhf_ray.learner.checkpoint import LATEST, named_tag
 from crlhf_ray.learner.forward_check import EXACT, plain_logprobs
 from crlhf_ray.learner.trained import read_trained
+from crlhf_ray.output import file_in_the_way
 from crlhf_ray.policy.export import (
     SHARD_SIZE,
     Dtype,
@@ -108,8 +109,7 @@ def export_feedback(run_dir: Path, *, to: Path | None = None, repository: str | 
 def _ours(folder: Path, kind: str) -> Path:
     """The folder's full path. Raises ConfigError where it holds what no export of this kind wrote."""
     folder = folder.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
+    if there := file_in_the_way(folder):
         raise ConfigError(f"{there} is a file: name a folder with --to")
     marker = folder / MADE_HERE
     if marker.exists():

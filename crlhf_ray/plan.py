@@ -125,11 +125,10 @@ def memory(config: Config) -> list[tuple[str, float]]:
     tokens = config.learner.micro_batch_tokens
     activations = tokens * (layers * hidden * 34 + 3 * vocabulary) * width / GIB
     rollout = weights + config.rollout.kv_cache_gib + PROCESS_GIB
-    replicas, at_most = config.rollout.most_replicas, "up to " if config.rollout.autoscale else ""
     return [
         (
-            f"{at_most}{replicas} rollout replica(s): weights {weights:.2f}, KV cache, process",
-            replicas * rollout,
+            f"{_replicas(config)} rollout replica(s): weights {weights:.2f}, KV cache, process",
+            config.rollout.most_replicas * rollout,
         ),
         (
             f"{config.learner.ranks} learner rank(s): weights, gradients, optimizer",
@@ -145,6 +144,10 @@ def _lora_parameters(model: torch.nn.Module, rank: int) -> int:
         module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"
     ]
     return sum(rank * (module.in_features + module.out_features) for module in linear)
+
+
+def _replicas(config: Config) -> str:
+    return f"{'up to ' if config.rollout.autoscale else ''}{config.rollout.most_replicas}"
 
 
 def print_plan(config: Config, console: Console) -> None:
@@ -169,11 +172,10 @@ def print_plan(config: Config, console: Console) -> None:
     console.print(
         f"This machine: {os.cpu_count()} cores, {have:.1f} GiB free. On it alone the run [bold]{verdict}[/bold]."
     )
-    replicas, at_most = config.rollout.most_replicas, "up to " if config.rollout.autoscale else ""
-    rollout_cpus = replicas * config.rollout.cpus_per_replica
+    rollout_cpus = config.rollout.most_replicas * config.rollout.cpus_per_replica
     learner_cpus = config.learner.ranks * config.learner.cpus_per_rank
     console.print(
-        f"Ray bundles: {at_most}{replicas} x {config.rollout.cpus_per_replica:g} CPU for rollouts, "
+        f"Ray bundles: {_replicas(config)} x {config.rollout.cpus_per_replica:g} CPU for rollouts, "
         f"{config.learner.ranks} x {config.learner.cpus_per_rank:g} CPU and {config.learner.gpus_per_rank:g} GPU for "
         f"learning: {rollout_cpus + learner_cpus:g} CPU reserved in all; Ray Data needs at least one more."
     )

@@ -19,6 +19,7 @@ from crlhf_ray.aggregation.files import USUAL, Columns
 from crlhf_ray.aggregation.mapreduce import aggregate_parquet
 from crlhf_ray.aggregation.rejections import RowReport, label_value
 from crlhf_ray.errors import ConfigError, DataError
+from crlhf_ray.output import file_in_the_way
 
 #: Workers shown on the terminal, and tasks to ask about again there and in JSON; all of them are in the files.
 SHOWN, AGAIN, AGAIN_IN_JSON = 10, 5, 100
@@ -45,7 +46,7 @@ def aggregate_files(
     if big and (estimator != "hierarchical" or columns.wide):
         asked = "--wide" if columns.wide else f"--estimator {estimator}"
         raise ConfigError(f"--big has the hierarchical estimator only, for one vote a row; leave out --big or {asked}")
-    if not next(path for path in (out.absolute(), *out.absolute().parents) if path.exists()).is_dir():
+    if file_in_the_way(out):
         raise DataError("--out is a file, or lies below one; name a folder", file=str(out))
     named = tuple(map(label_value, classes)) or None
     if named and (len(set(named)) < 2 or (big and len(named) != 2)):

@@ -117,11 +117,11 @@ def refuse_nulls(values: Any, name: str) -> None:
 
 def refuse_empty(table: Table) -> None:
     """Raise `DataError` where the table has no row, or no label in any."""
-    codes, names = class_codes(column(table, "label"))
-    if not len(codes):
+    labels = column(table, "label")
+    if not len(labels):
         raise DataError("the table has no rows; give one for each vote, with task, worker and label")
-    if not names:
-        raise DataError(f"is missing in all {len(codes):,} rows: everybody abstained; give some labels", field="label")
+    if pd.isna(_series(labels)).all():
+        raise DataError(f"is missing in all {len(labels):,} rows: everybody abstained; give some labels", field="label")
 
 
 def infer_classes(labels: Sequence[Hashable]) -> Classes:

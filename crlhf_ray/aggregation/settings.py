@@ -6,11 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.parts import part
 from crlhf_ray.settings import Settings, refuse_unused
-
-#: Estimators of ours that a run can stream; `coins` makes them.
-ESTIMATORS = ("two_coin", "one_coin", "majority")
 
 
 class AggregationSettings(Settings):
@@ -46,13 +42,12 @@ class AggregationSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> AggregationSettings:
-        part(dict.fromkeys(ESTIMATORS), self.estimator)
-        if self.estimator not in ESTIMATORS:
-            from crlhf_ray.aggregation.coins import coin_of  # settings load without pandas
+        if self.estimator != "two_coin":
+            from crlhf_ray.aggregation.coins import COINS, coin_of  # the default needs no pandas
 
             coin_of(self)
-        elif self.estimator != "two_coin":
-            refuse_unused(self, ["strength"], f"estimator={self.estimator}")
+            if self.estimator in COINS:
+                refuse_unused(self, ["strength"], f"estimator={self.estimator}")
         if self.estimator == "majority" and self.prior == "learnt":
             raise ValueError("estimator: majority learns nothing, so prior: learnt has no effect; give a number")
         return self

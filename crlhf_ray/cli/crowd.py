@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from crlhf_ray.cli.app import Changes, app, console
-from crlhf_ray.feedback.desk.command import review_app
+from crlhf_ray.feedback.desk.command import ServerFile, review_app
 
 #: `crlhf_ray.aggregation.batch.EstimatorName`, written out so that --help need not import it.
 Estimator = Literal["hierarchical", "two_coin", "one_coin", "majority", "dawid_skene", "logistic_l1"]
@@ -19,7 +19,7 @@ app.add_typer(review_app, name="review")
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")] = None,
+    config: ServerFile = None,
     changes: Changes = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for everybody who can reach this machine.")

@@ -10,6 +10,8 @@ import typer
 from crlhf_ray.cli.app import Changes, ConfigFile, app, console
 from crlhf_ray.errors import ConfigError
 
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in the run's folder.")]
+
 
 @app.command()
 def train(
@@ -63,9 +65,7 @@ def evaluate(
 def sft(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of SFT.")] = None,
     changes: Changes = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume from the last checkpoint in the run's folder.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Fine-tune the model on demonstrations first: Ray Train with DeepSpeed. The method starts from such a model.
 
@@ -85,9 +85,7 @@ def sft(
 def judge_train(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings.")] = None,
     changes: Changes = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume from the last checkpoint in the run's folder.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Fine-tune a model to judge lines, on programs of the training problems whose faults are known.
 

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from crlhf_ray.errors import EngineError
+from crlhf_ray.evaluation.pass_at_k import pass_at_k_interval
+from crlhf_ray.evaluation.results import Outcomes
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.sandbox.limits import SandboxSettings
 from crlhf_ray.sandbox.samples import check_samples, output_of, read_samples, refuse_output
@@ -57,29 +59,22 @@ def check_file(
 
 def summary(rows: list[dict[str, Any]], problems: int) -> dict[str, Any]:
     """What rows with verdicts say. An `infra_error` counts for nothing else."""
-    from crlhf_ray.evaluation.pass_at_k import pass_at_k_interval
-
-    outcomes: dict[str, list[bool]] = {row["task_id"]: [] for row in rows}
     tests: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        if row["result"] == "infra_error":
-            continue
-        outcomes[row["task_id"]].append(row["passed"])
-        if not row["passed"]:
+        if row["result"] != "infra_error" and not row["passed"]:
             test = row["verdict"]["failing_test"]
             tests[row["task_id"]]["before the first test" if test is None else f"test {test}"] += 1
-    unchecked = [name for name, passed in outcomes.items() if not passed]
-    counts = [(len(passed), sum(passed)) for passed in outcomes.values() if passed]
-    fewest = min((n for n, _ in counts), default=0)
+    found = Outcomes(rows)
+    outcomes, fewest = found.by_task, found.fewest
     slowest = sorted(range(len(rows)), key=lambda i: -rows[i]["verdict"]["cpu_seconds"])[:SHOWN]
     return {
         "problems": problems,
         "problems_with_samples": len(outcomes),
-        "unchecked_problems": unchecked,
+        "unchecked_problems": found.unchecked,
         "samples": len(rows),
-        "checked": sum(n for n, _ in counts),
+        "checked": sum(n for n, _ in found.counts),
         "fewest_samples_of_a_problem": fewest,
-        "pass_at_k": [asdict(pass_at_k_interval(counts, k)) for k in sorted({*KS, fewest}) if 0 < k <= fewest],
+        "pass_at_k": [asdict(pass_at_k_interval(found.counts, k)) for k in sorted({*KS, fewest}) if 0 < k <= fewest],
         "verdicts": dict(Counter(row["result"] for row in rows).most_common()),
         "isolation": sorted({row["verdict"]["isolation"] for row in rows}),
         "slowest": [
@@ -87,10 +82,10 @@ def summary(rows: list[dict[str, Any]], problems: int) -> dict[str, Any]:
             for i in slowest
         ],
         "failing": {
-            name: {"passed": sum(outcomes[name]), "samples": len(outcomes[name]), "tests": dict(found.most_common())}
-            for name, found in sorted(tests.items(), key=lambda item: (sum(outcomes[item[0]]), -sum(item[1].values())))
+            name: {"passed": sum(outcomes[name]), "samples": len(outcomes[name]), "tests": dict(failed.most_common())}
+            for name, failed in sorted(tests.items(), key=lambda item: (sum(outcomes[item[0]]), -sum(item[1].values())))
         },
-        "first_infra_error": next((r["verdict"]["detail"] for r in rows if r["result"] == "infra_error"), None),
+        "first_infra_error": found.first_infra_error,
         "fenced": [i + 1 for i, r in enumerate(rows) if "```" in r.get("completion", r.get("solution", ""))],
     }
 

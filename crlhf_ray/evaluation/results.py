@@ -121,23 +121,37 @@ def earlier_rows(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+class Outcomes:
+    """What rows with verdicts say of their tasks; an `infra_error` says nothing.
+
+    by_task: whether each program passed, by task. counts: (programs, passes) of each task that has a verdict. fewest:
+    verdicts of a task, of those. unchecked: tasks without one. first_infra_error: its detail.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]):
+        self.by_task: dict[str, list[bool]] = {row["task_id"]: [] for row in rows}
+        lost = [row for row in rows if row["result"] == "infra_error"]
+        for row in rows:
+            if row["result"] != "infra_error":
+                self.by_task[row["task_id"]].append(row["passed"])
+        self.counts = [(len(passed), sum(passed)) for passed in self.by_task.values() if passed]
+        self.fewest = min((total for total, _ in self.counts), default=0)
+        self.unchecked = [name for name, passed in self.by_task.items() if not passed]
+        self.first_infra_error: str | None = lost[0]["verdict"].get("detail") if lost else None
+
+
 def summarise(data_set: dict[str, str], n: int, rows: Sequence[dict[str, Any]], ks: Sequence[int]) -> Evaluation:
     """Count rows of verdicts into an Evaluation."""
-    by_task: dict[str, list[bool]] = {row["task_id"]: [] for row in rows}
-    for row in rows:
-        if row["result"] != "infra_error":
-            by_task[row["task_id"]].append(row["passed"])
-    counts = [(len(passed), sum(passed)) for passed in by_task.values() if passed]
-    fewest = min((total for total, _ in counts), default=0)
+    found = Outcomes(rows)
     return Evaluation(
         data_set=data_set,
         samples=n,
-        pass_at_k=tuple(pass_at_k_interval(counts, k) for k in ks if k <= fewest),
+        pass_at_k=tuple(pass_at_k_interval(found.counts, k) for k in ks if k <= found.fewest),
         statuses=dict(Counter(row["result"] for row in rows)),
         isolation=tuple(sorted({row["verdict"]["isolation"] for row in rows})),
-        fewest=fewest,
-        unchecked=tuple(name for name, passed in by_task.items() if not passed),
-        first_infra_error=next((r["verdict"].get("detail") for r in rows if r["result"] == "infra_error"), None),
+        fewest=found.fewest,
+        unchecked=tuple(found.unchecked),
+        first_infra_error=found.first_infra_error,
     )
 
 

@@ -7,7 +7,6 @@ shown as escapes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from crlhf_ray.output import write_whole
 from crlhf_ray.report import figures
 from crlhf_ray.report.headline import headline
 from crlhf_ray.report.run_files import Run, alert_text, read_run, round_seconds
@@ -30,9 +30,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     run = read_run(run_dir)
     path = run.directory / "report.html"
-    new = path.with_suffix(".html.new")
-    new.write_text(render(run), encoding="utf-8")
-    os.replace(new, path)
+    write_whole(path, render(run))
     return path
 
 

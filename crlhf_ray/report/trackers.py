@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.output import write_whole
 from crlhf_ray.parts import part
 
 #: In a run's folder: under which id each tracker knows it, so that a resumed run goes to the same place.
@@ -186,7 +187,5 @@ def _id(run_dir: Path, name: str, new: Callable[[], str]) -> str:
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
     if name not in known:
         known[name] = new()
-        fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(known))
-        fresh.replace(file)
+        write_whole(file, json.dumps(known))
     return known[name]

@@ -22,7 +22,7 @@ def study_named(name: str) -> Study:
 
 
 def run(name: str, folder: Path, seeds: int, console: Console) -> None:
-    """Run the study or go on with it, and say where its page is."""
+    """Run the study, or resume it, and say where its page is."""
     study = study_named(name)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(study.name, total=None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from markupsafe import Markup
 from scipy.stats import t
 
 from crlhf_ray.errors import DataError
+from crlhf_ray.output import write_whole
 
 Measured = Mapping[str, float]
 
@@ -59,11 +59,11 @@ def run_study(
     for done, (arm, x, seed) in enumerate(wanted, start=1):
         if (arm, x, seed) not in cells:
             cells[arm, x, seed] = {key: float(value) for key, value in study.measure(arm, x, seed).items()}
-            _write(file, json.dumps(_document(study, cells), indent=1))
+            write_whole(file, json.dumps(_document(study, cells), indent=1))
         on_cell(done, len(wanted))
-    _write(file, json.dumps(_document(study, cells), indent=1))
+    write_whole(file, json.dumps(_document(study, cells), indent=1))
     page = folder / f"{study.name}.html"
-    _write(page, render(study, cells))
+    write_whole(page, render(study, cells))
     return page
 
 
@@ -84,12 +84,6 @@ def _read(study: Study, file: Path) -> Cells:
             "is not a file of this study as it is now; move it away, or name another folder", file=str(file)
         )
     return cells
-
-
-def _write(file: Path, text: str) -> None:
-    new = file.with_name(file.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, file)
 
 
 def _document(study: Study, cells: Cells) -> dict[str, Any]:

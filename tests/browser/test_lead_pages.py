@@ -133,6 +133,21 @@ def test_one_more_person_is_asked_about_a_program_that_is_done(server, enter):
     expect(page.locator("#note")).to_contain_text("One more person")
 
 
+def test_a_line_that_people_disagree_on_is_decided_after_a_question(server, enter):
+    page = enter(server, "boss", "lead")
+    page.goto("/lead/disagreements")
+    lines = page.locator("#disputed tr")
+    expect(lines).to_have_count(24)
+    expect(lines.first).to_contain_text("ann: correct, bob: correct, cid: wrong")
+    lines.first.get_by_role("button").first.click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(lines).to_have_count(24)
+    lines.first.get_by_role("button").first.click()
+    page.locator("#ask-yes").click()
+    expect(page.locator("#note")).to_have_text("Your verdict is kept.")
+    expect(lines).to_have_count(23)
+
+
 def test_a_honeypot_is_retired_after_a_question(server, enter):
     page = enter(server, "boss", "lead")
     page.goto("/lead/programs")

@@ -19,6 +19,7 @@ import yaml
 
 from crlhf_ray.report.run_files import read_run
 from tests.clusters import end_all_naming, free_port, ray_environment
+from tests.parts import MY_PARTS
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -94,33 +95,6 @@ def test_a_client_without_the_token_is_refused(head, tmp_path):
     refused = submit(stranger, "true", working_dir=tmp_path)
     assert refused.returncode != 0
     assert "authentication" in (refused.stdout + refused.stderr).lower()
-
-
-MY_PARTS = """
-import numpy as np
-
-def strict(evidence, prior, settings):
-    return float((evidence > 0).all())
-
-def centred(batch):
-    mean = np.mean([rewards.sum() for rewards in batch.rewards])
-    return [np.full(len(rewards), rewards.sum() - mean) for rewards in batch.rewards]
-
-class Trusting:
-    coins = 0
-
-    def __init__(self, settings):
-        self.p = 0.9
-
-    def rates(self, counts, crowd):
-        return np.full(len(counts), self.p), np.full(len(counts), self.p)
-
-    def beta(self, counts, crowd):
-        return np.ones((len(counts), 2)), np.ones((len(counts), 2))
-
-    def strengths(self, counts, crowd):
-        return np.zeros(2)
-"""
 
 
 def test_a_submitted_job_trains_with_parts_from_its_working_directory_and_leaves_its_report(head, tmp_path):

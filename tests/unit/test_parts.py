@@ -11,39 +11,13 @@ from crlhf_ray.errors import ConfigError
 from crlhf_ray.learner.advantage import Rewarded, algorithm_named
 from crlhf_ray.reward import RewardSettings, program_score
 from tests.aggregation.tables import annotations, keeper
-
-OURS = """
-import numpy as np
-from crlhf_ray.learner.advantage import Algorithm
-
-limit = 3
-
-def strict(evidence, prior, settings):
-    return float((evidence > 0).all())
-
-def centred(batch):
-    mean = np.mean([rewards.sum() for rewards in batch.rewards])
-    return [np.full(len(rewards), rewards.sum() - mean) for rewards in batch.rewards]
-
-grouped = Algorithm(centred, needs_groups=True)
-
-class Trusting:
-    coins = 0
-    def __init__(self, settings):
-        self.p = 0.9 if settings.use_confidence else 0.6
-    def rates(self, counts, crowd):
-        return np.full(len(counts), self.p), np.full(len(counts), self.p)
-    def beta(self, counts, crowd):
-        return np.ones((len(counts), 2)), np.ones((len(counts), 2))
-    def strengths(self, counts, crowd):
-        return np.zeros(2)
-"""
+from tests.parts import MY_PARTS
 
 
 @pytest.fixture(autouse=True)
 def outside(tmp_path, monkeypatch):
     """A module that is not the package's, where the run is started."""
-    (tmp_path / "my_parts.py").write_text(OURS)
+    (tmp_path / "my_parts.py").write_text(MY_PARTS)
     monkeypatch.syspath_prepend(tmp_path)
 
 

@@ -124,7 +124,7 @@ def retire(
         console.print(f"{len(client.retire(ids))} programs are retired")
 
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")]
+ServerFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="As for `crlhf serve`: dir, database.")
 ]
@@ -133,7 +133,7 @@ Changes = Annotated[
 @review_app.command()
 def backup(
     out: Annotated[Path, typer.Argument(help="The file to write, such as reviews-2026-01-31.backup.")],
-    config: ConfigFile = None,
+    config: ServerFile = None,
     changes: Changes = None,
 ) -> None:
     """Write all that the server keeps into one file; the server may go on working. Keep it as you keep passwords.
@@ -152,7 +152,7 @@ def backup(
 @review_app.command()
 def restore(
     file: Annotated[Path, typer.Argument(help="A file that `crlhf review backup` wrote.")],
-    config: ConfigFile = None,
+    config: ServerFile = None,
     changes: Changes = None,
 ) -> None:
     """Fill the empty database of a server that does not run; SQLite and PostgreSQL take each other's backups.

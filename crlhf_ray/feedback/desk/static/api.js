@@ -48,6 +48,7 @@ function highlightedLine(html, className) {
   return element;
 }
 
+const MEANS = { 1: "correct", "-1": "wrong", 0: "unsure" }; // of a label
 const byId = (id) => document.getElementById(id);
 const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(0) + "%");
 

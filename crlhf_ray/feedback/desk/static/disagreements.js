@@ -1,7 +1,6 @@
 // The lead's list of lines that people disagree on, and their verdicts.
 "use strict";
 
-const MEANS = { 1: "correct", "-1": "wrong", 0: "unsure" };
 let page = 1;
 
 function decide(row, truth) {

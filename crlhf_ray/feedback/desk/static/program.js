@@ -2,7 +2,6 @@
 "use strict";
 
 const SAID = { 1: "✓", "-1": "✗", 0: "?" };
-const MEANS = { 1: "correct", "-1": "wrong", 0: "unsure" };
 const SURE = 0.8;
 
 function verdict(p) {

@@ -31,28 +31,23 @@ def disagreements(session: Session, page: int, round: int | None = None) -> list
         sa.select(split.c.item_id, split.c.line, Program.verdicts)
         .join(Program, Program.item_id == split.c.item_id).order_by(split.c.latest.desc(), split.c.item_id)
     ).all()  # fmt: skip
-    open_ = dict.fromkeys(row.item_id for row in lines if str(row.line) not in (row.verdicts or {}))
-    chosen = list(open_)[PAGE * (page - 1) : PAGE * page]
-    by_id = {p.item_id: p for p in session.scalars(sa.select(Program).where(Program.item_id.in_(chosen)))}
-    programs = [by_id[item_id] for item_id in chosen]
+    undecided: dict[str, list[int]] = {}
+    for item_id, line, decided in lines:
+        if str(line) not in (decided or {}):
+            undecided.setdefault(item_id, []).append(line)
+    chosen = list(undecided)[PAGE * (page - 1) : PAGE * page]
+    programs = {p.item_id: p for p in session.scalars(sa.select(Program).where(Program.item_id.in_(chosen)))}
     who = session.execute(
         sa.select(Submission.item_id, Submission.lease_id, Account.name)
         .join(Account, Account.id == Submission.account_id)
-        .where(Submission.item_id.in_([program.item_id for program in programs])).order_by(Submission.seq)
+        .where(Submission.item_id.in_(chosen)).order_by(Submission.seq)
     ).all()  # fmt: skip
     marks = work.standing(session, [row.lease_id for row in who])
-    found = []
-    for program in programs:
-        said: dict[int, dict[str, int]] = {}
-        for item_id, lease_id, name in who:
-            if item_id == program.item_id:
-                for line, mark in marks[lease_id].items():
-                    said.setdefault(line, {})[name] = int(mark.label or 0)
-        decided = program.verdicts or {}
-        for line, labels in sorted(said.items()):
-            if {1, -1} <= set(labels.values()) and str(line) not in decided:
-                found.append((program, line, labels))
-    return found
+    said: dict[tuple[str, int], dict[str, int]] = {}
+    for item_id, lease_id, name in who:
+        for line, mark in marks[lease_id].items():
+            said.setdefault((item_id, line), {})[name] = int(mark.label or 0)
+    return [(programs[one], line, said[one, line]) for one in chosen for line in sorted(undecided[one])]
 
 
 def decide(session: Session, item_id: str, line: int, truth: int) -> bool:

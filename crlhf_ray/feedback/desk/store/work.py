@@ -37,6 +37,7 @@ LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
 #: How many times as long as a lease somebody may read without a mark.
 READING = 4
 NOT_YOURS = "this program is no longer assigned to you: ask for the next one"
+LEFT_ALONE = "this program was left alone for too long and is no longer assigned to you"
 
 
 class Conflict(CrlhfError):
@@ -259,25 +260,30 @@ def still_reading(session: Session, account_id: int, lease_id: int, settings: Qu
     Raises Conflict where it is not open any more.
     """
     lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
-    if lease is None or lease.account_id != account_id or lease.state in ("released", "submitted"):
+    if lease is None:
         raise Conflict(NOT_YOURS)
-    if lease.state != "open":
-        raise Conflict("this program was left alone for too long and is no longer assigned to you")
+    _refuse_others(account_id, lease)
+    if lease.state == "expired":
+        raise Conflict(LEFT_ALONE)
     marked = session.scalar(sa.select(sa.func.max(Mark.created_at)).where(Mark.lease_id == lease_id))
     until = max(marked or 0.0, lease.issued_at) + READING * settings.lease_seconds
     lease.expires_at = max(lease.expires_at, min(now + settings.lease_seconds, until))
     return lease.expires_at - now
 
 
-def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:
+def _refuse_others(account_id: int, lease: Lease) -> None:
     if lease.account_id != account_id or lease.state == "released":
         raise Conflict(NOT_YOURS)
     if lease.state == "submitted":
         raise Conflict("this program is submitted already")
+
+
+def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:
+    _refuse_others(account_id, lease)
     if lease.state == "expired":
         program = session.get_one(Program, lease.item_id, with_for_update=True)
         if program.state != "open" or (program.slots < 1 and not program.honeypot):
-            raise Conflict("this program was left alone for too long and is no longer assigned to you")
+            raise Conflict(LEFT_ALONE)
         other = session.scalar(sa.select(Lease).where(Lease.account_id == account_id, Lease.state == "open"))
         if other is not None:
             if session.scalar(sa.select(Mark.seq).where(Mark.lease_id == other.id).limit(1)) is not None:
