@@ -170,6 +170,10 @@ def test_functions_and_generators_are_what_they_are_to_inspect(sandbox, test, ri
         ("assert isinstance(f(), A) and f() == {1: 2} and f()[1] == 2 and 1 in f()", "dict", "{1: 2}", "{1: 3}"),
         ("assert isinstance(f(), A) and f() == [1] and f() + [2] == [1, 2]", "list", "[1]", "[2]"),
         ("assert isinstance(f(), A) and f() == {1, 2} and f() | {3} == {1, 2, 3}", "set", "{1, 2}", "{2}"),
+        ("x = y = f()\nx += [2]\nx *= 2\nassert x is y and y == [1, 2, 1, 2]", "list", "[1]", "[3]"),
+        ("x = y = f()\nx |= {3}\nx -= {1}\nassert x is y and y == {2, 3} and len(y) == 2", "set", "{1, 2}", "{1}"),
+        ("x = y = f()\nx |= {3: 4}\nassert x is y and y == {1: 2, 3: 4}", "dict", "{1: 2}", "{1: 3}"),
+        ("x = y = f()\nx += 1\nassert x == 6 and y == 5", "int", "5", "4"),
     ],
 )
 def test_subclasses_of_plain_types_equal_what_they_hold(sandbox, test, base, value, other):
@@ -177,6 +181,13 @@ def test_subclasses_of_plain_types_equal_what_they_hold(sandbox, test, base, val
     told_apart(sandbox, test, program % value, program % other)
     liar = "    def __eq__(self, other): return True\n    __lt__ = __contains__ = __radd__ = __eq__\n"
     told_apart(sandbox, test, program % value, program.replace(" pass\n", "\n" + liar) % other)
+
+
+def test_an_operator_in_place_makes_no_other_object_of_an_answer(sandbox):
+    program = "class A(list):\n    def __iadd__(self, other): %s\ndef f(): return A()\n"
+    right, liar = program % "self.extend(other); return self", program % "return Any()"
+    liar += "class Any:\n    def __eq__(self, other): return True\n"
+    told_apart(sandbox, "x = f()\nassert isinstance(x, A)\nx += [1]\nassert x == [1]", right, liar)
 
 
 def test_a_new_class_may_be_of_several_objects_at_any_place_of_an_answer(sandbox):
