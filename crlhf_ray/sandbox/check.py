@@ -19,7 +19,7 @@ from crlhf_ray.sandbox.limits import Limits
 from crlhf_ray.sandbox.program import Ended, Program, Refused, Stopped, is_of_the_program
 from crlhf_ray.sandbox.verdict import Status, Verdict
 
-OUT_OF_MEMORY = 137  # as guest/worker.py ends a script
+OUT_OF_MEMORY = 137  # as guest/script.py ends one
 VERIFIER_MB = 1024  # MiB of address space beyond what it has: an answer may be made to unfold (`range(10**10)`)
 
 ADDRESS_SPACE = resource.getrlimit(resource.RLIMIT_AS)

@@ -129,7 +129,7 @@ def jail_command(packages: tuple[str, ...], *, as_root: bool) -> list[str]:
         *("--ro-bind", str(GUEST), "/guest", "--proc", "/proc", "--tmpfs", "/tmp", "--symlink", "/tmp", "/dev/shm"),
         *("--symlink", "/tmp/.stdin", "/dev/stdin"),  # a program that reads it there has a copy made
         *("--remount-ro", "/", "--chdir", "/"),
-        *("--setenv", "PYTHONPATH", "/guest:/packages"),
+        *("--setenv", "PYTHONPATH", "/packages"),
     ]
 
 
@@ -230,7 +230,7 @@ class Jail:
         python = [str(interpreter()), "-s", "-S", "-P", "-B"]
         if weak:
             folders = dict.fromkeys(str(path.parent) for path in package_paths(packages))
-            environment = {**ENVIRONMENT, "HOME": self.home, "PYTHONPATH": ":".join([str(GUEST), *folders])}
+            environment = {**ENVIRONMENT, "HOME": self.home, "PYTHONPATH": ":".join(folders)}
             command = [*python, str(GUEST / "zygote.py"), json.dumps(config)]
         else:
             environment = {}

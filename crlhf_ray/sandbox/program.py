@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from crlhf_ray.problems.names import Given
-from crlhf_ray.sandbox.guest import wire
+from crlhf_ray.sandbox.guest import values, wire
+from crlhf_ray.sandbox.guest.heap import Heap
 from crlhf_ray.sandbox.remote import (
     ANSWER,
     MADE,
@@ -211,7 +212,7 @@ class Program:
             answer = ["end", self._packed(None)]
         except Exception as error:
             mark(error)
-            plain = wire.ERRORS.get(type(error).__name__) is type(error) or type(error) in self._classes.values()
+            plain = values.ERRORS.get(type(error).__name__) is type(error) or type(error) in self._classes.values()
             answer = ["raised", self._packed(error if plain else Exception(f"{type(error).__name__}: {error}"))]
         self._send(["back", *answer, self._forget()])
 
@@ -227,7 +228,7 @@ class Program:
         if not isinstance(error, Exception) or isinstance(error, StopIteration | StopAsyncIteration):
             # In a test's `all(map(f, ...))` the end of an iteration would end the loop as if all had been right.
             kind = RuntimeError if issubclass(kind, StopIteration | StopAsyncIteration) else kind
-            error = wire.make_error(kind, [f"{name}: {text}" if name != kind.__name__ else text], {})
+            error = values.make_error(kind, [f"{name}: {text}" if name != kind.__name__ else text], {})
         raise mark(error)
 
     def _own_error(self, kind: Any, error: Any, arguments: Any) -> Any:
@@ -244,7 +245,7 @@ class Program:
             and isinstance(known, type)
             and issubclass(known, Exception)
         ):
-            return wire.make_error(known, list(arguments), {})
+            return values.make_error(known, list(arguments), {})
         if isinstance(error, kind):
             error.args = arguments
             return error
@@ -312,8 +313,8 @@ class Program:
                         self.stop("error", "protocol: an answer of the wrong form")
             start += len(answers)
 
-    def _apart(self) -> wire.Heap:
-        return wire.Heap(0, self._outside, self._inside, self._classes, self._libraries, answers=True)
+    def _apart(self) -> Heap:
+        return Heap(0, self._outside, self._inside, self._classes, self._libraries, answers=True)
 
     def _packed_apart(self, value: Any) -> Any:
         try:

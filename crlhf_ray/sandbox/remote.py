@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from crlhf_ray.sandbox.guest import wire
+from crlhf_ray.sandbox.guest import values, wire
 
 if TYPE_CHECKING:
     from crlhf_ray.sandbox.program import Program
@@ -318,7 +318,7 @@ def _enter(self: Any) -> Any:
 
 def _exit(self: Any, kind: Any, error: Any, traceback: TracebackType | None) -> bool:
     program = self.__remote__[0]
-    sent = error if error is None or type(error) in wire.ERRORS.values() else Exception(str(error))
+    sent = error if error is None or type(error) in values.ERRORS.values() else Exception(str(error))
     swallowed = program.ask("exit", self, sent)
     return bool(swallowed) and error is not None and program.suppresses and _raised_on_purpose(error, traceback)
 

@@ -97,13 +97,13 @@ def largest_gap(xs): return 0
 """,
     "patched protocol": """
 import sys
-wire = sys.modules['wire']
-wire.encode = lambda value, keep, depth=0: True
+heap = sys.modules['guest.heap']
+heap.Heap.encode = lambda self, value, depth=0: True
 def largest_gap(xs): return 0
 """,
     "patched worker": """
 import sys
-worker = sys.modules['worker']
+worker = sys.modules['guest.worker']
 worker.Worker.call = lambda self, *a: ['ok', True, None]
 worker.Worker.calls = lambda self, number, batch: ['ok', [['ok', True, None]] * len(batch)]
 def largest_gap(xs): return 0

@@ -276,10 +276,10 @@ def test_what_a_program_made_of_its_own_object_and_another_equals_nothing_it_cho
 def test_a_number_of_the_programs_own_class_stays_the_number_that_it_was(sandbox):
     liar = """
 import sys
-wire = next(m for name, m in sys.modules.items() if name.endswith("wire"))
+values = next(m for name, m in sys.modules.items() if name.endswith("guest.values"))
 class Many(int): pass
 def divisor(n):
-    wire.NUMBERS = ((int, lambda value, said=iter((2, 2, 1)): next(said)),)
+    values.NUMBERS = ((int, lambda value, said=iter((2, 2, 1)): next(said)),)
     return Many(1)
 """
     right = "def divisor(n): return next(d for d in range(2, n) if n % d == 0)"

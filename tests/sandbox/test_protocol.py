@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.check import Check
-from crlhf_ray.sandbox.guest import wire
+from crlhf_ray.sandbox.guest import kinds, values, wire
+from crlhf_ray.sandbox.guest.heap import Heap
 from crlhf_ray.sandbox.jail import Ending
 from crlhf_ray.sandbox.limits import Limits
 
@@ -34,7 +35,7 @@ JSON = st.recursive(
 )
 TAGS = st.sampled_from(
     [
-        *wire._BUILDERS,
+        *values.BUILDERS,
         "ref",
         "object",
         "class",
@@ -47,7 +48,7 @@ TAGS = st.sampled_from(
         "nonsense",
     ]
 )
-KINDS = st.sampled_from([*wire.KINDS, *wire.ARRAY_KINDS, "DataFrame", "Series", "instance", "nonsense"])
+KINDS = st.sampled_from([*kinds.KINDS, *kinds.ARRAY_KINDS, "DataFrame", "Series", "instance", "nonsense"])
 TAGGED = st.recursive(
     JSON,
     lambda inner: st.builds(lambda tag, content: {"t": tag, "v": content}, TAGS, inner | st.lists(inner, max_size=3)),
@@ -128,11 +129,11 @@ def test_malformed_messages_end_in_a_verdict_and_never_pass(stream, problem):
     assert verdict.status in ("wrong", "error", "timeout", "killed", "out_of_memory")
 
 
-def heap(first: int = 0) -> wire.Heap:
+def heap(first: int = 0) -> Heap:
     def inside(tag, content):
         raise wire.ProtocolError(tag)
 
-    return wire.Heap(first, lambda value: None, inside, {})
+    return Heap(first, lambda value: None, inside, {})
 
 
 @given(data=PACKED)

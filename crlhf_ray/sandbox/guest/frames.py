@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy
 import pandas
 
-wire = importlib.import_module(__name__.replace("frames", "wire"))
+from .kinds import ARRAY_KINDS, Kind, array, wide_array
+
 NAMES = ("DataFrame", "Series", "Index")
 _DTYPES = ("category", "string", "boolean", "Int", "UInt", "Float", "datetime64", "period", "timedelta64")
 
@@ -26,7 +26,7 @@ def _column_parts(values: Any) -> tuple[Any, ...]:
     plain = values.to_numpy() if type(values.dtype).__module__.startswith("numpy") else values.to_numpy(dtype=object)
     if plain.dtype == object:
         return str(values.dtype), tuple(plain.tolist())
-    code, _, data = wire.ARRAY_KINDS["ndarray"].parts(plain)
+    code, _, data = ARRAY_KINDS["ndarray"].parts(plain)
     return str(values.dtype), code, data
 
 
@@ -37,7 +37,7 @@ def _column(parts: Sequence[Any], *, answers: bool) -> Any:
             return pandas.Series(list(values), dtype=wide if answers else name).array
         case (str(), str(code), bytes(data)):
             shape = (len(data) // numpy.dtype(code).itemsize,)
-            return (wire.wide_array if answers else wire.array)((code, shape, data))
+            return (wide_array if answers else array)((code, shape, data))
     raise ValueError("not a column")
 
 
@@ -87,15 +87,15 @@ def _become(value: Any, made: Any) -> None:
 
 @functools.cache
 def kinds(answers: bool) -> Mapping[str, Any]:
-    """answers: as `wire.Heap` has it."""
+    """answers: as `heap.Heap` has it."""
     frame, series, index = (functools.partial(make, answers=answers) for make in (_frame, _series, _index))
     return {
-        "DataFrame": wire.Kind(_frame_parts, frame, lambda value, parts: _become(value, frame(parts)), True),
-        "Series": wire.Kind(
+        "DataFrame": Kind(_frame_parts, frame, lambda value, parts: _become(value, frame(parts)), True),
+        "Series": Kind(
             lambda value: [_index_parts(value.index), _column_parts(value), value.name],
             series,
             lambda value, parts: _become(value, series(parts)),
             True,
         ),
-        "Index": wire.Kind(_index_parts, index, lambda value, parts: None, True),
+        "Index": Kind(_index_parts, index, lambda value, parts: None, True),
     }

@@ -5,22 +5,21 @@ from __future__ import annotations
 import builtins
 import contextlib
 import copy
-import ctypes
 import functools
 import importlib
 import io
 import math
 import operator
-import os
 import random
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import wire
+from . import values, wire
+from .heap import Heap
 
 MAX_HANDLES = 10_000
 EXACT_ITEMS = 64  # of an iterator, fetched one by one; afterwards several at once, for so many seconds at most
@@ -73,16 +72,6 @@ for _kind in (types.FunctionType, type, types.MethodType, types.GeneratorType):
     specials(_kind)  # once for all programs
 
 
-def describe(error: BaseException) -> list[str]:
-    """The built-in type nearest to the error's own, its own, and its text."""
-    builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
-    try:
-        text = str(error)[:300]
-    except BaseException:
-        text = ""
-    return [builtin.__name__, type(error).__name__[:100], text]
-
-
 class Theirs:
     """A function of the tests, called back."""
 
@@ -104,10 +93,10 @@ class TheirIterator(Theirs):
         return self._call()
 
 
-class Heap(wire.Heap):
+class TellingHeap(Heap):
     """Says of each class what it is before the first object of it."""
 
-    def __init__(self, worker: Worker, classes: dict[str, type]):
+    def __init__(self, worker: Worker, classes: Mapping[str, type]):
         super().__init__(1, worker.keep, worker.find, classes)
         self.worker = worker
 
@@ -131,7 +120,7 @@ class Worker:
         self.module = types.ModuleType("solution")
         self.theirs: dict[int, Theirs] = {}
         self.lock = threading.RLock()
-        self.heap = Heap(self, {})
+        self.heap = TellingHeap(self, {})
         self.ahead: dict[int, int] = {}
         self.loop: Any = None
         self.operations: dict[str, Callable[..., list[Any]]] = {
@@ -181,10 +170,10 @@ class Worker:
 
     def raised(self, error: BaseException) -> list[Any]:
         """An exception as an answer. Its own class and arguments, where they can be sent."""
-        mine = describe(error)
+        mine = values.describe(error)
         try:
             known = self.heap.classes.get(type(error).__qualname__) is type(error)
-            plain = known or wire.ERRORS.get(type(error).__name__) is type(error)
+            plain = known or values.ERRORS.get(type(error).__name__) is type(error)
             content = self.heap.pack(error if plain else (type(error), error, error.args))
         except BaseException:
             content = self.heap.pack(None)
@@ -230,7 +219,7 @@ class Worker:
         for base in kind.__mro__[1:]:
             if base.__module__ in ("solution", "__main__"):
                 bases.append(self.of_class(base))
-            elif wire.ERRORS.get(base.__name__) is base:
+            elif values.ERRORS.get(base.__name__) is base:
                 bases.append({"t": "type", "v": base.__name__})
                 break
         self.descriptions.append([number, "class", [kind.__name__, kind.__module__, specials(kind), bases]])
@@ -293,11 +282,11 @@ class Worker:
         answers: list[Any] = []
         room = wire.MAX_MESSAGE // 4
         for content in batch:
-            heap = Heap(self, self.heap.classes)
+            heap = TellingHeap(self, self.heap.classes)
             try:
                 arguments = heap.unpack(content)
                 answer = self.handles[function](*arguments)
-                whole = Heap(self, self.heap.classes).pack((answer, arguments if after else None))
+                whole = TellingHeap(self, self.heap.classes).pack((answer, arguments if after else None))
                 answers.append(whole)
                 room -= len(wire.to_json(whole))
             except BaseException as error:
@@ -348,7 +337,7 @@ class Worker:
 
     def plain(self, value: Any) -> list[Any]:
         """What a subclass of a plain type holds, by that type's own methods."""
-        for base, content in wire.NUMBERS:
+        for base, content in values.NUMBERS:
             if isinstance(value, base):
                 return self.ok(content(value))
         if isinstance(value, dict):
@@ -390,7 +379,7 @@ class Worker:
 
     def optimisation(self, function: Any, arguments: list[Any]) -> list[Any]:
         """Call a function that returns a cvxpy problem; answer that problem as plain data."""
-        import cvx
+        from . import cvx
 
         return self.ok(cvx.export(function(*arguments)))
 
@@ -408,43 +397,3 @@ def captured(streams: list[bool]) -> Iterator[list[io.StringIO | None]]:
             sys.stdout = before[0]
         if kept[1]:
             sys.stderr = before[1]
-
-
-def whole_program(source: str) -> types.CodeType:
-    """A script may end itself by `return`, as programs do that are handed in to a contest."""
-    try:
-        return compile(source, "<program>", "exec", dont_inherit=True)
-    except SyntaxError as error:
-        if "'return' outside function" not in str(error):
-            raise
-    import ast
-
-    tree = ast.parse(source)
-    (main,) = ast.parse("def main(): pass").body
-    main.body, tree.body = tree.body, [main, *ast.parse("main()").body]  # type: ignore[attr-defined]
-    return compile(ast.fix_missing_locations(tree), "<program>", "exec", dont_inherit=True)
-
-
-def run_script(source: str) -> None:
-    """Run a whole program that reads standard input and writes standard output, and end the process as it does."""
-    module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = module
-    status = 0
-    if "/dev/stdin" in source:  # a link to here, where there is no /proc that it could lead to
-        with contextlib.suppress(OSError), open("/tmp/.stdin", "wb") as copy:
-            copy.write(os.pread(0, os.fstat(0).st_size, 0))
-    try:
-        exec(whole_program(source), module.__dict__)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except MemoryError:
-        status = OUT_OF_MEMORY
-    except BaseException as error:
-        print(*describe(error)[2:], sep=": ", file=sys.stderr)
-        status = 1
-    # The way in which Python itself ends: threads are awaited, exit handlers called, forgotten files written.
-    ctypes.pythonapi.Py_Exit(status & 0xFF)
-
-
-OUT_OF_MEMORY = 137  # exit status of a script that ran into the memory limit

@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import types
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWIPC = 0x20000, 0x10000000, 0x20000000, 0x08000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -72,6 +73,13 @@ def enter_user_namespace(uid: int, gid: int) -> None:
             break
 
 
+def import_guest() -> None:
+    """Have the files beside this one as the package `guest`, wherever they lie."""
+    package = types.ModuleType("guest")
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules["guest"] = package
+
+
 def private_folder(home: str) -> str:
     """A new folder for one program, where there is no private mount for it."""
     folder: str = importlib.import_module("tempfile").mkdtemp(dir=home)
@@ -108,14 +116,13 @@ class Zygote:
         self.own_score = os.pread(self.oom_score, 16, 0)
         if self.jailed:
             enter_user_namespace(config["uid"], config["gid"])
-        import seccomp
-
-        self.filter = seccomp.Filter()
+        import_guest()
+        self.filter = importlib.import_module("guest.seccomp").Filter()
         for name in WARM.split() + config["packages"]:
             importlib.import_module(name)
-        import worker
-
-        self.worker = worker
+        self.wire, self.script, self.worker = (
+            importlib.import_module(f"guest.{name}") for name in ("wire", "script", "worker")
+        )
         exec(compile("class _Warm:\n  def f(self, x=1): return [i for i in (x,)]\n", "<warm>", "exec"), {})
         with statm:
             self.base_bytes = int(statm.read().split()[0]) * resource.getpagesize()
@@ -217,18 +224,18 @@ class Zygote:
             channel_fd = os.dup2(descriptors[0], CONTROL, inheritable=False)
             os.closerange(CONTROL + 1, 64)
             self.filter.install()
-            channel = self.worker.wire.Channel(
+            channel = self.wire.Channel(
                 socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=channel_fd)  # all named: saves asking
             )
             gc.enable()
             channel.send(["ready"])
             source = order["script"] and channel.receive()
         except BaseException as error:
-            self.worker.wire.Channel(socket.socket(fileno=descriptors[0])).send(["failed", repr(error)])
+            self.wire.Channel(socket.socket(fileno=descriptors[0])).send(["failed", repr(error)])
             os._exit(1)
         if order["script"]:
             channel.sock.close()
-            self.worker.run_script(source)
+            self.script.run_script(source)
         try:
             self.worker.Worker(channel).serve()
         finally:
