@@ -10,7 +10,7 @@ import pyarrow as pa
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
 from crlhf_ray.feedback.desk.client import AnnotationClient
 from crlhf_ray.feedback.desk.known_crowd import as_marks
-from crlhf_ray.feedback.desk.store import work
+from crlhf_ray.feedback.desk.store import reviews
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.settings import FeedbackSettings
@@ -38,9 +38,9 @@ def read_marks(run_dir: Path, settings: FeedbackSettings) -> pa.Table:
 def _stored(database: Database) -> Iterator[pa.Table]:
     try:
         with database.read() as session:
-            cursor, (rows, after) = 0, work.events(session, 0)
+            cursor, (rows, after) = 0, reviews.events(session, 0)
             while after != cursor:
                 yield as_marks(rows)
-                cursor, (rows, after) = after, work.events(session, after)
+                cursor, (rows, after) = after, reviews.events(session, after)
     finally:
         database.engine.dispose()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,21 @@ _KINDS: dict[str, tuple[float, float, float, float, float, float]] = {
     "drifting": (0.74, 0.61, 0.14, 7_000, 0.79, 0.74),
 }
 _DRIFT = (0.16, 0.15)
+
+
+class _Asked(NamedTuple):
+    """One entry for each line that a member is asked about; member counts those who take part.
+
+    clean: nothing of its item is wrong. later: it is wrong, and so is an earlier line of its item.
+    """
+
+    item: np.ndarray
+    member: np.ndarray
+    line: np.ndarray
+    correct: np.ndarray
+    key: np.ndarray
+    clean: np.ndarray
+    later: np.ndarray
 
 
 class Crowd:
@@ -101,37 +117,21 @@ class Crowd:
                 f"labels_per_item is {labels_per_item}: use 1 to {len(members)}, the annotators taking part"
             )
         keys = np.array([self._key(f"a:{self.annotator_ids[m]}") for m in members], dtype=np.uint64)
-
-        item_of, who, line_of, z, line_keys, clean, later = [], [], [], [], [], [], []
-        for number, item in enumerate(items):
-            item_truth = _truth_of(item, truth)
-            item_key = np.uint64(self._key("i:" + item.item_id + "\0" + "\n".join(item.lines)))
-            drawn = np.sort(np.argsort(_mix(keys ^ item_key), kind="stable")[:wanted])
-            to_review = np.asarray(item.to_review, dtype=np.int64)
-            item_of.append(np.full(wanted * len(to_review), number))
-            who.append(np.repeat(drawn, len(to_review)))
-            line_of.append(np.tile(to_review, wanted))
-            wrong = item_truth[to_review] < 0
-            z.append(np.tile(item_truth[to_review], wanted))
-            clean.append(np.full(wanted * len(to_review), not wrong.any()))
-            later.append(np.tile(wrong & (np.cumsum(wrong) > 1), wanted))
-            line_keys.append(np.tile(_mix(item_key + to_review.astype(np.uint64)), wanted))
-        if not sum(map(len, item_of)):
+        asked = self._asked(items, truth, keys, wanted)
+        if not len(asked.line):
             return ANNOTATION_SCHEMA.empty_table()
-        item_index, member = np.concatenate(item_of), np.concatenate(who)
-        line, correct, line_key = np.concatenate(line_of), np.concatenate(z) > 0, np.concatenate(line_keys)
-        answer_key = _mix(line_key ^ keys[member])
-        annotator = members[member]
+        answer_key = _mix(asked.key ^ keys[asked.member])
+        annotator = members[asked.member]
 
         sensitivity, specificity = self._skill(progress)
-        skill = np.where(correct, sensitivity[annotator], specificity[annotator])
+        skill = np.where(asked.correct, sensitivity[annotator], specificity[annotator])
         rho = self.settings.shared_difficulty
-        hardness = np.sqrt(rho) * ndtri(_uniform(line_key, 0)) + np.sqrt(1 - rho) * ndtri(_uniform(answer_key, 1))
+        hardness = np.sqrt(rho) * ndtri(_uniform(asked.key, 0)) + np.sqrt(1 - rho) * ndtri(_uniform(answer_key, 1))
         right = ndtr(hardness) < skill
-        right &= ~(np.concatenate(clean) & (_uniform(answer_key, 5) < self._style[annotator]))
-        right &= ~(np.concatenate(later) & (_uniform(answer_key, 6) < self._overlooks[annotator]))
+        right &= ~(asked.clean & (_uniform(answer_key, 5) < self._style[annotator]))
+        right &= ~(asked.later & (_uniform(answer_key, 6) < self._overlooks[annotator]))
         unsure = _uniform(answer_key, 2) < self._unsure[annotator]
-        label = np.where(unsure, 0, np.where(correct == right, 1, -1)).astype(np.int8)
+        label = np.where(unsure, 0, np.where(asked.correct == right, 1, -1)).astype(np.int8)
 
         mean = np.where(right, self._sure_right[annotator], self._sure_wrong[annotator])
         confidence = np.clip(mean + 0.15 * ndtri(_uniform(answer_key, 3)), 0.0, 1.0).astype(np.float32)
@@ -141,8 +141,8 @@ class Crowd:
         return pa.table(
             [
                 pa.array(event_ids),
-                pa.array([i.item_id for i in items]).take(pa.array(item_index)),
-                pa.array(line, pa.int32()),
+                pa.array([i.item_id for i in items]).take(pa.array(asked.item)),
+                pa.array(asked.line, pa.int32()),
                 pa.array(self.annotator_ids).take(pa.array(annotator)),
                 pa.array(label),
                 pa.array(confidence, mask=unsure),
@@ -152,6 +152,30 @@ class Crowd:
             ],
             schema=ANNOTATION_SCHEMA,
         )
+
+    def _asked(self, items: Sequence[Item], truth: Mapping[str, np.ndarray], keys: np.ndarray, wanted: int) -> _Asked:
+        """Which lines each of the members with these keys is asked about."""
+        parts: list[_Asked] = []
+        for number, item in enumerate(items):
+            correct = _truth_of(item, truth) > 0
+            item_key = np.uint64(self._key("i:" + item.item_id + "\0" + "\n".join(item.lines)))
+            drawn = np.sort(np.argsort(_mix(keys ^ item_key), kind="stable")[:wanted])
+            lines = np.asarray(item.to_review, dtype=np.int64)
+            wrong = ~correct[lines]
+            parts.append(
+                _Asked(
+                    item=np.full(wanted * len(lines), number),
+                    member=np.repeat(drawn, len(lines)),
+                    line=np.tile(lines, wanted),
+                    correct=np.tile(~wrong, wanted),
+                    key=np.tile(_mix(item_key + lines.astype(np.uint64)), wanted),
+                    clean=np.full(wanted * len(lines), not wrong.any()),
+                    later=np.tile(wrong & (np.cumsum(wrong) > 1), wanted),
+                )
+            )
+        if not parts:
+            return _Asked(*([np.empty(0, dtype=np.int64)] * len(_Asked._fields)))
+        return _Asked(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _skill(self, progress: float) -> tuple[np.ndarray, np.ndarray]:
         if not 0.0 <= progress <= 1.0:

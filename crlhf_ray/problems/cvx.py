@@ -1,73 +1,12 @@
-"""Bundled convex optimisation problems: prompts, references, data, and wrong programs that the checker must reject."""
+"""Bundled convex optimisation problems."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-
-from crlhf_ray.problems.optimisation import OptimisationChecker
+from crlhf_ray.problems.cvx_task import Task, draw, positive
 from crlhf_ray.problems.problem import Problem
 
-_HEAD = "import cvxpy as cp\nimport numpy as np\n\n\n"
-
-
-@dataclass(frozen=True)
-class _Task:
-    """variants: what is wrong, the text in the reference, and what the wrong program has in its place."""
-
-    name: str
-    signature: str
-    text: str
-    body: str
-    instances: tuple[tuple[Any, ...], ...]
-    variants: tuple[tuple[str, str, str], ...]
-
-    @property
-    def prompt(self) -> str:
-        return f'{_HEAD}def build({self.signature}) -> cp.Problem:\n    """{self.text}"""'
-
-    @property
-    def completion(self) -> str:
-        return "\n" + "".join(f"    {line}\n" for line in self.body.strip().splitlines())
-
-    def wrong(self) -> dict[str, str]:
-        programs = {}
-        for what, old, new in self.variants:
-            if old not in self.completion:
-                raise ValueError(f"{self.name}: the reference does not hold {old!r}")
-            programs[what] = self.completion.replace(old, new)
-        return programs
-
-    def problem(self) -> Problem:
-        return Problem(
-            problem_id=f"cvx/{self.name}",
-            prompt=self.prompt,
-            entry_point="build",
-            checker=OptimisationChecker(self.prompt + self.completion, self.instances),
-            references=(self.completion,),
-            language="cvxpy",
-            split="heldout",
-            difficulty="hard",
-            family="cvx",
-            packages=("cvxpy",),
-        )
-
-
-def _draw(seed: int, *shapes: tuple[int, ...]) -> tuple[list[Any], ...]:
-    """Random matrices as nested lists with two digits."""
-    generator = np.random.default_rng(seed)
-    return tuple(np.round(generator.standard_normal(shape), 2).tolist() for shape in shapes)
-
-
-def _positive(seed: int, *shapes: tuple[int, ...]) -> tuple[list[Any], ...]:
-    generator = np.random.default_rng(seed)
-    return tuple(np.round(generator.uniform(0.2, 2.0, shape), 2).tolist() for shape in shapes)
-
-
-TASKS: tuple[_Task, ...] = (
-    _Task(
+TASKS: tuple[Task, ...] = (
+    Task(
         "nonnegative_least_squares",
         "A, b",
         'Minimise the sum of squares of A x - b over x >= 0.\n\n    The variable is a vector called "x".\n    ',
@@ -76,7 +15,7 @@ A, b = np.array(A), np.array(b)
 x = cp.Variable(A.shape[1], name="x")
 return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0])
 """,
-        (_draw(1, (6, 3), (6,)), _draw(2, (8, 4), (8,))),
+        (draw(1, (6, 3), (6,)), draw(2, (8, 4), (8,))),
         (
             ("non-convex", "cp.Minimize(cp.sum_squares(A @ x - b))", "cp.Maximize(cp.sum_squares(A @ x - b))"),
             ("dropped constraint", ", [x >= 0]", ""),
@@ -85,7 +24,7 @@ return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0])
             ("wrong data", "A @ x - b", "A @ x + b"),
         ),
     ),
-    _Task(
+    Task(
         "lasso",
         "A, b, weight",
         "Minimise half the sum of squares of A x - b plus weight times the 1-norm of x.\n\n"
@@ -95,7 +34,7 @@ A, b = np.array(A), np.array(b)
 x = cp.Variable(A.shape[1], name="x")
 return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b) / 2 + weight * cp.norm1(x)))
 """,
-        ((*_draw(3, (7, 4), (7,)), 0.5), (*_draw(4, (5, 6), (5,)), 0.3)),
+        ((*draw(3, (7, 4), (7,)), 0.5), (*draw(4, (5, 6), (5,)), 0.3)),
         (
             ("non-convex", "+ weight", "- weight"),
             ("dropped term", " + weight * cp.norm1(x)", ""),
@@ -103,7 +42,7 @@ return cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b) / 2 + weight * cp.norm1(
             ("hard-coded", "weight * cp", "0.5 * cp"),
         ),
     ),
-    _Task(
+    Task(
         "ridge_on_the_simplex_plane",
         "A, b, weight",
         "Minimise the sum of squares of A x - b plus weight times that of x, where the entries of x sum to one.\n\n"
@@ -114,7 +53,7 @@ x = cp.Variable(A.shape[1], name="x")
 cost = cp.sum_squares(A @ x - b) + weight * cp.sum_squares(x)
 return cp.Problem(cp.Minimize(cost), [cp.sum(x) == 1])
 """,
-        ((*_draw(5, (6, 4), (6,)), 1.0), (*_draw(6, (4, 5), (4,)), 0.2)),
+        ((*draw(5, (6, 4), (6,)), 1.0), (*draw(6, (4, 5), (4,)), 0.2)),
         (
             ("non-convex", "+ weight", "- 100 * weight"),
             ("dropped constraint", ", [cp.sum(x) == 1]", ""),
@@ -122,7 +61,7 @@ return cp.Problem(cp.Minimize(cost), [cp.sum(x) == 1])
             ("hard-coded", "[cp.sum(x) == 1]", "[x == 1 / A.shape[1]]"),
         ),
     ),
-    _Task(
+    Task(
         "portfolio",
         "mean, factors, wanted",
         "Choose weights x >= 0 that sum to one and whose mean return is at least wanted, of least risk, the sum of "
@@ -134,8 +73,8 @@ risk = cp.sum_squares(factors.T @ x)
 return cp.Problem(cp.Minimize(risk), [mean @ x >= wanted, cp.sum(x) == 1, x >= 0])
 """,
         (
-            ([0.1, 0.3, 0.2, 0.05], *_draw(7, (4, 3)), 0.2),
-            ([0.5, 0.1, 0.4], *_draw(8, (3, 3)), 0.35),
+            ([0.1, 0.3, 0.2, 0.05], *draw(7, (4, 3)), 0.2),
+            ([0.5, 0.1, 0.4], *draw(8, (3, 3)), 0.35),
         ),
         (
             ("non-convex", "cp.Minimize(risk)", "cp.Maximize(risk)"),
@@ -146,7 +85,7 @@ return cp.Problem(cp.Minimize(risk), [mean @ x >= wanted, cp.sum(x) == 1, x >= 0
             ("hard-coded", "[mean", "[x == 1 / len(mean), mean"),
         ),
     ),
-    _Task(
+    Task(
         "minimax_regression",
         "A, b",
         'Minimise the largest absolute entry of A x - b.\n\n    The variable is a vector called "x".\n    ',
@@ -155,7 +94,7 @@ A, b = np.array(A), np.array(b)
 x = cp.Variable(A.shape[1], name="x")
 return cp.Problem(cp.Minimize(cp.norm_inf(A @ x - b)))
 """,
-        (_draw(9, (8, 3), (8,)), _draw(10, (6, 2), (6,))),
+        (draw(9, (8, 3), (8,)), draw(10, (6, 2), (6,))),
         (
             ("non-convex", "cp.norm_inf(A @ x - b)", "cp.min(cp.abs(A @ x - b))"),
             ("one side only", "cp.norm_inf(A @ x - b)", "cp.max(A @ x - b)"),
@@ -164,7 +103,7 @@ return cp.Problem(cp.Minimize(cp.norm_inf(A @ x - b)))
             ("hard-coded", "cp.norm_inf(A @ x - b)", "cp.norm_inf(x) + 0.5"),
         ),
     ),
-    _Task(
+    Task(
         "diet",
         "cost, nutrients, needed, most",
         "Buy amounts x of foods at least cost so that nutrients @ x is at least needed and 0 <= x <= most.\n\n"
@@ -175,8 +114,8 @@ x = cp.Variable(len(cost), name="x")
 return cp.Problem(cp.Minimize(cost @ x), [nutrients @ x >= needed, x >= 0, x <= most])
 """,
         (
-            (*_positive(11, (4,), (3, 4), (3,)), 2.0),
-            (*_positive(12, (5,), (2, 5), (2,)), 1.5),
+            (*positive(11, (4,), (3, 4), (3,)), 2.0),
+            (*positive(12, (5,), (2, 5), (2,)), 1.5),
         ),
         (
             ("non-convex", "[nutrients", "[cp.sqrt(x[0]) <= 1, nutrients"),
@@ -188,7 +127,7 @@ return cp.Problem(cp.Minimize(cost @ x), [nutrients @ x >= needed, x >= 0, x <= 
             ("hard-coded", "x <= most", "x <= 2"),
         ),
     ),
-    _Task(
+    Task(
         "chebyshev_centre",
         "A, b",
         "Find the largest ball inside the polyhedron A x <= b: maximise its radius, which may not be negative.\n\n"
@@ -210,7 +149,7 @@ return cp.Problem(cp.Maximize(r), [A @ x + np.linalg.norm(A, axis=1) * r <= b, r
             ("hard-coded", "r >= 0]", "r >= 0, r == 1.2, x == 0.5]"),
         ),
     ),
-    _Task(
+    Task(
         "smallest_enclosing_ball",
         "points",
         "Find the centre from which the farthest of the points, the rows, is as near as can be.\n\n"
@@ -220,7 +159,7 @@ points = np.array(points)
 x = cp.Variable(points.shape[1], name="x")
 return cp.Problem(cp.Minimize(cp.maximum(*[cp.norm(point - x) for point in points])))
 """,
-        (_draw(13, (6, 2)), _draw(14, (7, 3))),
+        (draw(13, (6, 2)), draw(14, (7, 3))),
         (
             ("non-convex", "cp.maximum", "cp.minimum"),
             (
@@ -233,7 +172,7 @@ return cp.Problem(cp.Minimize(cp.maximum(*[cp.norm(point - x) for point in point
             ("hard-coded", "cp.maximum(*[", "cp.maximum(cp.norm(x - 1), *[0 * "),
         ),
     ),
-    _Task(
+    Task(
         "maximum_entropy",
         "values, mean",
         "Find the distribution p on the given values, with the given mean, of largest entropy.\n\n"
@@ -252,7 +191,7 @@ return cp.Problem(cp.Maximize(cp.sum(cp.entr(p))), [p >= 0, cp.sum(p) == 1, valu
             ("hard-coded", "== mean]", "== mean, p == 1 / len(values)]"),
         ),
     ),
-    _Task(
+    Task(
         "water_filling",
         "noise, power",
         "Share power among channels: maximise the sum of log(noise + x), where x >= 0 sums to power.\n\n"
@@ -271,7 +210,7 @@ return cp.Problem(cp.Maximize(cp.sum(cp.log(noise + x))), [x >= 0, cp.sum(x) == 
             ("hard-coded", "== power]", "== power, x[0] == power / 2]"),
         ),
     ),
-    _Task(
+    Task(
         "bounded_huber_regression",
         "A, b, low, high",
         "Minimise the sum of the Huber function (threshold 1) of A x - b, where every entry of x lies between low\n"
@@ -281,7 +220,7 @@ A, b = np.array(A), np.array(b)
 x = cp.Variable(A.shape[1], name="x")
 return cp.Problem(cp.Minimize(cp.sum(cp.huber(A @ x - b))), [x >= low, x <= high])
 """,
-        ((*_draw(15, (9, 3), (9,)), -0.2, 0.1), (*_draw(16, (6, 2), (6,)), 0.1, 0.5)),
+        ((*draw(15, (9, 3), (9,)), -0.2, 0.1), (*draw(16, (6, 2), (6,)), 0.1, 0.5)),
         (
             ("non-convex", "cp.huber(A @ x - b)", "cp.log(1 + cp.abs(A @ x - b))"),
             ("dropped lower bound", "x >= low, ", ""),
@@ -291,7 +230,7 @@ return cp.Problem(cp.Minimize(cp.sum(cp.huber(A @ x - b))), [x >= low, x <= high
             ("hard-coded", "x <= high", "x <= 0.1"),
         ),
     ),
-    _Task(
+    Task(
         "weighted_median_point",
         "points, weights",
         "Find the point whose distances to the points, the rows, times their weights, have the least sum.\n\n"
@@ -301,7 +240,7 @@ points, weights = np.array(points), np.array(weights)
 x = cp.Variable(points.shape[1], name="x")
 return cp.Problem(cp.Minimize(sum(w * cp.norm(x - point) for w, point in zip(weights, points))))
 """,
-        ((*_draw(17, (5, 2)), [1.0, 2.0, 0.5, 1.5, 1.0]), (*_draw(18, (4, 3)), [1.0, 1.0, 3.0, 0.2])),
+        ((*draw(17, (5, 2)), [1.0, 2.0, 0.5, 1.5, 1.0]), (*draw(18, (4, 3)), [1.0, 1.0, 3.0, 0.2])),
         (
             ("non-convex", "cp.norm(x - point)", "cp.sqrt(cp.norm(x - point))"),
             ("dropped weights", "w * cp", "cp"),
@@ -310,7 +249,7 @@ return cp.Problem(cp.Minimize(sum(w * cp.norm(x - point) for w, point in zip(wei
             ("hard-coded", "x - point", "x - points[0]"),
         ),
     ),
-    _Task(
+    Task(
         "total_variation",
         "signal, weight",
         "Smooth the signal: minimise the sum of squares of x - signal plus weight times the sum of the absolute\n"
@@ -320,7 +259,7 @@ signal = np.array(signal)
 x = cp.Variable(len(signal), name="x")
 return cp.Problem(cp.Minimize(cp.sum_squares(x - signal) + weight * cp.norm1(x[1:] - x[:-1])))
 """,
-        ((*_draw(19, (12,)), 0.7), (*_draw(20, (8,)), 2.0)),
+        ((*draw(19, (12,)), 0.7), (*draw(20, (8,)), 2.0)),
         (
             ("non-convex", "+ weight", "- weight"),
             ("dropped term", " + weight * cp.norm1(x[1:] - x[:-1])", ""),
@@ -329,7 +268,7 @@ return cp.Problem(cp.Minimize(cp.sum_squares(x - signal) + weight * cp.norm1(x[1
             ("hard-coded", "weight * cp", "0.7 * cp"),
         ),
     ),
-    _Task(
+    Task(
         "maximum_flow",
         "edges, capacity, nodes",
         "Send as much as possible from node 0 to the last node: each edge (i, j) carries between 0 and its capacity\n"
@@ -353,7 +292,7 @@ return cp.Problem(cp.Maximize(out[0] @ flow), [flow >= 0, flow <= np.array(capac
             ("hard-coded", "== 0]", "== 0, flow[0] == 1]"),
         ),
     ),
-    _Task(
+    Task(
         "nearest_correlation_matrix",
         "A",
         "Find the positive semidefinite matrix with a diagonal of ones that is nearest to A in the Frobenius norm.\n\n"
@@ -375,7 +314,7 @@ return cp.Problem(cp.Minimize(cp.norm(X - A, "fro")), [X >> 0, cp.diag(X) == 1])
             ("hard-coded", "== 1]", "== 1, X[0, 1] == 0.5]"),
         ),
     ),
-    _Task(
+    Task(
         "regularised_logistic_regression",
         "features, labels, weight",
         "Fit a linear classifier: minimise the sum over rows of log(1 + exp(-label * (features @ w))) plus weight\n"
@@ -387,8 +326,8 @@ margins = cp.multiply(labels, features @ w)
 return cp.Problem(cp.Minimize(cp.sum(cp.logistic(-margins)) + weight * cp.sum_squares(w)))
 """,
         (
-            (*_draw(21, (6, 2)), [1, -1, 1, 1, -1, -1], 0.5),
-            (*_draw(22, (5, 3)), [-1, -1, 1, 1, 1], 0.1),
+            (*draw(21, (6, 2)), [1, -1, 1, 1, -1, -1], 0.5),
+            (*draw(22, (5, 3)), [-1, -1, 1, 1, 1], 0.1),
         ),
         (
             ("non-convex", "+ weight", "- weight"),

@@ -21,7 +21,8 @@ from crlhf_ray.feedback.desk.client import AnnotationClient, ServerError
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.security import create_account
 from crlhf_ray.feedback.desk.store.models import Account, Base, Lease, Mark, Program, Submission
-from crlhf_ray.feedback.desk.store.work import Conflict, Marking, NewMark
+from crlhf_ray.feedback.desk.store.reviews import Marking, NewMark
+from crlhf_ray.feedback.desk.store.work import Conflict
 from tests.desk.conftest import PASSWORD, review, work
 
 CLIENTS, PROGRAMS, WANTED = 200, 150, 3

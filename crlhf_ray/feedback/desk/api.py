@@ -16,7 +16,7 @@ from crlhf_ray.feedback.desk.highlight import highlighted
 from crlhf_ray.feedback.desk.keys import check_keys, key_table
 from crlhf_ray.feedback.desk.names import normalised
 from crlhf_ray.feedback.desk.security import Annotator, note, verify_password
-from crlhf_ray.feedback.desk.store import work
+from crlhf_ray.feedback.desk.store import reviews, work
 from crlhf_ray.feedback.desk.store.models import Account, Comment, Lease, Program, Submission
 
 router = APIRouter(prefix="/api/v1", tags=["annotate"])
@@ -187,8 +187,8 @@ def next_task(account: Annotator, desk: TheDesk) -> Any:
 @router.post("/leases/{lease_id}/marks")
 async def save_marks(lease_id: RowId, body: MarksIn, account: Annotator, desk: TheDesk) -> dict[str, Any]:
     """Save marks. When this answers they are on the disk; sending them again changes nothing."""
-    latest = {mark.event_id: work.NewMark(**dict(mark)) for mark in body.marks}
-    await asyncio.wrap_future(desk.save_marks(work.Marking(account.id, lease_id, list(latest.values()))))
+    latest = {mark.event_id: reviews.NewMark(**dict(mark)) for mark in body.marks}
+    await asyncio.wrap_future(desk.save_marks(reviews.Marking(account.id, lease_id, list(latest.values()))))
     return {"saved": list(latest)}
 
 
@@ -215,10 +215,10 @@ def submit(lease_id: RowId, body: SubmitIn, account: Annotator, desk: TheDesk) -
     Submitting again, as after an answer that was lost, changes nothing and is answered alike.
     """
     try:
-        done, task = desk.submit(work.Submitting(account.id, lease_id, body.confidence))
+        done, task = desk.submit(reviews.Submitting(account.id, lease_id, body.confidence))
     except work.Conflict:
         with desk.database.read() as session:
-            before = work.submitted(session, account, lease_id)
+            before = reviews.submitted(session, account, lease_id)
         if before is None:
             raise
         done, task = before, desk.next_task(account)

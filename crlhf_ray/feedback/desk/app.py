@@ -22,7 +22,8 @@ from crlhf_ray.feedback.desk import api, exchange, lead, pages
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.limits import BodyLimit
 from crlhf_ray.feedback.desk.security import LoggedOut
-from crlhf_ray.feedback.desk.store.work import Conflict, Unmarked
+from crlhf_ray.feedback.desk.store.reviews import Unmarked
+from crlhf_ray.feedback.desk.store.work import Conflict
 
 HEADERS = {
     "Content-Security-Policy": (

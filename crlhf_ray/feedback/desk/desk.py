@@ -32,7 +32,7 @@ from crlhf_ray.feedback.desk.security import (
     server_secret,
 )
 from crlhf_ray.feedback.desk.settings import WebSettings
-from crlhf_ray.feedback.desk.store import imports, programs, verdicts, work
+from crlhf_ray.feedback.desk.store import imports, programs, reviews, verdicts, work
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.group_commit import Together
 from crlhf_ray.feedback.desk.store.models import Account, Audit, Program
@@ -114,28 +114,28 @@ class Desk:
         share = queue.honeypot_share(self.crowd.widths.get(account.annotator_id, 1.0), self.settings.queue)
         return {"now": self.clock(), "honeypot_share": share, "draw": self._random.random()}
 
-    def save_marks(self, request: work.Marking) -> Future[None]:
-        """Store marks; the future is done when they are on the disk, or has what `work.save_marks` raised."""
+    def save_marks(self, request: reviews.Marking) -> Future[None]:
+        """Store marks; the future is done when they are on the disk, or has what `reviews.save_marks` raised."""
         return self._marking(request)
 
-    def _store_marks(self, requests: Sequence[work.Marking]) -> list[None]:
+    def _store_marks(self, requests: Sequence[reviews.Marking]) -> list[None]:
         with self.database.write() as session:
-            work.save_marks(session, requests, self.settings.queue, now=self.clock())
+            reviews.save_marks(session, requests, self.settings.queue, now=self.clock())
         return [None] * len(requests)
 
-    def submit(self, request: work.Submitting) -> tuple[work.Submitted, work.Task | None]:
-        """End a lease, and hand out the next program in the same transaction; see `work.submit`."""
+    def submit(self, request: reviews.Submitting) -> tuple[reviews.Submitted, work.Task | None]:
+        """End a lease, and hand out the next program in the same transaction; see `reviews.submit`."""
         self._expire()
         done = self._submitting(request).result()
         self.crowd.submitted()
         return done
 
-    def _submit(self, requests: Sequence[work.Submitting]) -> list[tuple[work.Submitted, work.Task | None]]:
+    def _submit(self, requests: Sequence[reviews.Submitting]) -> list[tuple[reviews.Submitted, work.Task | None]]:
         settings = self.settings.queue
         with self.database.write() as session:
             return [
                 (done, work.hand_out(session, done.account, settings, **self._chance(done.account)))
-                for done in work.submit(session, requests, settings, now=self.clock())
+                for done in reviews.submit(session, requests, settings, now=self.clock())
             ]
 
     def publish(

@@ -24,7 +24,7 @@ from crlhf_ray.aggregation.monitors import Alert, honeypot_shortage, label_short
 from crlhf_ray.feedback.desk.engine import Engine, MakeEngine
 from crlhf_ray.feedback.desk.settings import WebSettings
 from crlhf_ray.feedback.desk.skips import skip_alerts
-from crlhf_ray.feedback.desk.store import programs, work
+from crlhf_ray.feedback.desk.store import programs, reviews
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Reliability, Setting, Submission
 from crlhf_ray.feedback.desk.webhooks import Webhooks
@@ -180,7 +180,7 @@ class KnownCrowd:
         """Fold in what was submitted next; whether there was anything."""
         before = self.engine.position()
         with self._database.read() as session:
-            rows, after = work.events(session, before, most)
+            rows, after = reviews.events(session, before, most)
         if after == before:
             return False
         self._unsettled |= {row["item_id"]: None for row in rows}
@@ -358,7 +358,7 @@ def _database_id(database: Database) -> str:
 
 
 def as_marks(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """What `work.events` found, as ANNOTATION_SCHEMA."""
+    """What `reviews.events` found, as ANNOTATION_SCHEMA."""
     columns = {
         name: pa.array([row[name] for row in rows], ANNOTATION_SCHEMA.field(name).type)
         for name in ANNOTATION_SCHEMA.names

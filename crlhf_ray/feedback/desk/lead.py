@@ -23,6 +23,7 @@ from crlhf_ray.feedback.desk.store import programs, verdicts, work
 from crlhf_ray.feedback.desk.store.erasure import erase
 from crlhf_ray.feedback.desk.store.imports import NO_PASSWORD
 from crlhf_ray.feedback.desk.store.models import ROLES, Account, Audit, Comment, Lease, Program
+from crlhf_ray.feedback.desk.store.reviews import events
 
 router = APIRouter(prefix="/api/v1", tags=["lead"])
 
@@ -327,7 +328,7 @@ def reviews(
 ) -> dict[str, Any]:
     """Reviews of the programs submitted after a cursor, at most `limit` programs, and the next cursor."""
     with desk.database.read() as session:
-        rows, cursor = work.events(session, since, limit)
+        rows, cursor = events(session, since, limit)
     return {"annotations": rows, "cursor": cursor}
 
 

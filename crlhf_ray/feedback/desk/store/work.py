@@ -1,9 +1,8 @@
-"""Handing programs out and taking reviews in. One function, one transaction; the time is an argument.
+"""Handing programs out and taking them back. One function, one transaction; the time is an argument.
 
 A program is *leased* to a person: theirs until they submit it, or until they left it alone for `lease_seconds`; then it
 is theirs again before any other work, while nobody else took it. Nobody holds two at a time, or has a program twice:
-constraints in the database, not only this code, keep that. Nobody has the same text under two ids, either. Marks are
-events: the latest about a line stands, and sending one twice stores it once.
+constraints in the database, not only this code, keep that. Nobody has the same text under two ids, either.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from crlhf_ray.errors import CrlhfError
@@ -26,14 +24,10 @@ from crlhf_ray.feedback.desk.store.models import (
     Lease,
     Mark,
     Program,
-    Setting,
-    Submission,
 )
 
 #: Another program, as in "with the same text".
 SAME = aliased(Program)
-#: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
-LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
 #: How many times as long as a lease somebody may read without a mark.
 READING = 4
 NOT_YOURS = "this program is no longer assigned to you: ask for the next one"
@@ -42,28 +36,6 @@ LEFT_ALONE = "this program was left alone for too long and is no longer assigned
 
 class Conflict(CrlhfError):
     """What was asked for does not fit the present state: the lease is gone, the item is known with another text."""
-
-
-class Unmarked(Conflict):
-    """Lines that have no mark yet. lines: their numbers, in order."""
-
-    def __init__(self, lines: Sequence[int]):
-        super().__init__(f"lines {', '.join(map(str, lines))} have no mark yet: mark each correct, wrong or unsure")
-        self.lines = tuple(lines)
-
-
-@dataclass(frozen=True)
-class NewMark:
-    """An answer as it comes in. label: +1, -1, 0 (unsure), None (taken back). rest: by "the rest is correct".
-
-    milliseconds: since the mark before, or since the program was shown; marks of one key share it.
-    """
-
-    event_id: str
-    line: int
-    label: int | None
-    rest: bool = False
-    milliseconds: int | None = None
 
 
 class Said(NamedTuple):
@@ -79,24 +51,6 @@ class Said(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Marking:
-    """A request to save marks: whose, on which lease. No two of the marks have the same event id."""
-
-    account_id: int
-    lease_id: int
-    marks: Sequence[NewMark]
-
-
-@dataclass(frozen=True)
-class Submitting:
-    """A request to end a lease. confidence: 1 to 3."""
-
-    account_id: int
-    lease_id: int
-    confidence: int
-
-
-@dataclass(frozen=True)
 class Task:
     """A program in somebody's hands, with what they have said of it so far: label, event id and rest by line."""
 
@@ -104,16 +58,6 @@ class Task:
     program: Program
     marks: dict[int, Said]
     comments: list[Comment]
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """truth: by reviewed line, in the qualification round only."""
-
-    account: Account
-    item_id: str
-    truth: dict[int, int] | None
-    marks: dict[int, Said]
 
 
 def next_task(
@@ -137,7 +81,7 @@ def hand_out(
     """
     begun = _begun(session, account.id)
     if begun is not None:
-        _take_up(session, account.id, begun, settings, now)
+        take_up(session, account.id, begun, settings, now)
         return _task(session, begun)
     # The same is asked for and read in any case: how long an answer takes must not tell what it is.
     qualification = account.checks_left > 0
@@ -221,15 +165,15 @@ def _task(session: Session, lease: Lease) -> Task:
 
 def standing(session: Session, lease_ids: Sequence[int]) -> dict[int, dict[int, Said]]:
     """The marks that stand: by lease, by line. Those taken back are left out."""
-    return {lease_id: _standing(said) for lease_id, said in _said(session, lease_ids).items()}
+    return {lease_id: latest(said) for lease_id, said in said_by(session, lease_ids).items()}
 
 
-def _standing(said: Sequence[Said]) -> dict[int, Said]:
+def latest(said: Sequence[Said]) -> dict[int, Said]:
     latest = {mark.line: mark for mark in said}
     return {line: mark for line, mark in latest.items() if mark.label is not None}
 
 
-def _said(session: Session, lease_ids: Sequence[int]) -> dict[int, list[Said]]:
+def said_by(session: Session, lease_ids: Sequence[int]) -> dict[int, list[Said]]:
     """Every mark, those taken back too, by lease and in order."""
     found: dict[int, list[Said]] = {lease_id: [] for lease_id in lease_ids}
     rows = session.execute(
@@ -250,7 +194,7 @@ def own_lease(session: Session, account_id: int, lease_id: int, settings: QueueS
     lease = session.scalar(sa.select(Lease).where(Lease.id == lease_id).with_for_update())
     if lease is None:
         raise Conflict(NOT_YOURS)
-    _take_up(session, account_id, lease, settings, now)
+    take_up(session, account_id, lease, settings, now)
     return lease
 
 
@@ -278,7 +222,7 @@ def _refuse_others(account_id: int, lease: Lease) -> None:
         raise Conflict("this program is submitted already")
 
 
-def _take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:
+def take_up(session: Session, account_id: int, lease: Lease, settings: QueueSettings, now: float) -> None:
     _refuse_others(account_id, lease)
     if lease.state == "expired":
         program = session.get_one(Program, lease.item_id, with_for_update=True)
@@ -340,126 +284,3 @@ def _give_back(session: Session, lease: Lease, state: str) -> None:
         free_slot(session, lease.item_id)
     lease.state = state
     session.flush()
-
-
-def save_marks(session: Session, requests: Sequence[Marking], settings: QueueSettings, *, now: float) -> None:
-    """Store the marks of several requests; ones that are stored already are left as they are.
-
-    Raises Conflict where a lease is gone, a line is not to be reviewed, or an event id comes with another content.
-    """
-    locked = session.execute(
-        sa.select(Lease.id, Lease.account_id, Lease.state, Program.to_review)
-        .join(Program, Program.item_id == Lease.item_id)
-        .where(Lease.id.in_(sorted({request.lease_id for request in requests})))
-        .order_by(Lease.id)
-        .with_for_update(of=Lease)
-    )
-    leases = {row.id: row for row in locked}
-    for request in requests:
-        lease = leases.get(request.lease_id)
-        if lease is None or (lease.account_id, lease.state) != (request.account_id, "open"):
-            # it may have expired and still be theirs
-            own_lease(session, request.account_id, request.lease_id, settings, now=now)
-            session.flush()
-        if lease is not None and (wrong := sorted({mark.line for mark in request.marks} - set(lease.to_review))):
-            raise Conflict(f"lines {wrong} of this program are not to be reviewed: they hold no code")
-    session.execute(sa.update(Lease).where(Lease.id.in_(list(leases))).values(expires_at=now + settings.lease_seconds))
-    rows = [
-        {
-            "event_id": mark.event_id, "lease_id": request.lease_id, "line": mark.line, "label": mark.label,
-            "rest": mark.rest, "milliseconds": mark.milliseconds, "created_at": now,
-        }
-        for request in requests
-        for mark in request.marks
-    ]  # fmt: skip
-    table = Mark.__table__
-    assert isinstance(table, sa.Table)
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["event_id"]).returning(table.c.event_id)
-    fresh = set(session.scalars(statement, rows))
-    if len(fresh) == len(rows):
-        return
-    said = {(row["event_id"], row["lease_id"], row["line"], row["label"]) for row in rows}
-    known = session.execute(
-        sa.select(Mark.event_id, Mark.lease_id, Mark.line, Mark.label).where(
-            Mark.event_id.in_([row["event_id"] for row in rows])
-        )
-    )
-    for event_id, *_ in said - set(known.tuples()):
-        raise Conflict(f"event {event_id!r} was stored with another content: give a correction an id of its own")
-
-
-def submit(session: Session, requests: Sequence[Submitting], settings: QueueSettings, *, now: float) -> list[Submitted]:
-    """End leases, each with a mark on every line. Raises Unmarked (lines without a mark) or Conflict."""
-    ids = [request.lease_id for request in requests]
-    locked = session.execute(
-        sa.select(Account, Lease, Program).where(Lease.id.in_(ids))
-        .join(Lease, Lease.account_id == Account.id).join(Program, Program.item_id == Lease.item_id)
-        .order_by(Lease.id).with_for_update()
-    )  # fmt: skip
-    held = {row.Lease.id: row.tuple() for row in locked}
-    said = _said(session, ids)
-    # Sequence numbers may become visible out of order; who holds this row is alone in drawing one.
-    session.execute(sa.select(Setting).where(Setting.name == "submissions").with_for_update())
-    done = []
-    for request in requests:
-        if request.lease_id not in held:
-            raise Conflict(NOT_YOURS)
-        account, lease, program = held[request.lease_id]
-        _take_up(session, request.account_id, lease, settings, now)
-        marks = _standing(said[lease.id])
-        if missing := [line for line in program.to_review if line not in marks]:
-            raise Unmarked(missing)
-        # marks that were corrected or taken back cost time, too
-        spent = sum(min(mark.milliseconds or 0, LONGEST_MARK_MS) for mark in said[lease.id])
-        session.add(
-            Submission(
-                lease_id=lease.id, item_id=program.item_id, account_id=account.id, confidence=request.confidence,
-                labels=len(marks), milliseconds=min(spent, LONGEST_WORK_MS), created_at=now,
-            )
-        )  # fmt: skip
-        lease.state = "submitted"
-        program.labels += 1
-        if lease.qualification:
-            account.checks_left = max(account.checks_left - 1, 0)  # ended meanwhile, it stays ended
-        done.append(Submitted(account, program.item_id, _told(lease, program), marks))
-    return done
-
-
-def submitted(session: Session, account: Account, lease_id: int) -> Submitted | None:
-    """What this person submitted by the lease before; None where they did not."""
-    lease = session.get(Lease, lease_id)
-    if lease is None or (lease.account_id, lease.state) != (account.id, "submitted"):
-        return None
-    program = session.get_one(Program, lease.item_id)
-    return Submitted(account, program.item_id, _told(lease, program), standing(session, [lease_id])[lease_id])
-
-
-def _told(lease: Lease, program: Program) -> dict[int, int] | None:
-    """The truth that is told after a submission: in the qualification round."""
-    return {n: program.gold[n] for n in program.to_review} if lease.qualification and program.gold else None
-
-
-def events(session: Session, after: int, limit: int = 500) -> tuple[list[dict[str, Any]], int]:
-    """What was submitted after a cursor (0: from the start), as rows of ANNOTATION_SCHEMA, and the next cursor."""
-    submissions = session.execute(
-        sa.select(Submission, Account).join(Account, Account.id == Submission.account_id)
-        .where(Submission.seq > after).order_by(Submission.seq).limit(limit)
-    ).all()  # fmt: skip
-    marks = standing(session, [submission.lease_id for submission, _ in submissions])
-    rows = [
-        {
-            "event_id": mark.event_id,
-            "item_id": submission.item_id,
-            "line": line,
-            "annotator_id": account.annotator_id,
-            "label": mark.label,
-            "confidence": submission.confidence / 3 if mark.label else None,
-            "milliseconds": mark.milliseconds,
-            "created_at": mark.created_at,
-            "source": account.source,
-        }
-        for submission, account in submissions
-        for line, mark in sorted(marks[submission.lease_id].items())
-    ]
-    return rows, submissions[-1][0].seq if submissions else after
