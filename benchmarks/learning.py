@@ -4,6 +4,8 @@ Each arm is a whole training run (`crlhf train`) of SmolLM2-135M on the starter 
 
     two_coin, one_coin, majority   the simulated crowd's line marks, aggregated by that estimator
     tests                          the tests themselves, the signal that a crowd can at best approach
+    mean, hard, min, softmin, product    as two_coin, with another form of the reward (docs/method.md)
+    to_go, blame, first_fault            as two_coin, with credit by line
 
 The gain is the difference of held-out pass@1 (10 samples a problem at temperature 0.8) after and before, averaged over
 seeds for each problem; its 95% interval is a bootstrap over problems, a problem's two rates drawn together.
@@ -15,6 +17,7 @@ benchmark that is still running. Written to the output folder: learning.md, lear
     python benchmarks/learning.py                                    every arm, seeds 0 and 1
     python benchmarks/learning.py --arms two_coin tests --seeds 0    two runs
     python benchmarks/learning.py --report-only                      the table from what is there
+    python benchmarks/learning.py --config jobs/composed.yaml --arms two_coin mean --seeds 1 --rounds 15
 """
 
 from __future__ import annotations
@@ -40,13 +43,28 @@ from crlhf_ray.report.headline import Gain, duration, mean_gain
 from crlhf_ray.report.run_files import Run, read_run, round_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = {
-    "two_coin": ("reward.source=crowd", "aggregation.estimator=two_coin"),
+CROWD = ("reward.source=crowd", "aggregation.estimator=two_coin")
+SOURCES = {
+    "two_coin": CROWD,
     "tests": ("reward.source=tests", "aggregation.estimator=two_coin"),
     "one_coin": ("reward.source=crowd", "aggregation.estimator=one_coin"),
     "majority": ("reward.source=crowd", "aggregation.estimator=majority"),
 }
-COLOURS = dict(zip(ARMS, ("#2a78d6", "#15181c", "#14946a", "#d9591c"), strict=True))
+ARMS = {
+    **SOURCES,
+    **{form: (*CROWD, f"reward.form={form}") for form in ("mean", "hard", "min", "softmin", "product")},
+    **{credit: (*CROWD, f"reward.credit={credit}") for credit in ("to_go", "blame", "first_fault")},
+}
+COLOURS = dict(
+    zip(
+        ARMS,
+        (
+            *("#2a78d6", "#15181c", "#14946a", "#d9591c", "#8a4fbf", "#b0893d"),
+            *("#c9356f", "#4aa3a2", "#7a7f87", "#5b6ee1", "#9aa52b", "#a0522d"),
+        ),
+        strict=True,
+    )
+)
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -101,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all, in this order")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(SOURCES), help="default: the sources")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="default: 0 1; all arms of a seed in turn")
     parser.add_argument("--rounds", type=int, default=40, help="training rounds of each run (default: 40)")
     parser.add_argument(
@@ -240,7 +258,7 @@ def sparkline(values: Sequence[float], top: float) -> str:
     return "".join(SPARKS[min(7, int(8 * value / top))] if top > 0 else SPARKS[0] for value in values)
 
 
-HEADER = ("reward from", "seeds", "before", "after", "gain, points", "95% interval", "training pass@1", "s a round")
+HEADER = ("arm", "seeds", "before", "after", "gain, points", "95% interval", "training pass@1", "s a round")
 
 
 def as_text(row: Row, top: float) -> tuple[str, ...]:
