@@ -111,11 +111,7 @@ class Crowd:
         0 and no confidence. Raises DataError for a missing or ill-formed truth, ValueError for an unknown annotator.
         """
         members = self._members(annotators)
-        wanted = len(members) if labels_per_item is None else labels_per_item
-        if not 1 <= wanted <= len(members):
-            raise ValueError(
-                f"labels_per_item is {labels_per_item}: use 1 to {len(members)}, the annotators taking part"
-            )
+        wanted = _wanted(labels_per_item, len(members))
         keys = np.array([self._key(f"a:{self.annotator_ids[m]}") for m in members], dtype=np.uint64)
         asked = self._asked(items, truth, keys, wanted)
         if not len(asked.line):
@@ -201,6 +197,13 @@ class Crowd:
 
 def _given(values: Sequence[float | None], fallback: np.ndarray) -> np.ndarray:
     return np.array([f if value is None else value for value, f in zip(values, fallback, strict=True)])
+
+
+def _wanted(labels_per_item: int | None, members: int) -> int:
+    wanted = members if labels_per_item is None else labels_per_item
+    if not 1 <= wanted <= members:
+        raise ValueError(f"labels_per_item is {labels_per_item}: use 1 to {members}, the annotators taking part")
+    return wanted
 
 
 def _truth_of(item: Item, truth: Mapping[str, np.ndarray]) -> np.ndarray:

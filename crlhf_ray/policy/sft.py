@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -35,6 +35,9 @@ from crlhf_ray.policy.export import assemble, save
 from crlhf_ray.policy.model import leave_out_frozen, load_model, load_tokenizer, resolve
 from crlhf_ray.policy.settings import SftSettings
 from crlhf_ray.process_group import join_group
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 POLL_SECONDS = 0.5
 #: Longest wait of a rank for the others, at the start and in any collective.
@@ -123,21 +126,14 @@ def _check_resources(settings: SftSettings) -> None:
             )
 
 
-def _fit_with_progress(settings: SftSettings, root: Path, config: dict[str, Any], steps: int, console: Console) -> None:
-    """Run the trainer beside the display.
-
-    The trainer has a thread of its own, because in the main thread it would take over Ctrl-C; its progress arrives
-    through metrics.jsonl.
-    """
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+def _trainer(settings: SftSettings, root: Path, config: dict[str, Any]) -> TorchTrainer:
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(settings.start_seconds)
     environment = {"OMP_NUM_THREADS": str(settings.cpus_per_rank)}
     if not settings.gpus_per_rank:
         environment["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it when it is first imported
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config=config,
         scaling_config=ScalingConfig(
@@ -152,6 +148,19 @@ def _fit_with_progress(settings: SftSettings, root: Path, config: dict[str, Any]
             worker_runtime_env={"env_vars": environment},
         ),
     )
+
+
+def _fit_with_progress(settings: SftSettings, root: Path, config: dict[str, Any], steps: int, console: Console) -> None:
+    """Run the trainer beside the display.
+
+    The trainer has a thread of its own, because in the main thread it would take over Ctrl-C; its progress arrives
+    through metrics.jsonl.
+    """
+    from ray.train import TrainingFailedError
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(settings.start_seconds)
+    trainer = _trainer(settings, root, config)
     failures: list[Exception] = []
 
     def fit() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError, TransferError
 from crlhf_ray.policy.model import ModelSettings, resolve
-from crlhf_ray.rollout.members import Members, unready, why_of
+from crlhf_ray.rollout.members import ANSWER_SECONDS, Members, why_of
 from crlhf_ray.rollout.sample import Sample
 from crlhf_ray.rollout.scaling import Autoscaler, Load
 from crlhf_ray.rollout.settings import RolloutSettings
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Longest sleep on the driver while samples are drawn.
 POLL_SECONDS = 5.0
-
-#: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
-ANSWER_SECONDS = 60.0
 
 
 class Fleet:
@@ -373,7 +370,7 @@ class Fleet:
             return
         specs = [ray.get(refs[replica]) for replica in opened]
         joins = {replica: self.members.actors[replica].join.remote() for replica in opened}
-        self._meet(learner.connect(specs), joins, self.settings.transfer_seconds)
+        self.members.meet(learner.connect(specs), joins, self.settings.transfer_seconds)
         self._connected.update(replica for replica in opened if replica in self.members.actors)
 
     def _transfer(self, learner: Learner, version: int, replicas: Sequence[str]) -> None:
@@ -381,26 +378,7 @@ class Fleet:
         if not chosen:
             return
         receives = {replica: self.members.actors[replica].receive.remote(version) for replica in chosen}
-        self._meet(learner.send_weights(chosen), receives, 10 * self.settings.transfer_seconds)
+        self.members.meet(learner.send_weights(chosen), receives, 10 * self.settings.transfer_seconds)
         for replica in chosen:
             if replica in self.members.actors:
                 self.members.health.synced(replica, version)
-
-    def _meet(self, ranks: Sequence[Any], replicas: Mapping[str, Any], seconds: float) -> None:
-        """Wait for both sides of a rendezvous or a transfer; buries replicas that failed on either side.
-
-        Raises TransferError when a learner rank failed: then nothing can be sent to anyone.
-        """
-        failures = self.members.answers(replicas, seconds)
-        labelled = {f"learner rank {rank}": ref for rank, ref in enumerate(ranks)}
-        late = unready(labelled, ANSWER_SECONDS)
-        if late:
-            raise TransferError(f"{', '.join(late)} did not end the transfer {ANSWER_SECONDS:g} s after the replicas")
-        for label, ref in labelled.items():
-            try:
-                answer = ray.get(ref)
-            except RayError as error:
-                raise TransferError(f"{label} failed in a weight transfer: {why_of(error)}") from error
-            for replica, why in (answer or {}).items():
-                if failures.get(replica) is None:
-                    self.members.bury(replica, why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from crlhf_ray.actors import own_error
 from crlhf_ray.cluster import autoscaler_says, lacking
-from crlhf_ray.errors import ConfigError
+from crlhf_ray.errors import ConfigError, TransferError
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.rollout.health import Health
 from crlhf_ray.rollout.replica import Replica
@@ -21,6 +21,9 @@ from crlhf_ray.rollout.settings import RolloutSettings
 
 #: vLLM compiles one comparison of its log-prob code for each of several batch sizes, which takes longer than it saves.
 CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
+
+#: A call that only answers "here I am" takes milliseconds; a replica that needs longer is hung.
+ANSWER_SECONDS = 60.0
 
 
 class Members:
@@ -79,6 +82,25 @@ class Members:
                 answers[replica] = why_of(error)
                 self.bury(replica, why_of(error))
         return answers
+
+    def meet(self, ranks: Sequence[Any], replicas: Mapping[str, Any], seconds: float) -> None:
+        """Wait for both sides of a rendezvous or a transfer; buries replicas that failed on either side.
+
+        Raises TransferError when a learner rank failed: then nothing can be sent to anyone.
+        """
+        failures = self.answers(replicas, seconds)
+        labelled = {f"learner rank {rank}": ref for rank, ref in enumerate(ranks)}
+        late = unready(labelled, ANSWER_SECONDS)
+        if late:
+            raise TransferError(f"{', '.join(late)} did not end the transfer {ANSWER_SECONDS:g} s after the replicas")
+        for label, ref in labelled.items():
+            try:
+                answer = ray.get(ref)
+            except RayError as error:
+                raise TransferError(f"{label} failed in a weight transfer: {why_of(error)}") from error
+            for replica, why in (answer or {}).items():
+                if failures.get(replica) is None:
+                    self.bury(replica, why)
 
     def actor(self, replica: str) -> Any:
         """Ask Ray for the replica's process."""
