@@ -18,6 +18,7 @@ from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.parts import name_of, part
 from crlhf_ray.policy.settings import Form, ModelSettings, Template
+from crlhf_ray.problems.settings import DATA_SETS, DataSetSettings
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
@@ -70,10 +71,18 @@ class ProblemSettings(Settings):
     """What is asked."""
 
     source: str = "starter"
-    """starter, humaneval, mbpp:PATH, a JSONL file or package.module:function (docs/problems.md). Training uses its
-    train split."""
+    """starter, humaneval, hub:OWNER/NAME, data:PATH, a JSONL file, package.module:function and others
+    (docs/problems.md). Training uses its train split."""
+    data_set: DataSetSettings = DataSetSettings()
+    """How a source of the kinds hub: and data: is read."""
     template: Template = "bare"
     """Prompt template: bare (signature and docstring) or chat."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> ProblemSettings:
+        if not self.source.startswith(DATA_SETS):
+            refuse_unused(self, ("data_set",), f"source={self.source}, whose rows have a form of their own")
+        return self
 
 
 class EvaluationSettings(Settings):
@@ -81,6 +90,9 @@ class EvaluationSettings(Settings):
 
     source: str = "starter"
     """Problems to measure on, as in problems.source; their held-out split is used."""
+    data_set: DataSetSettings | None = None
+    """How a source of the kinds hub: and data: is read. None: as problems.data_set where both sources are the same,
+    else by the names of its columns."""
     every: int = Field(0, ge=0)
     """Rounds between evaluations. 0: only before the first round and after the last."""
     samples: int = Field(4, ge=1)
@@ -89,6 +101,12 @@ class EvaluationSettings(Settings):
     """Sampling temperature of evaluations; the paper's."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many problems. None: all."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> EvaluationSettings:
+        if not self.source.startswith(DATA_SETS):
+            refuse_unused(self, ("data_set",), f"source={self.source}, whose rows have a form of their own")
+        return self
 
 
 #: What happens to programs that are not reviewed in time: the learner waits for them, or they are dropped.
@@ -145,6 +163,12 @@ class Config(Settings):
     sandbox: SandboxSettings = SandboxSettings()
     sandbox_pool: SandboxPoolSettings = SandboxPoolSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    def heldout_data_set(self) -> DataSetSettings:
+        """How evaluation.source is read."""
+        if self.evaluation.data_set is not None:
+            return self.evaluation.data_set
+        return self.problems.data_set if self.evaluation.source == self.problems.source else DataSetSettings()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -67,6 +67,34 @@ def problems() -> None:
     """What a set of problems is worth."""
 
 
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="FIELD=NAME", help="The column of a hub: or data: source that holds a field: tests=checks."
+    ),
+]
+
+
+@problems_app.command("show")
+def show_problems(
+    source: Annotated[str, typer.Argument(help="A source of problems, such as data:set.parquet: docs/problems.md.")],
+    column: Column = None,
+    first: Annotated[int, typer.Option(min=0, help="How many problems to print in full.")] = 2,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each split.")] = None,
+) -> None:
+    """Show what is understood of a source: its columns, counts, first problems and refused rows; runs nothing.
+
+    Exit code 1 where a row is refused. Example: crlhf problems show data:set.parquet --column tests=checks
+    """
+    from crlhf_ray.problems.preview import show
+    from crlhf_ray.problems.settings import DataSetSettings
+    from crlhf_ray.settings import read_settings
+
+    changes = [f"columns.{one}" for one in column or ()] + ([f"limit={limit}"] if limit else [])
+    if show(source, read_settings(DataSetSettings, None, changes), first, console):
+        raise typer.Exit(1)
+
+
 @problems_app.command("check")
 def check_problems(
     source: Annotated[str, typer.Argument(help="A source of problems, such as a JSONL file: docs/problems.md.")],

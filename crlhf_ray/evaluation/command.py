@@ -41,7 +41,9 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
         config = with_changes(theirs, config)
         check_unchanged(theirs, config, run_dir, fixed=FIXED_TO_EVALUATE)
     settings = config.evaluation
-    problems = load_problems(settings.source, None if split == "all" else split)[: settings.limit]
+    problems = load_problems(
+        settings.source, None if split == "all" else split, config.heldout_data_set(), console.print
+    )[: settings.limit]
     tokenizer = load_tokenizer(config.model.name)
     check_fit(
         problems,

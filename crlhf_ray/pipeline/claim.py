@@ -13,10 +13,13 @@ from filelock import FileLock, Timeout
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.policy.model import PRESETS, folder_digest, resolve
+from crlhf_ray.problems.data_sets import revision_of
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.samples import data_set_id
 
 INPUTS = "inputs.json"
+#: Commits by source, of the sources that are of the hub.
+VERSIONS = "versions.json"
 
 
 @contextmanager
@@ -65,6 +68,26 @@ def check_inputs(directory: Path, now: Mapping[str, str], named: Mapping[str, st
         if before.get(key, digest) != digest:
             raise ConfigError(
                 f"{key}={named[key]} holds something else than when {directory} was begun (sha256 {digest[:12]}, then "
-                f"{before[key][:12]}): put the old content back, or start a new run in another run.dir"
+                f"{before[key][:12]}): put the old content back{_pinned(directory, named[key])}, or start a new run in "
+                "another run.dir"
             )
     file.write_text(json.dumps(dict(now), indent=2))
+
+
+def write_versions(directory: Path, config: Config, *, resumed: bool) -> None:
+    """Write down which commits of the hub the problems are of; of a run that goes on, those that it was begun with."""
+    if not (resumed and (directory / VERSIONS).exists()):
+        found = {source: revision_of(source) for source in (config.problems.source, config.evaluation.source)}
+        (directory / VERSIONS).write_text(json.dumps({name: commit for name, commit in found.items() if commit}))
+
+
+def commits(directory: Path) -> dict[str, str]:
+    """Of a run's sources of problems that are of the hub: the commits that it was begun with."""
+    file = directory / VERSIONS
+    found: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def _pinned(directory: Path, source: str) -> str:
+    commit = commits(directory).get(source)
+    return f" (problems.source={source.partition('@')[0]}@{commit} names it)" if commit else ""

