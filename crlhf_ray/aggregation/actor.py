@@ -23,23 +23,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import csr_array
 from scipy.special import expit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.base import reliability_columns
 from crlhf_ray.aggregation.coins import coin_of
+from crlhf_ray.aggregation.crowd_alerts import crowd_alerts
 from crlhf_ray.aggregation.encoding import Codebook, Votes, distinct
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import (
-    RARE,
     Alert,
-    annotator_collapse,
-    collusion,
-    frozen_reliabilities,
-    honeypot_exposure,
-    label_shortage,
-    spammers,
 )
 from crlhf_ray.aggregation.quality import krippendorff_alpha
 from crlhf_ray.aggregation.settings import AggregationSettings
@@ -49,10 +42,6 @@ from crlhf_ray.errors import ConfigError, DataError
 
 __all__ = ["AggregationSettings", "Aggregator", "Alert"]
 
-#: Pairs grow with the square: 2,000 annotators make two million.
-MOST_FOR_PAIRS = 2_000
-#: Labels on honeypots an annotator, on average, that tell skills apart from those of others.
-_GOLD_LABELS = 10
 _LINE_BITS = 32
 
 
@@ -237,25 +226,8 @@ class Aggregator:
         Annotator collapse compares with the call before. Collusion looks at all pairs of annotators, and is left out
         above `MOST_FOR_PAIRS` annotators. A pass over all votes: ask once a round.
         """
-        state, names = self.state, [str(name) for name in self._annotators.names[: self.state.n_workers]]
-        everyone, lines = np.arange(state.n_workers), np.arange(state.n_tasks)
-        votes, cast = state.votes(), state.n_labels(lines)
-        found: list[Alert] = []
-        if self.state.coin.coins and len(names):
-            start = state.newcomer()
-            rates, shapes = np.stack(state.rates(everyone), axis=1), np.stack(state.beta(everyone), axis=1)
-            total = shapes.sum(axis=2)
-            sd = np.sqrt(shapes.prod(axis=2) / (total**2 * (total + 1)))
-            found += frozen_reliabilities(rates, start, state.worker_labels[everyone])
-            for before, sd_before in self._last_look:
-                known = slice(len(before))
-                found += annotator_collapse(names[known], before, rates[known], sd_before)
-            self._last_look[:] = [(rates, sd)]
-            found += honeypot_exposure(names, *_right_on_and_off_gold(state, votes))
-            found += spammers(names, rates, sd)
-            if len(names) <= MOST_FOR_PAIRS:
-                found += _collusion(names, state, votes)
-        return found + label_shortage(cast[state.task_gold[lines] == 0], wanted=labels_wanted)
+        names = [str(name) for name in self._annotators.names[: self.state.n_workers]]
+        return crowd_alerts(names, self.state, self._last_look, labels_wanted)
 
     def agreement(self, sure: float) -> tuple[float | None, int]:
         """``(Krippendorff's alpha of all votes, lines without gold whose posterior is above sure or below 1 - sure)``.
@@ -365,45 +337,6 @@ class Aggregator:
                 f"{path.parent} was made with other settings ({path.read_text()}); give those, or another folder, "
                 "into which the ledger is folded again"
             )
-
-
-def _right_on_and_off_gold(state: CrowdState, votes: Votes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """By annotator: votes that were right and votes in all, on gold lines and on others (there by the consensus)."""
-    on_gold, cast = state.task_gold[votes.task] != 0, votes.label != 0
-    p = expit(state.log_odds(np.arange(state.n_tasks)))[votes.task]
-    right = np.where(votes.label > 0, p, 1 - p)
-    counts = []
-    for where in (cast & on_gold, cast & ~on_gold):
-        counts.append(np.bincount(votes.worker[where], right[where], minlength=state.n_workers))
-        counts.append(np.bincount(votes.worker[where], minlength=state.n_workers))
-    return counts[0], counts[1], counts[2], counts[3]
-
-
-def _collusion(names: list[str], state: CrowdState, votes: Votes) -> list[Alert]:
-    """By what honeypots alone tell of people and lines, where they tell enough: a large group that copies shapes the
-    consensus, and then agrees with it no more than it should."""
-    everyone, lines = np.arange(state.n_workers), np.arange(state.n_tasks)
-    known = np.flatnonzero(state.task_gold[lines])
-    margin = RARE
-    if state.worker_gold[everyone].sum() >= _GOLD_LABELS * len(everyone):
-        whole, margin = state, 2.0
-        state = CrowdState(whole.coin, prior=whole.prior, learn_from="honeypots")
-        state.update(votes, known, whole.task_gold[known])
-    rates = np.stack(state.rates(everyone), axis=1)
-    return collusion(names, *_votes_and_expected(state, votes, rates), margin=margin)
-
-
-def _votes_and_expected(state: CrowdState, votes: Votes, rates: np.ndarray) -> tuple[csr_array, csr_array]:
-    """Votes as +1/-1 and their means given the consensus and the annotator's rates, [lines, annotators]."""
-    cast = votes.label != 0
-    task, worker = votes.task[cast], votes.worker[cast]
-    p = expit(state.log_odds(np.arange(state.n_tasks)))[task]
-    says_correct = p * rates[worker, 0] + (1 - p) * (1 - rates[worker, 1])
-    shape = (state.n_tasks, state.n_workers)
-    label = votes.label[cast].astype(float)
-    return csr_array((label, (task, worker)), shape=shape), csr_array(
-        (2 * says_correct - 1, (task, worker)), shape=shape
-    )
 
 
 def _checked(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from crlhf_ray.aggregation.coin import Coin
 from crlhf_ray.aggregation.majority import EqualRates
 from crlhf_ray.aggregation.one_coin import OneCoinRates
 from crlhf_ray.aggregation.settings import AggregationSettings
-from crlhf_ray.aggregation.state import Coin
 from crlhf_ray.aggregation.two_coin import TwoCoinRates
 from crlhf_ray.parts import part
 
@@ -31,6 +31,6 @@ def coin_of(settings: AggregationSettings) -> Coin:
     if not isinstance(coin, Coin):
         raise ValueError(
             f"{settings.estimator!r} is not an estimator: give a class or function that takes AggregationSettings and "
-            "makes an object with coins, rates, beta and strengths (crlhf_ray.aggregation.state.Coin)"
+            "makes an object with coins, rates, beta and strengths (crlhf_ray.aggregation.coin.Coin)"
         )
     return coin

@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pandas.util import hash_array
-from scipy.special import expit, logit
+from scipy.special import logit
 from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.advice import with_advice
@@ -31,10 +30,8 @@ from crlhf_ray.aggregation.batch import (
     NO_GOLD,
     check_gold,
     classes_of,
-    consensus_table,
     no_votes,
     read_gold_file,
-    tidy,
     too_many_labels,
 )
 from crlhf_ray.aggregation.files import (
@@ -42,11 +39,11 @@ from crlhf_ray.aggregation.files import (
     USUAL,
     Columns,
     columns_of_parquet,
-    read_row_group,
     readable,
     refuse_folder,
 )
-from crlhf_ray.aggregation.rejections import RowReport, clean, label_value
+from crlhf_ray.aggregation.parts import Answer, Count, Encode, Partition, Renumber
+from crlhf_ray.aggregation.rejections import RowReport, label_value
 from crlhf_ray.aggregation.shrinkage import class_shares, fitted_strength
 from crlhf_ray.errors import DataError
 
@@ -87,6 +84,38 @@ def aggregate_parquet(
     if bad := [p for p in paths if p.suffix != ".parquet"]:
         raise DataError("is not a Parquet file: convert it, or leave out --big", file=str(bad[0]))
     truth = read_gold_file(Path(gold), columns) if gold is not None else NO_GOLD
+    groups, total = _row_groups(paths, columns)
+    report = RowReport()
+    pair = _two_classes(paths, truth, gold, report, columns) if classes is None else classes
+    work = out / "parts"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "consensus").mkdir(parents=True)
+    parts = max(1, -(-total // part_votes))
+    try:
+        for row in _mapped(groups, Partition(work, parts, columns)):
+            report.merge(row)
+        encoded = _mapped([{"part": i} for i in range(parts)], Encode(work, truth["label"], pair))
+        for part in encoded:
+            report.merge(part["report"])
+        workers = pd.Index(np.unique(np.concatenate([part["workers"] for part in encoded])))
+        if not len(workers):
+            raise no_votes(report, paths[0])
+        known = sum(part["gold"] for part in encoded)  # by class
+        check_gold(truth, gold, pair, int(known.sum()), report)
+        shared = ray.put(workers.to_numpy())
+        _mapped([{"part": i} for i in range(parts)], Renumber(work, shared))
+        rates, counts, prior, passes = _learnt(work, parts, len(workers), known, max_passes, tol)
+        usual = np.average(rates[0], axis=0, weights=counts.sum(axis=1) + 1e-9)
+        last = ray.put((_evidence(rates), prior, usual))
+        _mapped([{"part": i} for i in range(parts)], Answer(work, work / "consensus", last, pair))
+        _put_in_place(work / "consensus", out / "consensus")
+        return MapReduceResult(out / "consensus", _reliability(workers, counts, encoded), report, passes)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _row_groups(paths: Sequence[Path], columns: Columns) -> tuple[list[dict[str, Any]], int]:
+    """All row groups of the files, and how many rows they have together."""
     groups, total = [], 0
     for path in paths:
         if not path.exists():
@@ -99,45 +128,32 @@ def aggregate_parquet(
                 total += file.metadata.num_rows
         except pa.ArrowInvalid as error:
             raise DataError(f"cannot be read as parquet: {error}; export it again", file=str(path)) from error
-    report = RowReport()
-    pair = _two_classes(paths, truth, gold, report, columns) if classes is None else classes
-    work = out / "parts"
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "consensus").mkdir(parents=True)
-    parts = max(1, -(-total // part_votes))
-    try:
-        for row in _mapped(groups, _Partition(work, parts, columns)):
-            report.merge(row)
-        encoded = _mapped([{"part": i} for i in range(parts)], _Encode(work, truth["label"], pair))
-        for part in encoded:
-            report.merge(part["report"])
-        workers = pd.Index(np.unique(np.concatenate([part["workers"] for part in encoded])))
-        if not len(workers):
-            raise no_votes(report, paths[0])
-        known = sum(part["gold"] for part in encoded)  # by class
-        check_gold(truth, gold, pair, int(known.sum()), report)
-        shared = ray.put(workers.to_numpy())
-        _mapped([{"part": i} for i in range(parts)], _Renumber(work, shared))
-        counts, prior = np.zeros((len(workers), 4)), 0.0
-        rates, passes = _rates(counts), 0
-        for passes in range(1, max_passes + 1):
-            handed = ray.put((_evidence(rates), prior))
-            gold_only = passes == 1 and bool(known.all())  # honeypots that lack a class do not say where to start
-            tasks = [{"parts": [int(i) for i in some]} for some in np.array_split(np.arange(parts), 2 * _cpus())]
-            sums = _mapped([t for t in tasks if t["parts"]], _Count(work, handed, len(workers), gold_only))
-            counts = sum(s[0] for s in sums)
-            if not gold_only:
-                prior = logit(class_shares(known, sum(s[1] for s in sums), SHARE_WEIGHT)[1])
-            before, rates = rates, _rates(counts)
-            if passes > 1 and np.abs(rates[0] - before[0]).max() < tol:
-                break
-        usual = np.average(rates[0], axis=0, weights=counts.sum(axis=1) + 1e-9)
-        last = ray.put((_evidence(rates), prior, usual))
-        _mapped([{"part": i} for i in range(parts)], _Answer(work, work / "consensus", last, pair))
-        _put_in_place(work / "consensus", out / "consensus")
-        return MapReduceResult(out / "consensus", _reliability(workers, counts, encoded), report, passes)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    return groups, total
+
+
+def _learnt(
+    work: Path, parts: int, workers: int, known: np.ndarray, max_passes: int, tol: float
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, float, int]:
+    """Rates and soft counts by annotator, the log-odds of the classes, and how many passes it took.
+
+    known: honeypots by class.
+    """
+    import ray
+
+    counts, prior = np.zeros((workers, 4)), 0.0
+    rates, passes = _rates(counts), 0
+    for passes in range(1, max_passes + 1):
+        handed = ray.put((_evidence(rates), prior))
+        gold_only = passes == 1 and bool(known.all())  # honeypots that lack a class do not say where to start
+        tasks = [{"parts": [int(i) for i in some]} for some in np.array_split(np.arange(parts), 2 * _cpus())]
+        sums = _mapped([t for t in tasks if t["parts"]], Count(work, handed, workers, gold_only))
+        counts = sum(s[0] for s in sums)
+        if not gold_only:
+            prior = logit(class_shares(known, sum(s[1] for s in sums), SHARE_WEIGHT)[1])
+        before, rates = rates, _rates(counts)
+        if passes > 1 and np.abs(rates[0] - before[0]).max() < tol:
+            break
+    return rates, counts, prior, passes
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
@@ -204,176 +220,6 @@ def _mapped(items: list[dict[str, Any]], function: Any) -> list[Any]:
         if isinstance(result, DataError):
             raise result
     return results
-
-
-@dataclass(frozen=True)
-class _Partition:
-    work: Path
-    parts: int
-    columns: Columns
-
-    def __call__(self, path: str, group: int) -> RowReport:
-        report = RowReport()
-        writers: dict[int, pq.ParquetWriter] = {}
-        try:
-            with pq.ParquetFile(path) as file:
-                for chunk, rows in read_row_group(path, file, group, report, self.columns):
-                    table = clean(chunk, rows, path, report)
-                    part = hash_array(table["task"].to_numpy(), categorize=True) % self.parts
-                    order = np.argsort(part, kind="stable")
-                    table = table.iloc[order]
-                    table["label"] = [None if v is None else str(v) for v in table["label"]]
-                    arrow = pa.Table.from_pandas(table, preserve_index=False, schema=_SPILL)
-                    edges = np.searchsorted(part[order], np.arange(self.parts + 1))
-                    for i in np.flatnonzero(np.diff(edges)):
-                        if i not in writers:
-                            folder = self.work / f"{i}"
-                            folder.mkdir(exist_ok=True)
-                            name = f"{hash_array(np.array([path], object))[0]:016x}-{group}.parquet"
-                            writers[i] = pq.ParquetWriter(folder / name, _SPILL, compression="zstd")
-                        writers[i].write_table(arrow.slice(edges[i], edges[i + 1] - edges[i]))
-        finally:
-            for writer in writers.values():
-                writer.close()
-        return report
-
-
-_SPILL = pa.schema(
-    [
-        ("task", pa.string()),
-        ("worker", pa.string()),
-        ("label", pa.string()),
-        ("weight", pa.float64()),
-        ("time", pa.float64()),
-        ("row", pa.int64()),
-        ("file", pa.dictionary(pa.int32(), pa.string())),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class _Encode:
-    work: Path
-    truth: pd.Series
-    classes: tuple[Any, Any]
-
-    def __call__(self, part: int) -> dict[str, Any]:
-        report = RowReport()
-        files = sorted((self.work / f"{part}").glob("*.parquet"))
-        if not files:
-            votes = _SPILL.empty_table().to_pandas()
-        else:
-            votes = pd.concat([pq.read_table(f).to_pandas() for f in files], ignore_index=True)
-        shutil.rmtree(self.work / f"{part}", ignore_errors=True)
-        names = {str(c): c for c in self.classes} | ({"0": None} if self.classes == (-1, 1) else {})
-        votes["label"] = votes["label"].map(lambda v: names.get(v, v), na_action="ignore").astype(object)
-        votes = tidy(votes.sort_values(["file", "row"], kind="stable"), report, self.classes)
-        votes = votes[votes["label"].notna()]
-        task, tasks = pd.factorize(votes["task"])
-        worker, workers = pd.factorize(votes["worker"])
-        label = np.where((votes["label"] == self.classes[1]).to_numpy(), 1, -1)
-        gold = np.array([_sign(v, self.classes) for v in self.truth.reindex(tasks)], np.int8)
-        for name, values in (("task", tasks), ("worker", workers)):
-            pq.write_table(pa.table({name: pa.array(values, pa.string())}), self.work / f"{part}-{name}s.parquet")
-        _save(
-            self.work,
-            part,
-            task=task.astype(np.int32),
-            worker=worker.astype(np.int32),
-            label=label.astype(np.int8),
-            weight=votes["weight"].to_numpy(np.float32),
-            gold=gold,
-        )
-        labels = np.bincount(worker, minlength=len(workers))
-        return {
-            "report": report,
-            "workers": np.asarray(workers, object),
-            "labels": labels,
-            "gold": np.array([(gold < 0).sum(), (gold > 0).sum()]),
-        }
-
-
-def _sign(value: Any, classes: tuple[Any, Any]) -> int:
-    return 0 if pd.isna(value) else 1 if value == classes[1] else -1
-
-
-def _save(work: Path, part: int, **arrays: Any) -> None:
-    with (work / f"{part}.npz").open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def _load(work: Path, part: int) -> dict[str, np.ndarray]:
-    with np.load(work / f"{part}.npz") as arrays:
-        return dict(arrays)
-
-
-@dataclass(frozen=True)
-class _Renumber:
-    """Annotators' codes of the part become those of the whole crowd. Runs after `_Encode` listed them all."""
-
-    work: Path
-    workers: Any
-
-    def __call__(self, part: int) -> None:
-        import ray
-
-        known = pd.Index(ray.get(self.workers))
-        arrays = _load(self.work, part)
-        names = pq.read_table(self.work / f"{part}-workers.parquet")["worker"].to_pandas()
-        arrays["worker"] = known.get_indexer(names)[arrays["worker"]].astype(np.int32)
-        _save(self.work, part, **arrays)
-
-
-def _log_odds(votes: dict[str, np.ndarray], evidence: np.ndarray, prior: float) -> np.ndarray:
-    weighed = votes["weight"] * evidence[votes["worker"], (votes["label"] > 0).astype(int)]
-    return prior + np.bincount(votes["task"], weighed, minlength=len(votes["gold"]))
-
-
-@dataclass(frozen=True)
-class _Count:
-    work: Path
-    handed: Any
-    workers: int
-    gold_only: bool
-
-    def __call__(self, parts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        import ray
-
-        evidence, prior = ray.get(self.handed)
-        counts, shares = np.zeros((self.workers, 4)), np.zeros(2)
-        for part in parts:
-            votes = _load(self.work, part)
-            gold = votes["gold"]
-            p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
-            known = (gold != 0) if self.gold_only else np.ones(len(gold), bool)
-            shares += [(1 - p)[gold == 0].sum(), p[gold == 0].sum()]
-            weight = votes["weight"] * known[votes["task"]]
-            up = votes["label"] > 0
-            for column, share in enumerate((1 - p, p)):
-                credit = weight * share[votes["task"]]
-                counts[:, 2 * column] += np.bincount(votes["worker"], credit * ~up, minlength=self.workers)
-                counts[:, 2 * column + 1] += np.bincount(votes["worker"], credit * up, minlength=self.workers)
-        return counts, shares
-
-
-@dataclass(frozen=True)
-class _Answer:
-    work: Path
-    out: Path
-    handed: Any
-    classes: tuple[Any, Any]
-
-    def __call__(self, part: int) -> None:
-        import ray
-
-        evidence, prior, usual = ray.get(self.handed)
-        votes = _load(self.work, part)
-        gold = votes["gold"]
-        p = np.where(gold != 0, (gold + 1) / 2, expit(_log_odds(votes, evidence, prior)))
-        tasks = pq.read_table(self.work / f"{part}-tasks.parquet")["task"].to_pandas()
-        count = np.bincount(votes["task"], minlength=len(gold))
-        table = consensus_table(tasks, np.column_stack([1 - p, p]), self.classes, count, usual)
-        table.to_parquet(self.out / f"part-{part:05d}.parquet", index=False)
 
 
 def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,9 @@ import numpy as np
 from scipy.special import logit
 
 from crlhf_ray.aggregation.base import StreamingEstimator
+from crlhf_ray.aggregation.coin import CC, WW
 from crlhf_ray.aggregation.encoding import Classes
-from crlhf_ray.aggregation.state import CC, WW, CrowdState
+from crlhf_ray.aggregation.state import CrowdState
 
 
 def log_odds(votes: np.ndarray, reliability: np.ndarray, prior: float = 0.5) -> np.ndarray:

@@ -9,24 +9,15 @@ demands.
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import expit
 
+from crlhf_ray.aggregation.coin import CROWD, KEPT, NEGATIVES, POSITIVES, SHARE_KEPT, STRENGTHS, Coin
 from crlhf_ray.aggregation.encoding import Votes
 from crlhf_ray.aggregation.information import information_kept
 from crlhf_ray.errors import DataError
 
-#: Columns of the soft counts: (truth, vote) = (wrong, wrong), (wrong, correct), (correct, wrong), (correct, correct).
-WW, WC, CW, CC = range(4)
-#: What is known of the crowd as a whole: everybody's soft counts, then how many labels of an annotator's own its
-#: sensitivity and its specificity are worth, then how many tasks without gold are held to be of each class, and what
-#: part of these soft counts a posterior may count (`information_kept`): of both rates, on average, and of the share.
-CROWD = 11
-STRENGTHS = slice(4, 6)
-NEGATIVES, POSITIVES = 6, 7
-KEPT, SHARE_KEPT = slice(8, 10), 10
 #: Tasks that the guess of even shares is worth where the prior is learnt.
 _EVEN_TASKS = 10.0
 #: Where the prior is learnt, all tasks are estimated again so many times whenever the strengths are learnt again, as
@@ -42,28 +33,6 @@ _TASK = ("task_start", "task_length", "task_credited", "task_gold")
 _VOTE = ("vote_worker", "vote_label", "vote_weight", "vote_time", "vote_clock")
 NONE = np.empty(0, np.int64)
 NO_VOTES = Votes(NONE, NONE, np.empty(0, np.int8), np.empty(0), NONE)
-
-
-@runtime_checkable
-class Coin(Protocol):
-    """How soft counts become an annotator's rates: what distinguishes one-coin from two-coin. crowd: [`CROWD`].
-
-    coins: how many rates of an annotator are learnt, 0 to 2.
-    """
-
-    coins: int
-
-    def rates(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``(sensitivity, specificity)`` [n] from counts [n, 4]."""
-        ...
-
-    def strengths(self, counts: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-        """What ``crowd[STRENGTHS]`` should be, [2], by these annotators' counts [n, 4]."""
-        ...
-
-    def beta(self, counts: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Beta parameters [n, 2] of the sensitivity's and of the specificity's posterior."""
-        ...
 
 
 class CrowdState:
@@ -169,22 +138,19 @@ class CrowdState:
         was_gold = self.task_gold[touched] != 0
         self.task_gold[gold_task] = gold_truth
         slots, old_task = self._slots(touched)
-        n_old = len(slots)
         task = np.concatenate([old_task, local[: len(votes)]])
-        worker = np.concatenate([self.vote_worker[slots], votes.worker])
-        label = np.concatenate([self.vote_label[slots], votes.label])
-        weight = np.concatenate([self.vote_weight[slots], votes.weight])
-        time = np.concatenate([self.vote_time[slots], votes.time])
+        worker, label, weight, time = (
+            np.concatenate([getattr(self, f"vote_{name}")[slots], getattr(votes, name)])
+            for name in ("worker", "label", "weight", "time")
+        )
         crew, who = np.unique(worker, return_inverse=True)
-        old, new = who[:n_old], who[n_old:]
-        old_cast, new_cast = label[:n_old] != 0, label[n_old:] != 0
+        old, old_cast, new = who[: len(slots)], label[: len(slots)] != 0, who[len(slots) :]
 
-        fresh = np.bincount(new[new_cast], minlength=len(crew))
+        fresh = np.bincount(new[votes.label != 0], minlength=len(crew))
         clock = np.concatenate([self.vote_clock[slots], self._clocks(votes, crew, new, fresh)])
         self.worker_clock[crew] += fresh
         faded = weight * self.decay ** (self.worker_clock[worker] - clock)
-        credited = np.full(len(task), np.nan)
-        credited[:n_old] = self.task_credited[touched][old_task]
+        credited = np.concatenate([self.task_credited[touched][old_task], np.full(len(votes), np.nan)])
         own = _contributions(label, faded * self._teaches(was_gold)[task], credited)
 
         order = np.lexsort((time, who, task))
@@ -206,20 +172,20 @@ class CrowdState:
         self.crowd[:4] += (counts - self.worker_counts[crew]).sum(axis=0)
         self.worker_counts[crew] = counts
         cast, is_gold = label != 0, gold != 0
-        self.worker_labels[crew] += np.bincount(who[cast], minlength=len(crew)) - np.bincount(
-            old[old_cast], minlength=len(crew)
-        )
-        on_gold, were_on_gold = cast & is_gold[task], old_cast & was_gold[old_task]
-        self.worker_gold[crew] += np.bincount(who[on_gold], minlength=len(crew)) - np.bincount(
-            old[were_on_gold], minlength=len(crew)
-        )
         had = np.bincount(old_task[old_cast], minlength=len(touched)) > 0
         has = np.bincount(task[cast], minlength=len(touched)) > 0
         self._share(self.task_credited[touched][had & ~was_gold], -1)
         self._share(posterior[has & ~is_gold], 1)
         self.task_credited[touched] = posterior
         self._store(touched, task, worker, label, weight, time[keep], clock[keep])
-        self._count(int(cast.sum()) - int(old_cast.sum()), int(on_gold.sum()) - int(were_on_gold.sum()))
+        on_gold, were_on_gold = who[cast & is_gold[task]], old[old_cast & was_gold[old_task]]
+        self._tally(self.worker_gold, crew, on_gold, were_on_gold)
+        self._tally(self.worker_labels, crew, who[cast], old[old_cast])
+        self._count(int(cast.sum()) - int(old_cast.sum()), len(on_gold) - len(were_on_gold))
+
+    def _tally(self, total: np.ndarray, crew: np.ndarray, now: np.ndarray, before: np.ndarray) -> None:
+        """Count votes instead of those that were counted before; both by place in the crew."""
+        total[crew] += np.bincount(now, minlength=len(crew)) - np.bincount(before, minlength=len(crew))
 
     def _teaches(self, gold: np.ndarray) -> np.ndarray:
         """1 for tasks from whose votes their annotators' rates are learnt, given which have gold, else 0."""

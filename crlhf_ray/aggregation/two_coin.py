@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from crlhf_ray.aggregation.base import StreamingEstimator
+from crlhf_ray.aggregation.coin import CC, CW, STRENGTHS, WC, WW
 from crlhf_ray.aggregation.encoding import Classes
 from crlhf_ray.aggregation.shrinkage import fitted_strength
-from crlhf_ray.aggregation.state import CC, CW, STRENGTHS, WC, WW, CrowdState
+from crlhf_ray.aggregation.state import CrowdState
 
 #: Columns of the counts: (right, wrong) of sensitivity, and of specificity.
 _COINS = ((CC, CW), (WW, WC))
