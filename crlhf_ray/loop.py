@@ -46,7 +46,7 @@ def train(
     config = with_parts(config, reward=reward, advantage=advantage, estimator=estimator)
     tracking = config.run.tracking
     check_trackers(tracking)
-    display = Display()
+    display = Display(rounds=config.run.rounds, every=config.evaluation.every)
     metrics = partial(MetricsLog, trackers=tracking, settings=public_settings(config), say=display.say)
     with display, Run(config, resume=resume, display=display, metrics=metrics) as run:
         while True:
@@ -115,4 +115,5 @@ def evaluate(run: Run) -> None:
             **skill(outcomes),
         }
     )
+    run.display.measured(run.metrics.evaluations())
     run.keep_best()

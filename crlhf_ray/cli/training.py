@@ -113,6 +113,20 @@ def report(run_dir: Annotated[Path, typer.Argument(help="The run.dir of a traini
 
 
 @app.command()
+def watch(
+    run_dir: Annotated[Path, typer.Argument(help="The run.dir of a training run on this machine.")],
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Show a run's curves, held-out scores, alerts and time left, from its files, until it ends; Ctrl-C stops watching.
+
+    Example: crlhf watch runs/quickstart
+    """
+    from crlhf_ray.report.watch import watch
+
+    watch(run_dir, console, seconds)
+
+
+@app.command()
 def study(
     name: Annotated[str, typer.Argument(help="Which question: docs/studies.md lists them.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.json and NAME.html.")] = Path("studies"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -12,16 +13,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from crlhf_ray.report.headline import duration
+from crlhf_ray.report.progress import measured_line, seconds_left
 from crlhf_ray.report.run_files import alert_text, round_seconds
 
 
 class Display:
     """Live progress of a run: phases come and go at the bottom, finished rounds stay above them.
 
-    Where the output is no terminal (a file, a submitted job), each phase and each round is one plain line.
+    Where the output is not a terminal (a file, a submitted job), each phase that has ended, with its time, and each
+    round is one plain line. rounds, every: `run.rounds` and `evaluation.every`, from which the time left is estimated.
     """
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, *, rounds: int | None = None, every: int = 0):
+        self._rounds, self._every = rounds, every
+        self._rows: list[Mapping[str, Any]] = []
         self.console = console or Console(highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
@@ -48,13 +54,16 @@ class Display:
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[None]:
         """Show a phase while the body runs; total: how many steps `advance` will report, None where unknown."""
-        if not self.console.is_terminal:
-            self._print(f"  {name}" + (f" ({total})" if total else ""))
         task = self._progress.add_task(name, total=total)
         self._tasks.append(task)
+        begun, ended = time.monotonic(), "stopped after"
         try:
             yield
+            ended = "took"
         finally:
+            if not self.console.is_terminal:
+                spent = duration(time.monotonic() - begun)
+                self._print(f"  {name}" + (f" ({total})" if total else "") + f" {ended} {spent}")
             self._tasks.remove(task)
             self._progress.remove_task(task)
 
@@ -68,13 +77,19 @@ class Display:
         self._print(text, style="yellow")
 
     def round_done(self, row: Mapping[str, Any]) -> None:
-        """Print a finished round (a row of metrics.jsonl) and those of its alerts that are new."""
-        self._print(round_line(row))
+        """Print a finished round (a row of metrics.jsonl), the time left, and those of its alerts that are new."""
+        self._rows.append(row)
+        left = seconds_left(self._rows, self._rounds, self._every) if self._rounds else None
+        self._print(round_line(row, self._rounds) + (f"  about {duration(left)} left" if left else ""))
         alerts = [alert_text(alert) for alert in row.get("alerts") or ()]
         for text in alerts:
             if text not in self._alerts:
                 self._print(f"  alert: {text}", style="yellow")
         self._alerts = alerts
+
+    def measured(self, evaluations: Sequence[Mapping[str, Any]]) -> None:
+        """Print the last of a run's evaluations (rows of evaluations.jsonl), and the gain since the first."""
+        self._print(measured_line(evaluations), style="cyan")
 
     def final_table(self, summary: Mapping[str, str]) -> None:
         """Print what happened; summary: text by label, in the order shown (see `crlhf_ray.report.headline`)."""
@@ -89,8 +104,8 @@ class Display:
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def round_line(row: Mapping[str, Any]) -> str:
-    """One line of text for a row of metrics.jsonl; what the row lacks is left out."""
+def round_line(row: Mapping[str, Any], rounds: int | None = None) -> str:
+    """One line of text for a row of metrics.jsonl; what the row lacks is left out. Rounds count from 1 here."""
     reward, learner, aggregation = (row.get(group) or {} for group in ("reward", "learner", "aggregation"))
     parts = [
         ("reward", reward.get("mean"), "{:.3f}"),
@@ -102,4 +117,4 @@ def round_line(row: Mapping[str, Any]) -> str:
         ("", round_seconds(row) or None, "{:.1f} s"),
     ]
     shown = [f"{name} {form.format(value)}".strip() for name, value, form in parts if value is not None]
-    return "  ".join([f"round {row.get('round')}", *shown])
+    return "  ".join([f"round {row['round'] + 1}" + (f" of {rounds}" if rounds else ""), *shown])

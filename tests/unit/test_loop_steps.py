@@ -51,14 +51,15 @@ def losing(jobs):
 
 
 def test_a_program_that_the_sandbox_failed_on_is_left_out_of_pass_at_1_and_counted():
-    heldout, rows = load_problems("starter", "heldout")[:2], []
+    heldout, rows, shown = load_problems("starter", "heldout")[:2], [], []
     run = SimpleNamespace(
         config=load_config(changes=["evaluation.samples=10"]),
         round=3,
         heldout=heldout,
         problems={problem.problem_id: problem for problem in heldout},
         engines=SimpleNamespace(sandbox=SimpleNamespace(check=losing)),
-        metrics=SimpleNamespace(append_evaluation=rows.append),
+        metrics=SimpleNamespace(append_evaluation=rows.append, evaluations=lambda: rows),
+        display=SimpleNamespace(measured=shown.append),
         phase=lambda name, total=None: nullcontext(),
         generate=lambda problems, n, tag, temperature: [
             Sample(f"{tag}-{p.problem_id}-{i}", p.problem_id, (5,), (7,), np.zeros(1), "x", (), 0, "eos", "a")
@@ -71,6 +72,7 @@ def test_a_program_that_the_sandbox_failed_on_is_left_out_of_pass_at_1_and_count
     (row,) = rows
     assert row["per_problem"] == {heldout[0].problem_id: 4 / 9, heldout[1].problem_id: 0.0}
     assert row["unchecked"] == 1
+    assert shown == [rows]
 
 
 def test_programs_left_out_of_a_round_are_told_in_the_alerts():
