@@ -10,6 +10,7 @@ import typer
 
 from crlhf_ray.cli.app import app, console, errors
 from crlhf_ray.cli.stopping import stopped
+from crlhf_ray.problems.settings import DataSetSettings
 
 
 @app.command()
@@ -67,6 +68,13 @@ def problems() -> None:
     """What a set of problems is worth."""
 
 
+def _data_set(column: list[str] | None, limit: int | None) -> DataSetSettings:
+    from crlhf_ray.settings import read_settings
+
+    changes = [f"columns.{one}" for one in column or ()] + ([f"limit={limit}"] if limit else [])
+    return read_settings(DataSetSettings, None, changes)
+
+
 Column = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,29 +83,31 @@ Column = Annotated[
 ]
 
 
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each split of such a source.")]
+
+
 @problems_app.command("show")
 def show_problems(
     source: Annotated[str, typer.Argument(help="A source of problems, such as data:set.parquet: docs/problems.md.")],
     column: Column = None,
     first: Annotated[int, typer.Option(min=0, help="How many problems to print in full.")] = 2,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of each split.")] = None,
+    limit: Limit = None,
 ) -> None:
     """Show what is understood of a source: its columns, counts, first problems and refused rows; runs nothing.
 
     Exit code 1 where a row is refused. Example: crlhf problems show data:set.parquet --column tests=checks
     """
     from crlhf_ray.problems.preview import show
-    from crlhf_ray.problems.settings import DataSetSettings
-    from crlhf_ray.settings import read_settings
 
-    changes = [f"columns.{one}" for one in column or ()] + ([f"limit={limit}"] if limit else [])
-    if show(source, read_settings(DataSetSettings, None, changes), first, console):
+    if show(source, _data_set(column, limit), first, console):
         raise typer.Exit(1)
 
 
 @problems_app.command("check")
 def check_problems(
     source: Annotated[str, typer.Argument(help="A source of problems, such as a JSONL file: docs/problems.md.")],
+    column: Column = None,
+    limit: Limit = None,
     mutants: Annotated[
         int, typer.Option(min=0, help="Maximum number of mutants (small mistakes in a reference) to try per problem.")
     ] = 20,
@@ -114,7 +124,8 @@ def check_problems(
     from crlhf_ray.settings import validated
 
     settings = validated(SandboxSettings, {"slots": slots, "limits": {"cpu_seconds": cpu_seconds}})
-    found = problem_check.check_problems(source, settings, mutants=mutants, progress=errors)
+    data_set = _data_set(column, limit)
+    found = problem_check.check_problems(source, settings, mutants=mutants, progress=errors, data_set=data_set)
     if as_json:
         print(problem_check.as_json(found))
     else:

@@ -16,6 +16,7 @@ from crlhf_ray.feedback.mutations import mutations
 from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Checker, ReferenceChecker, ScriptChecker
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings
 from crlhf_ray.sandbox.limits import SandboxSettings
 from crlhf_ray.sandbox.samples import AnySandbox
 from crlhf_ray.sandbox.sandbox import Sandbox
@@ -134,9 +135,16 @@ def _texts(checker: Checker) -> list[tuple[str, ...]]:
     return []
 
 
-def check_problems(source: str, settings: SandboxSettings, *, mutants: int, progress: Console) -> list[Finding]:
+def check_problems(
+    source: str,
+    settings: SandboxSettings,
+    *,
+    mutants: int,
+    progress: Console,
+    data_set: DataSetSettings = DEFAULTS,
+) -> list[Finding]:
     """Examine all problems of a source in a sandbox of its own. Raises DataError as `load_problems`."""
-    problems = load_problems(source)
+    problems = load_problems(source, None, data_set, progress.print)
     with Sandbox(settings) as sandbox, Progress(console=progress, transient=True) as bar:
         task = bar.add_task("checking", total=None)
         return examine(

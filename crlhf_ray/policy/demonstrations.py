@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from crlhf_ray.errors import DataError
 from crlhf_ray.jsonl import json_rows
 from crlhf_ray.policy.prompts import Template, encode
 from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings
 
 PAIRS_PREFIX = "pairs:"
 
@@ -27,13 +28,19 @@ class Demonstration:
 
 
 def read_demonstrations(
-    source: str, template: Template, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+    source: str,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    data_set: DataSetSettings = DEFAULTS,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Demonstration]:
     """Demonstrations of a source, in its order.
 
     source: a source of problems (see `load_problems`), of which every reference solution of the train split is one
         demonstration; or ``pairs:PATH``, a JSONL file of objects with exactly the fields ``prompt`` and
         ``completion``, both text, used as they stand.
+    data_set, say: as for `load_problems`.
 
     Raises DataError, naming file, row and field, for a row of another form, an empty completion, a demonstration longer
     than ``max_tokens``, and a source without any.
@@ -45,7 +52,7 @@ def read_demonstrations(
         ]
     else:
         file = source
-        problems = load_problems(source, "train")
+        problems = load_problems(source, "train", data_set, say)
         rows = [
             (row, encode(problem, template, tokenizer), reference)
             for row, problem in enumerate(problems, start=1)

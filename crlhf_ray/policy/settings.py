@@ -7,7 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.settings import Settings
+from crlhf_ray.problems.settings import DATA_SETS, DataSetSettings
+from crlhf_ray.settings import Settings, refuse_unused
 
 #: bare: the problem's prompt and nothing else; chat: in the model's own chat format. See `prompts.render`.
 Template = Literal["bare", "chat"]
@@ -45,8 +46,10 @@ class SftSettings(Settings):
     model: ModelSettings = ModelSettings()
     """The model to start from; with model.lora set, adapters are trained and merged into the saved model."""
     data: str = "starter"
-    """Problems whose references are imitated (starter, compose:SEED:COUNT, mbpp:PATH, a JSONL; the train split), or
-    pairs:PATH, a JSONL file with the fields prompt and completion."""
+    """Problems whose references are imitated (a source as problems.source of a run; the train split), or pairs:PATH, a
+    JSONL file with the fields prompt and completion."""
+    data_set: DataSetSettings = DataSetSettings()
+    """How data of the kinds hub: and data: is read."""
     template: Template = "bare"
     """Prompt template for problems; use the one that the training run will use."""
     dir: Path = Path("runs/sft")
@@ -90,6 +93,12 @@ class SftSettings(Settings):
                 f"minibatch_samples {self.minibatch_samples} must be a multiple of ranks x micro_batch_samples = "
                 f"{self.ranks} x {self.micro_batch_samples} = {share}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_a_data_set(self) -> Self:
+        if not self.data.startswith(DATA_SETS):
+            refuse_unused(self, ("data_set",), f"data={self.data}, whose rows have a form of their own")
         return self
 
     def steps(self, demonstrations: int) -> int:

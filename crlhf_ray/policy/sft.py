@@ -64,7 +64,9 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
         return finished
     resolve(settings.model.name)  # unpacked once here, not by every worker
     tokenizer = load_tokenizer(settings.model.name)
-    demonstrations = read_demonstrations(settings.data, settings.template, tokenizer, settings.max_tokens)
+    demonstrations = read_demonstrations(
+        settings.data, settings.template, tokenizer, settings.max_tokens, settings.data_set, console.print
+    )
     steps = settings.steps(len(demonstrations))
     console.print(
         f"SFT of [bold]{settings.model.name}[/bold] on {len(demonstrations)} demonstrations: {steps} steps of "

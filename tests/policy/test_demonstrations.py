@@ -8,6 +8,8 @@ import torch
 from crlhf_ray.errors import DataError
 from crlhf_ray.policy.demonstrations import Demonstration, batch_indices, collate, completion_loss, read_demonstrations
 from crlhf_ray.policy.model import ModelSettings, load_model, load_tokenizer
+from crlhf_ray.policy.settings import SftSettings
+from crlhf_ray.problems.settings import DataSetSettings
 
 
 def read(path, *rows, max_tokens=500):
@@ -80,3 +82,14 @@ def test_padding_changes_no_loss():
     plain = -sum(logprobs[0, position - 1, ids[0, position]] for position in (3, 4, 5))
     torch.testing.assert_close(together, apart)
     torch.testing.assert_close(completion_loss(model, collate(rows[:1], pad_id=2)), plain)
+
+
+def test_the_references_of_a_data_set_are_demonstrations_and_its_columns_can_be_named(tmp_path):
+    row = {"text": "Add.", "answer": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
+    (tmp_path / "set.jsonl").write_text(json.dumps(row) + "\n")
+    named = DataSetSettings.model_validate({"columns": {"references": "answer"}})
+    tokenizer = load_tokenizer("tiny")
+    (found,) = read_demonstrations(f"data:{tmp_path / 'set.jsonl'}", "bare", tokenizer, 512, named)
+    assert tokenizer.decode(found.completion[:-1]) == "\ndef add(a, b): return a + b"
+    with pytest.raises(ValueError, match=r"data_set=.* has no effect with data=starter"):
+        SftSettings(data_set=named)
