@@ -245,6 +245,7 @@ FREE_ON_RESUME = (
     "learner.value_lr",
     "learner.max_logprob_gap",
     "learner.micro_batch_tokens",
+    "learner.checkpoint_activations",
     "learner.resources*",
     "learner.*_per_rank",
     "learner.*_seconds",

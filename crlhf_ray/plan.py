@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import psutil
-import torch
 import yaml
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from crlhf_ray.config import Config
 from crlhf_ray.feedback.annotators.settings import LlmSettings
 from crlhf_ray.feedback.simulate import Crowd
+from crlhf_ray.memory import (
+    GIB,
+    Item,
+    expected_row,
+    rank_items,
+    replica_items,
+    shape_of,
+    start_items,
+    sync_items,
+    total,
+)
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.report.trackers import check_trackers
 
-GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
 PROCESS_GIB = 0.6
 #: A judge's tokens: what it is told before a program, and what it answers to one line of so many tokens.
@@ -108,46 +119,55 @@ def _machines(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def memory(config: Config) -> list[tuple[str, float]]:
-    """GiB of each part, estimated from the model's configuration; weights are not loaded."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve(config.model.name)))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    width = 4 if config.model.dtype == "float32" else 2
-    weights = parameters * width / GIB
-    hidden, layers, vocabulary = (
-        getattr(model.config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
-    )
-    trained = parameters if config.model.lora is None else _lora_parameters(model, config.model.lora.r)
-    # gradients and two Adam moments in fp32; with full fine-tuning the frozen reference is one more copy of the weights
-    learning = trained * 12 / GIB + (weights if config.model.lora is None else 0.0)
-    shards = config.learner.ranks if config.learner.zero_stage == 3 else 1
-    tokens = config.learner.micro_batch_tokens
-    activations = tokens * (layers * hidden * 34 + 3 * vocabulary) * width / GIB
-    rollout = weights + config.rollout.kv_cache_gib + PROCESS_GIB
+def memory(config: Config) -> list[tuple[str, int, list[Item]]]:
+    """Of each kind of process: its name, how many there are, and what one holds. No weight is loaded.
+
+    A rank's memory is that of its highest point: its start, or the backward pass of its largest row.
+    """
+    settings = AutoConfig.from_pretrained(resolve(config.model.name))
+    return memory_of(settings, config)
+
+
+def memory_of(settings: Any, config: Config) -> list[tuple[str, int, list[Item]]]:
+    """`memory` of a transformers configuration."""
+    shape = shape_of(settings, config.model.lora)
+    process = Item("process", "Python, torch, Ray, vLLM or DeepSpeed before any weight", int(PROCESS_GIB * GIB))
+    run, rollout, learner = config.run, config.rollout, config.learner
+    answers = run.problems_per_round * run.samples_per_problem * rollout.max_tokens
+    learning = rank_items(shape, expected_row(config), config.model, learner, answers)
+    starting = start_items(shape, config.model, learner)
+    parts = rollout.tensor_parallel
+    of_replica = "rollout replica" if parts == 1 else f"of {parts} processes of a rollout replica"
     return [
-        (
-            f"{_replicas(config)} rollout replica(s): weights {weights:.2f}, KV cache, process",
-            config.rollout.most_replicas * rollout,
-        ),
-        (
-            f"{config.learner.ranks} learner rank(s): weights, gradients, optimizer",
-            config.learner.ranks * ((weights + learning) / shards + PROCESS_GIB),
-        ),
-        (f"activations of {tokens} tokens", config.learner.ranks * activations),
-        ("driver, aggregation actor, Ray", 3 * PROCESS_GIB),
+        (of_replica, rollout.most_replicas * parts, [*replica_items(shape, config), process]),
+        ("learner rank, learning", learner.ranks, [*learning, process]),
+        ("learner rank, at its start", learner.ranks, [*starting, process]),
+        ("driver, aggregation actor, Ray", 3, [process]),
     ]
 
 
-def _lora_parameters(model: torch.nn.Module, rank: int) -> int:
-    linear = [
-        module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"
-    ]
-    return sum(rank * (module.in_features + module.out_features) for module in linear)
+def on_one_machine(parts: Sequence[tuple[str, int, list[Item]]]) -> int:
+    """Bytes of all processes: a rank is counted once, at its highest point."""
+    replica, learning, starting, rest = (count * total(items) for _, count, items in parts)
+    return replica + max(learning, starting) + rest
 
 
 def _replicas(config: Config) -> str:
     return f"{'up to ' if config.rollout.autoscale else ''}{config.rollout.most_replicas}"
+
+
+def _most(config: Config, name: str) -> str:
+    return "up to " if config.rollout.autoscale and "replica" in name else ""
+
+
+def _arithmetic(title: str, items: Sequence[Item], *, summed: bool = True) -> Table:
+    """Item, how it is reckoned, size."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for item in items:
+        table.add_row(item.name, item.formula, f"{item.bytes / GIB:.2f} GiB")
+    if summed:
+        table.add_row("together", "", f"{total(items) / GIB:.2f} GiB")
+    return table
 
 
 def print_plan(config: Config, console: Console) -> None:
@@ -161,14 +181,22 @@ def print_plan(config: Config, console: Console) -> None:
     console.print(batches)
     for warning in warnings(config):
         console.print(f"[yellow]warning:[/yellow] {warning}")
-    parts = memory(config)
-    total = sum(size for _, size in parts)
-    table = Table(title="Memory, estimated", title_justify="left", show_header=False)
-    for name, size in [*parts, ("all on one machine", total)]:
-        table.add_row(name, f"{size:.1f} GiB")
-    console.print(table)
+    settings_of_model = AutoConfig.from_pretrained(resolve(config.model.name))
+    parts = memory_of(settings_of_model, config)
+    for name, count, items in parts:
+        if len(items) > 1:
+            console.print(_arithmetic(f"Memory of each {name} ({_most(config, name)}{count} in all)", items))
+    sent = sync_items(shape_of(settings_of_model, config.model.lora), config)
+    console.print(_arithmetic("Weight transfer after each update", sent, summed=False))
+    needed = on_one_machine(parts) / GIB
+    console.print(f"All on one machine: {needed:.1f} GiB, with {total(parts[-1][2]) * 3 / GIB:.1f} for driver and Ray.")
     have = psutil.virtual_memory().available / GIB
-    verdict = "fits" if total < have else "does NOT fit: lower rollout.kv_cache_gib or learner.micro_batch_tokens"
+    verdict = (
+        "fits"
+        if needed < have
+        else "does NOT fit: lower rollout.kv_cache_gib or learner.micro_batch_tokens, or set "
+        "learner.checkpoint_activations"
+    )
     console.print(
         f"This machine: {os.cpu_count()} cores, {have:.1f} GiB free. On it alone the run [bold]{verdict}[/bold]."
     )

@@ -39,6 +39,7 @@ from crlhf_ray.learner.policy_weights import PolicyWeights
 from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.staleness import correct
+from crlhf_ray.learner.zero import checkpoint_layers, deepspeed_config
 from crlhf_ray.output import print_to
 from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model
 from crlhf_ray.process_group import join_group
@@ -88,6 +89,8 @@ class LearnerWorker:
         reference = None if adapted else deepcopy(policy).requires_grad_(False)
         module = ActorCritic(policy, reference, self.settings.value_trunk)
         leave_out_frozen(module)
+        if self.settings.checkpoint_activations:
+            checkpoint_layers(module)
         if not self.algorithm.needs_values:
             module.value_head.requires_grad_(False)
         if cuda:
@@ -105,25 +108,19 @@ class LearnerWorker:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
         if self._clips_here:
             optimizer.register_step_pre_hook(self._clip)
-        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self._deepspeed_config())
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=deepspeed_config(
+                self.settings, self.model_settings, sum(p.numel() for p in trained), clips=not self._clips_here
+            ),
+        )
         self.module = module
         gathered = deepspeed.zero.GatheredParameters if self.settings.zero_stage == 3 else None
         self.weights = PolicyWeights(module, gathered)
         check_names(policy.config, self.weight_meta())
         self.probe = probe(policy.config.vocab_size)
         check_exact(self.model_settings, policy.config, expected, self.logprobs(self.probe))
-
-    def _deepspeed_config(self) -> dict[str, Any]:
-        return {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "managed_gradient_accumulation": False,  # minibatches have as many rows as they need; step() ends one
-            "gradient_clipping": 0.0 if self._clips_here else self.settings.max_grad_norm,
-            "bf16": {"enabled": self.model_settings.dtype == "bfloat16"},
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": self.settings.zero_stage, "overlap_comm": False},
-            "steps_per_print": 10**9,
-        }
 
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
         """One PPO update from a batch: see `LearnerGroup.update`."""

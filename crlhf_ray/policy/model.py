@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.policy.presets import unpack_gguf, write_tiny
-from crlhf_ray.policy.settings import ModelSettings
+from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -72,25 +72,26 @@ def load_model(settings: ModelSettings) -> torch.nn.Module:
     Every call builds the same adapters (A from a fixed seed, B zero), so that all ranks and runs start alike.
     """
     model = AutoModelForCausalLM.from_pretrained(resolve(settings.name), dtype=getattr(torch, settings.dtype))
-    if settings.lora is None:
-        return model.eval()
+    return (model if settings.lora is None else adapt(model, settings.lora)).eval()
 
+
+def adapt(model: torch.nn.Module, lora: LoraSettings) -> torch.nn.Module:
+    """The model within a ``peft`` model, with new adapters."""
     from peft import LoraConfig, get_peft_model
 
-    targets = settings.lora.target_modules
+    targets = lora.target_modules
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        adapted = get_peft_model(
+        return get_peft_model(
             model,
             LoraConfig(
                 task_type="CAUSAL_LM",
-                r=settings.lora.r,
-                lora_alpha=settings.lora.alpha,
-                lora_dropout=settings.lora.dropout,
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
                 target_modules=targets if isinstance(targets, str) else list(targets),
             ),
         )
-    return adapted.eval()
 
 
 def folder_digest(folder: Path) -> str:

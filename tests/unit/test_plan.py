@@ -11,7 +11,8 @@ from rich.console import Console
 
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.plan import batch_arithmetic, memory, print_plan, warnings
+from crlhf_ray.memory import GIB
+from crlhf_ray.plan import batch_arithmetic, memory, on_one_machine, print_plan, warnings
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 
@@ -41,29 +42,53 @@ def test_a_plan_refuses_a_round_of_more_problems_than_there_are():
         arithmetic("run.problems_per_round=103")
 
 
-def test_memory_grows_with_replicas_and_context_and_shrinks_with_shards():
-    def total(*changes: str) -> float:
-        return sum(size for _, size in memory(load_config(QUICKSTART, ["model.name=tiny", *changes])))
+def tiny(*changes: str):
+    return memory(load_config(QUICKSTART, ["model.name=tiny", *changes]))
 
-    assert total("rollout.replicas=2") == pytest.approx(total() + 1.5 + 0.6, abs=0.05)  # KV cache and process
-    assert total("learner.micro_batch_tokens=2048") > total()
-    assert total("learner.ranks=2", "learner.zero_stage=3") < total("learner.ranks=2")
+
+def test_memory_grows_with_replicas_and_context_and_shrinks_with_shards():
+    def needed(*changes: str) -> float:
+        return on_one_machine(tiny(*changes)) / GIB
+
+    assert needed("rollout.replicas=2") == pytest.approx(needed() + 1.5 + 0.6, abs=0.05)  # KV cache and process
+    assert needed("learner.micro_batch_tokens=2048") > needed()
+    assert needed("learner.micro_batch_tokens=2048", "learner.checkpoint_activations=true") < needed(
+        "learner.micro_batch_tokens=2048"
+    )
+
+
+def test_zero_divides_what_its_stage_says_over_the_ranks():
+    def rank(stage: int, ranks: int = 4) -> dict[str, int]:
+        changes = ("model.lora=null", "learner.lr=1e-5", f"learner.zero_stage={stage}", f"learner.ranks={ranks}")
+        return {item.name: item.bytes for item in tiny(*changes)[1][2]}
+
+    whole = rank(0)
+    for stage in (1, 2, 3):
+        sharded = rank(stage)
+        for name, since in (("optimizer", 1), ("gradients", 2), ("weights", 3), ("reference", 3)):
+            assert sharded[name] == pytest.approx(whole[name] / (4 if stage >= since else 1), abs=4), (stage, name)
+
+
+def test_tensor_parallelism_divides_a_replicas_weights():
+    (_, one, alone), (_, two, halves) = tiny()[0], tiny("rollout.tensor_parallel=2")[0]
+    assert (one, two) == (1, 2)
+    assert halves[0].bytes == alone[0].bytes // 2
 
 
 def test_it_prints_settings_batches_memory_and_bundles_and_starts_nothing():
     out = io.StringIO()
     print_plan(load_config(QUICKSTART, ["model.name=tiny", "learner.lr=0.002"]), Console(file=out, width=120))
     text = out.getvalue()
-    for part in ("lr: 0.002", "= 48", "all on one machine", "Ray bundles: 1 x 0.5 CPU for rollouts"):
+    for part in ("lr: 0.002", "= 48", "All on one machine", "Ray bundles: 1 x 0.5 CPU for rollouts"):
         assert part in text
     assert not ray.is_initialized()
 
 
 def test_a_pool_that_grows_is_counted_at_its_most():
     config, out = load_config(QUICKSTART, ["model.name=tiny", "rollout.autoscale.most=4"]), io.StringIO()
-    assert memory(config)[0][0].startswith("up to 4 rollout replica(s)")
-    assert memory(config)[0][1] == pytest.approx(4 * memory(load_config(QUICKSTART, ["model.name=tiny"]))[0][1])
+    assert memory(config)[0][1] == 4
     print_plan(config, Console(file=out, width=120))
+    assert "each rollout replica (up to 4 in all)" in out.getvalue()
     assert "Ray bundles: up to 4 x 0.5 CPU for rollouts" in out.getvalue()
 
 
