@@ -22,6 +22,8 @@ from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 from crlhf_ray.policy.support import EXPERTS
 
 GIB = 2**30
+#: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
+PROCESS_GIB = 0.6
 #: DeepSpeed's limits for ZeRO-3, in elements: what it gathers ahead and keeps whole.
 LIVE = 1_000_000_000
 WIDTH = {"float32": 4, "bfloat16": 2}
@@ -34,6 +36,9 @@ class Item:
     name: str
     formula: str
     bytes: int
+
+
+Memory = list[tuple[str, int, list[Item]]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,9 @@ def shape_of(config: Any, lora: LoraSettings | None) -> Shape:
     first = {name: module for name, module in model.named_modules() if "lora_A" in name and hasattr(module, "weight")}
     wide = getattr(text, "head_dim", None) or hidden // heads
     # An RMSNorm in transformers computes in fp32 and keeps its output where its weight is trained; LayerNorm does not
-    norm = (2 * hidden, 2 * hidden * (lora is None)) if rms and rms[0] else (0, 2 * hidden)
+    keys = (getattr(text, "num_key_value_heads", None) or heads) * wide
+    normed = 2 * hidden + (heads * wide + keys) * any(name.endswith("q_norm") for name, _ in model.named_modules())
+    norm = (normed, normed * (lora is None)) if rms and rms[0] else (0, normed)
     return Shape(
         parameters=parameters,
         trained=trained,
@@ -122,7 +129,7 @@ def shape_of(config: Any, lora: LoraSettings | None) -> Shape:
         hidden=hidden,
         heads=heads,
         queries=heads * wide,
-        keys=(getattr(text, "num_key_value_heads", None) or heads) * wide,
+        keys=keys,
         vocabulary=vocabulary,
         norms=norm,
         widened=_widened(text, gated),
@@ -268,6 +275,26 @@ def sync_items(shape: Shape, config: Config) -> list[Item]:
             )
         )
     return items
+
+
+def memory_of(shape: Shape, config: Config) -> Memory:
+    """Of each kind of process: its name, how many there are, and what one holds.
+
+    A rank's memory is that of its highest point: its start, or the backward pass of its largest row.
+    """
+    process = Item("process", "Python, torch, Ray, vLLM or DeepSpeed before any weight", int(PROCESS_GIB * GIB))
+    run, rollout, learner = config.run, config.rollout, config.learner
+    answers = run.problems_per_round * run.samples_per_problem * rollout.max_tokens
+    learning = rank_items(shape, expected_row(config), config.model, learner, answers)
+    starting = start_items(shape, config.model, learner)
+    parts = rollout.tensor_parallel
+    of_replica = "rollout replica" if parts == 1 else f"of {parts} processes of a rollout replica"
+    return [
+        (of_replica, rollout.most_replicas * parts, [*replica_items(shape, config), process]),
+        ("learner rank, learning", learner.ranks, [*learning, process]),
+        ("learner rank, at its start", learner.ranks, [*starting, process]),
+        ("driver, aggregation actor, Ray", 3, [process]),
+    ]
 
 
 def expected_row(config: Config) -> Row:

@@ -14,25 +14,15 @@ from rich.table import Table
 from transformers import AutoConfig
 
 from crlhf_ray.config import Config
+from crlhf_ray.devices import USABLE, Devices, check_devices
 from crlhf_ray.feedback.annotators.settings import LlmSettings
 from crlhf_ray.feedback.simulate import Crowd
-from crlhf_ray.memory import (
-    GIB,
-    Item,
-    expected_row,
-    rank_items,
-    replica_items,
-    shape_of,
-    start_items,
-    sync_items,
-    total,
-)
+from crlhf_ray.memory import GIB, Item, Memory, memory_of, shape_of, sync_items, total
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.policy.model import load_tokenizer, resolve
+from crlhf_ray.policy.support import check_config
 from crlhf_ray.report.trackers import check_trackers
 
-#: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
-PROCESS_GIB = 0.6
 #: A judge's tokens: what it is told before a program, and what it answers to one line of so many tokens.
 INSTRUCTIONS, ANSWER_A_LINE, TOKENS_A_LINE = 300, 30, 8
 
@@ -119,34 +109,12 @@ def _machines(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def memory(config: Config) -> list[tuple[str, int, list[Item]]]:
-    """Of each kind of process: its name, how many there are, and what one holds. No weight is loaded.
-
-    A rank's memory is that of its highest point: its start, or the backward pass of its largest row.
-    """
-    settings = AutoConfig.from_pretrained(resolve(config.model.name))
-    return memory_of(settings, config)
+def memory(config: Config) -> Memory:
+    """`memory_of` the model that the settings name. No weight is loaded."""
+    return memory_of(shape_of(AutoConfig.from_pretrained(resolve(config.model.name)), config.model.lora), config)
 
 
-def memory_of(settings: Any, config: Config) -> list[tuple[str, int, list[Item]]]:
-    """`memory` of a transformers configuration."""
-    shape = shape_of(settings, config.model.lora)
-    process = Item("process", "Python, torch, Ray, vLLM or DeepSpeed before any weight", int(PROCESS_GIB * GIB))
-    run, rollout, learner = config.run, config.rollout, config.learner
-    answers = run.problems_per_round * run.samples_per_problem * rollout.max_tokens
-    learning = rank_items(shape, expected_row(config), config.model, learner, answers)
-    starting = start_items(shape, config.model, learner)
-    parts = rollout.tensor_parallel
-    of_replica = "rollout replica" if parts == 1 else f"of {parts} processes of a rollout replica"
-    return [
-        (of_replica, rollout.most_replicas * parts, [*replica_items(shape, config), process]),
-        ("learner rank, learning", learner.ranks, [*learning, process]),
-        ("learner rank, at its start", learner.ranks, [*starting, process]),
-        ("driver, aggregation actor, Ray", 3, [process]),
-    ]
-
-
-def on_one_machine(parts: Sequence[tuple[str, int, list[Item]]]) -> int:
+def on_one_machine(parts: Memory) -> int:
     """Bytes of all processes: a rank is counted once, at its highest point."""
     replica, learning, starting, rest = (count * total(items) for _, count, items in parts)
     return replica + max(learning, starting) + rest
@@ -170,6 +138,28 @@ def _arithmetic(title: str, items: Sequence[Item], *, summed: bool = True) -> Ta
     return table
 
 
+def print_memory(settings: Any, config: Config, console: Console) -> Memory:
+    """Print what each process holds and what a weight transfer sends; settings: the model's configuration."""
+    shape = shape_of(settings, config.model.lora)
+    parts = memory_of(shape, config)
+    for name, count, items in parts:
+        if len(items) > 1:
+            console.print(_arithmetic(f"Memory of each {name} ({_most(config, name)}{count} in all)", items))
+    console.print(_arithmetic("Weight transfer after each update", sync_items(shape, config), summed=False))
+    return parts
+
+
+def print_devices(config: Config, text: str, console: Console) -> None:
+    """Print memory and transfers, and whether the run fits such devices: NODESxDEVICESxGIB. The model's config.json is
+    enough: prompts are not tokenised. Raises ConfigError where it does not fit, or this model cannot be trained."""
+    devices, name = Devices.parse(text), config.model.name
+    settings = AutoConfig.from_pretrained(resolve(name))
+    print_memory(settings, config, console)
+    check_config(settings, name, context=config.rollout.context, shards=config.rollout.tensor_parallel)
+    check_devices(settings, config, devices)
+    console.print(f"Each process fits a device of {devices.gib:g} GiB, of which tensors may take {USABLE:.0%}.")
+
+
 def print_plan(config: Config, console: Console) -> None:
     """Print settings, batch arithmetic, resources and memory."""
     check_trackers(config.run.tracking)
@@ -181,13 +171,7 @@ def print_plan(config: Config, console: Console) -> None:
     console.print(batches)
     for warning in warnings(config):
         console.print(f"[yellow]warning:[/yellow] {warning}")
-    settings_of_model = AutoConfig.from_pretrained(resolve(config.model.name))
-    parts = memory_of(settings_of_model, config)
-    for name, count, items in parts:
-        if len(items) > 1:
-            console.print(_arithmetic(f"Memory of each {name} ({_most(config, name)}{count} in all)", items))
-    sent = sync_items(shape_of(settings_of_model, config.model.lora), config)
-    console.print(_arithmetic("Weight transfer after each update", sent, summed=False))
+    parts = print_memory(AutoConfig.from_pretrained(resolve(config.model.name)), config, console)
     needed = on_one_machine(parts) / GIB
     console.print(f"All on one machine: {needed:.1f} GiB, with {total(parts[-1][2]) * 3 / GIB:.1f} for driver and Ray.")
     have = psutil.virtual_memory().available / GIB

@@ -33,7 +33,18 @@ def init(
 
 
 @app.command()
-def plan(config: ConfigFile = None, changes: Changes = None) -> None:
+def plan(
+    config: ConfigFile = None,
+    changes: Changes = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODESxDEVICESxGIB",
+            help="Print only memory and weight transfers, from the model's config.json alone, and refuse what does not "
+            "fit such nodes, with a setting that would help: 2x8x80.",
+        ),
+    ] = None,
+) -> None:
     """Print the resolved settings, batch arithmetic, resources and memory; start nothing.
 
     Example: crlhf plan --config jobs/quickstart.yaml --set run.rounds=20
@@ -41,9 +52,12 @@ def plan(config: ConfigFile = None, changes: Changes = None) -> None:
     from crlhf_ray.config import load_config
 
     settings = load_config(config, changes or [])
-    from crlhf_ray.plan import print_plan
+    from crlhf_ray.plan import print_devices, print_plan
 
-    print_plan(settings, console)
+    if devices is not None:
+        print_devices(settings, devices, console)
+    else:
+        print_plan(settings, console)
 
 
 @app.command()

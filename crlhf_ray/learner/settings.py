@@ -110,8 +110,8 @@ class LearnerSettings(Settings):
     micro_batch_tokens: int = Field(default=1024, ge=16)
     """Tokens a forward pass, prompts counted once: bounds the memory. A single sample may exceed it."""
     checkpoint_activations: bool = False
-    """Keep only each layer's input of a forward pass, and compute the layer again in the backward pass: less memory for
-    about a third more time."""
+    """Keep only each layer's input of a forward pass, and compute the layer again in the backward pass: less memory
+    for one more forward pass."""
     seed: int = 0
     """Order of minibatches, the only random choice here: derived from seed and step, so a resumed run repeats it."""
     start_seconds: float = Field(default=300.0, gt=0)

@@ -26,7 +26,7 @@ ROOMS = [
 #: Everybody may import these, and they import no room.
 GROUND = {"errors", "settings", "parts", "jsonl", "output", "visible", "actors", "cluster", "process_group"}
 #: They put the rooms together, and no room imports them.
-FRONT = {"loop", "cli", "plan", "memory", "doctor", "export"}
+FRONT = {"loop", "cli", "plan", "memory", "devices", "doctor", "export"}
 
 
 def room_of(file: Path) -> str:
