@@ -81,7 +81,7 @@ def play_round(run: Run) -> None:
             [consensus[item.item_id] for item in items],
             config.reward,
             prior=run.line_prior(),
-            passed=[verdict.passed for work in batch for verdict in work.verdicts],
+            passed=[passed for work in batch for passed in work.passed],
             seed=config.run.seed,
             tests=config.feedback.tests,
         )

@@ -29,7 +29,10 @@ INSTRUCTIONS, ANSWER_A_LINE, TOKENS_A_LINE = 300, 30, 8
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     """How many of what, in samples: the one unit of batch sizes. Raises as `questions` where it cannot be asked."""
-    train, heldout = map(len, questions(config, load_tokenizer(config.model.name)))
+    notes: list[str] = []
+    problems, measured = questions(config, load_tokenizer(config.model.name), notes.append)
+    train, heldout = len(problems), len(measured)
+    untested = sum(not problem.tested for problem in problems)
     per_round = config.run.problems_per_round * config.run.samples_per_problem
     minibatch = min(config.learner.minibatch_samples, per_round)
     steps = -(-per_round // minibatch) * config.learner.epochs
@@ -38,6 +41,8 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     evaluations = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     return [
         ("training problems", f"{train}, each seen {epochs:.1f} times in {config.run.rounds} rounds"),
+        *(("note", note) for note in notes),
+        *([("people alone decide", f"{untested} of them, which have no tests")] if untested else []),
         (
             "samples a round",
             f"{config.run.problems_per_round} problems x {config.run.samples_per_problem} samples = {per_round}",

@@ -28,13 +28,13 @@ from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.base import reliability_columns
 from crlhf_ray.aggregation.coins import coin_of
-from crlhf_ray.aggregation.crowd_alerts import crowd_alerts
+from crlhf_ray.aggregation.crowd_alerts import MOST_FOR_PAIRS, crowd_alerts
 from crlhf_ray.aggregation.encoding import Codebook, Votes, distinct
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, CONSENSUS_SCHEMA, GOLD_SCHEMA
 from crlhf_ray.aggregation.monitors import (
     Alert,
 )
-from crlhf_ray.aggregation.quality import krippendorff_alpha
+from crlhf_ray.aggregation.quality import krippendorff_alpha, pairwise_kappa
 from crlhf_ray.aggregation.settings import AggregationSettings
 from crlhf_ray.aggregation.snapshots import Snapshots, pack_strings, unpack_strings
 from crlhf_ray.aggregation.state import NO_VOTES, CrowdState
@@ -239,6 +239,17 @@ class Aggregator:
         down = np.bincount(votes.task[votes.label < 0], minlength=state.n_tasks)
         p = expit(state.log_odds(np.flatnonzero(state.task_gold[: state.n_tasks] == 0)))
         return krippendorff_alpha(np.stack([up, down], axis=1)), int(((p > sure) | (p < 1 - sure)).sum())
+
+    def pairs(self) -> pa.Table:
+        """A row for each two annotators with a line in common, by `pairwise_kappa`: first, second, lines, agreement and
+        kappa (null where chance leaves nothing). Raises DataError above `MOST_FOR_PAIRS` annotators."""
+        if self.state.n_workers > MOST_FOR_PAIRS:
+            raise DataError(f"{self.state.n_workers} annotators are too many for pairs; {MOST_FOR_PAIRS} are the most")
+        votes, names = self.state.votes(), np.array(self._annotators.names[: self.state.n_workers], object)
+        pairs, lines, agreement, kappa = pairwise_kappa(votes.task, votes.worker, votes.label)
+        first, second = (pa.array(names[side], pa.string()) for side in pairs.T)
+        columns = {"first": first, "second": second, "lines": lines, "agreement": agreement}
+        return pa.table({**columns, "kappa": pa.array(kappa, from_pandas=True)})
 
     def frozen(self) -> Aggregator:
         """A copy to ask at leisure while this one goes on learning. Names are shared: they only grow."""

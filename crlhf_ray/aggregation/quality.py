@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from crlhf_ray.aggregation.marks import Item
@@ -54,6 +55,31 @@ def krippendorff_alpha(counts: np.ndarray) -> float | None:
     return float(1 - (pairs - 1) * observed / chance)
 
 
+def pairwise_kappa(
+    task: np.ndarray, annotator: np.ndarray, label: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Agreement of each two annotators on the tasks that both labelled (Cohen 1960).
+
+    task, annotator, label: [n] votes, one a task and annotator, labels above 0 and below. Returns ``(pairs [m, 2],
+    tasks [m], agreement [m], kappa [m])``: how many tasks they share, on what share they agree, and how much of what
+    chance leaves that is; nan where both gave one and the same label to all. Memory grows with annotators squared.
+    """
+    shape = (int(task.max(initial=-1)) + 1, int(annotator.max(initial=-1)) + 1)
+    up, down = (
+        csr_array((np.ones(int(side.sum())), (task[side], annotator[side])), shape=shape)
+        for side in (label > 0, label < 0)
+    )
+    both, neither, split = ((a.T @ b).toarray() for a, b in ((up, up), (down, down), (up, down)))
+    shared = both + neither + split + split.T
+    first, second = np.nonzero(np.triu(shared, 1))
+    tasks, agreed = shared[first, second], (both + neither)[first, second] / shared[first, second]
+    ups = (both + split)[first, second] / tasks, (both + split.T)[first, second] / tasks
+    chance = ups[0] * ups[1] + (1 - ups[0]) * (1 - ups[1])
+    kappa = np.full(len(tasks), np.nan)
+    np.divide(agreed - chance, 1 - chance, out=kappa, where=chance < 1)
+    return np.stack([first, second], axis=1), tasks.astype(int), agreed, kappa
+
+
 def balanced_accuracy(positive: np.ndarray, p: np.ndarray) -> float:
     """Mean of the accuracies on the two classes; of one class where the other is missing."""
     positive = np.asarray(positive, bool)
@@ -82,12 +108,13 @@ def consensus_quality(
 ) -> dict[str, float]:
     """``consensus_accuracy``, ``consensus_auc`` and ``consensus_ece`` over the items' reviewed lines.
 
-    consensus: p_correct by item and line; truth: +1 or -1 for each line of each item. Lines without an answer are
-    left out. nan where nothing can be said.
+    consensus: p_correct by item and line; truth: +1 or -1 for each line of each item whose truth is known. Lines
+    without an answer, and items without a truth, are left out. nan where nothing can be said.
     """
     pairs = [
         (truth[item.item_id][line] > 0, consensus[item.item_id][line])
         for item in items
+        if item.item_id in truth
         for line in item.to_review
         if line in consensus.get(item.item_id, {})
     ]

@@ -21,7 +21,7 @@ from crlhf_ray.evaluation.results import evaluate as estimate
 from crlhf_ray.learner.checkpoint import latest_tag
 from crlhf_ray.policy.model import folder_digest, load_tokenizer, resolve
 from crlhf_ray.policy.prompts import check_fit
-from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.load import load_problems, with_tests
 from crlhf_ray.problems.problem import Problem
 
 
@@ -29,8 +29,8 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
     """Evaluate the model of ``config``, with the weights of a run's last checkpoint where ``run_dir`` is given.
 
     With a run, every setting that ``config`` leaves at its default is the run's.
-    Raises ConfigError for an unknown split, a run without checkpoint, and a model, template or learner that is not the
-    run's, and as the engines do.
+    Raises DataError where no problem has tests, and ConfigError for an unknown split, a run without checkpoint, and a
+    model, template or learner that is not the run's, and as the engines do.
     """
     if split not in ("train", "heldout", "all"):
         raise ConfigError(f"split {split!r} is unknown; use heldout, train or all")
@@ -41,9 +41,11 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
         config = with_changes(theirs, config)
         check_unchanged(theirs, config, run_dir, fixed=FIXED_TO_EVALUATE)
     settings = config.evaluation
-    problems = load_problems(
-        settings.source, None if split == "all" else split, config.heldout_data_set(), console.print
-    )[: settings.limit]
+    every = load_problems(settings.source, None if split == "all" else split, config.heldout_data_set(), console.print)
+    problems = with_tests(every, settings.source)
+    if left := len(every) - len(problems):
+        console.print(f"left out: {left} of {len(every)} problems, which have no tests")
+    problems = problems[: settings.limit]
     tokenizer = load_tokenizer(config.model.name)
     check_fit(
         problems,

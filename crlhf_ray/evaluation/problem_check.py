@@ -58,11 +58,10 @@ def examine(
     def check(jobs: list[tuple[Problem, str]]) -> list[Verdict]:
         return sandbox.check(jobs, lambda index, verdict: on_verdict())
 
-    jobs = [(problem, reference) for problem in problems for reference in problem.references for _ in range(TIMES)]
+    texts = {problem.problem_id: problem.references if problem.tested else () for problem in problems}
+    jobs = [(problem, text) for problem in problems for text in texts[problem.problem_id] for _ in range(TIMES)]
     verdicts = iter(check(jobs))
-    found = {
-        problem.problem_id: [[next(verdicts) for _ in range(TIMES)] for _ in problem.references] for problem in problems
-    }
+    found = {name: [[next(verdicts) for _ in range(TIMES)] for _ in some] for name, some in texts.items()}
     made = {problem.problem_id: _mutants(problem, found[problem.problem_id], mutants) for problem in problems}
     tried = iter(check([(problem, text) for problem in problems for text in made[problem.problem_id]]))
     return [
@@ -72,7 +71,7 @@ def examine(
 
 
 def _mutants(problem: Problem, runs: list[list[Verdict]], most: int) -> list[str]:
-    for reference, verdicts in zip(problem.references, runs, strict=True):
+    for reference, verdicts in zip(problem.references, runs, strict=False):  # none of a problem without tests
         if all(verdict.passed for verdict in verdicts):
             every = [mutant.completion for mutant in mutations(problem.prompt, reference)]
             return every[:: max(1, -(-len(every) // most))] if most else []
@@ -95,7 +94,9 @@ def _finding(problem: Problem, runs: list[list[Verdict]], mutants: list[Verdict]
     caught = sum(not verdict.passed for verdict in checked)
     cpu = max((verdict.cpu_seconds for verdicts in runs for verdict in verdicts), default=0.0)
     shown = tests_shown(problem)
-    if not problem.references:
+    if not problem.tested:
+        notes.append("no tests: people alone decide")
+    elif not problem.references:
         notes.append("no reference to check the tests with")
     if checked and caught < len(checked) / 2:
         notes.append(f"the tests catch {caught} of {len(checked)} mutants")

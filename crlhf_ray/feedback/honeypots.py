@@ -70,7 +70,7 @@ def build_honeypots(
 ) -> list[Honeypot]:
     """Up to `per_problem` honeypots of each problem: a third of them unmutated (rounded down, at least one from 2 up).
 
-    problems: of the training split only; what is shown to annotators is trained on.
+    problems: of the training split only; what is shown to annotators is trained on. Those without tests yield none.
     completions: by problem_id, passing samples to start from besides the references.
     cache: folder in which the result is kept; found again by a fingerprint of all arguments.
     end: ask also whether something is missing at the end; some honeypots then lack their last line of code.
@@ -82,6 +82,7 @@ def build_honeypots(
             raise DataError(
                 f"{problem.problem_id} is held out: make honeypots of training problems only", field="split"
             )
+    problems = [problem for problem in problems if problem.tested]
     sources = {
         p.problem_id: list(dict.fromkeys((*p.references, *(completions or {}).get(p.problem_id, ())))) for p in problems
     }

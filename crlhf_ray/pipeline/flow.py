@@ -110,7 +110,7 @@ class Flow:
         return work if work is not None and work.take(sample) else None
 
     def check(self, works: Sequence[Work]) -> None:
-        """Have the sandbox check the groups; what it failed on is left out: it is not wrong.
+        """Have the sandbox check the groups that have tests; what it failed on is left out: it is not wrong.
 
         Raises EngineError where that is more than a few.
         """
@@ -118,15 +118,24 @@ class Flow:
             return
         drawn = [sample for work in works for sample in work.samples]
         with self.phase("check"):
-            samples, verdicts = checked(
-                drawn, self._problems, self.engines.sandbox, lost_before=self._lost, of=self._samples_an_update
-            )
-            self._lost += len(drawn) - len(samples)
+            verdicts = self._verdicts([one for one in drawn if self._problems[one.problem_id].tested])
+            untested = [one for one in drawn if not self._problems[one.problem_id].tested]
+            samples = [*(one for one, _ in verdicts), *untested]
             items = self._items(samples)
-            truth = self._line_truth(items, verdicts)
-        found = {one[0].sample_id: one for one in zip(samples, verdicts, items, strict=True)}
+            truth = self._line_truth(items, [verdict for _, verdict in verdicts])
+        said = {one.sample_id: verdict for one, verdict in verdicts}
+        found = {one.sample_id: (one, said.get(one.sample_id), item) for one, item in zip(samples, items, strict=True)}
         for work in works:
             work.keep([found[name] for name in work.sample_ids if name in found], truth)
+
+    def _verdicts(self, samples: Sequence[Sample]) -> list[tuple[Sample, Verdict]]:
+        if not samples:
+            return []
+        found, verdicts = checked(
+            samples, self._problems, self.engines.sandbox, lost_before=self._lost, of=self._samples_an_update
+        )
+        self._lost += len(samples) - len(found)
+        return list(zip(found, verdicts, strict=True))
 
     def review(self, works: Sequence[Work], update: int) -> None:
         """Put the groups before annotators, and hear what was said: until all are reviewed where steps take turns."""
@@ -206,7 +215,11 @@ class Flow:
         ]
 
     def _line_truth(self, items: Sequence[Item], verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
-        """What a simulated annotator sees as truth, by item_id; passing samples join the references from now on."""
+        """What a simulated annotator sees as truth, by item_id, of the items that have a verdict, which come first;
+        passing samples join the references from now on."""
+        if not verdicts:
+            return {}
+        items = items[: len(verdicts)]
         for item, verdict in zip(items, verdicts, strict=True):
             text = "\n".join(item.lines)
             if verdict.passed and text not in self._passing[item.problem_id]:

@@ -22,11 +22,14 @@ def round_row(
     """A row of metrics.jsonl, without what the learner has to say. marks: those on the batch's programs."""
     items = [item for work in batch for item in work.items]
     truth = {item_id: lines for work in batch for item_id, lines in work.truth.items()}
+    outcomes = [passed for work in batch for passed in work.passed]
+    passed = [one for one in outcomes if one is not None]
     return {
         "samples": len(items),
         "unchecked": sum(work.lost for work in batch),
         "reward": {"mean": scores.mean(), "std": scores.std()},
-        "train_pass_rate": np.mean([verdict.passed for work in batch for verdict in work.verdicts]),
+        "untested": len(outcomes) - len(passed),
+        "train_pass_rate": np.mean(passed) if passed else None,
         "tokens_per_sample": np.mean([len(sample.token_ids) for work in batch for sample in work.samples]),
         "pipeline": dict(flow),
         "aggregation": {
@@ -42,9 +45,9 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
     """A row of samples.jsonl for each program. scores: rewards, in the order of the groups and their samples."""
     rows = []
-    programs = [(work, *one) for work in batch for one in zip(work.samples, work.items, work.verdicts, strict=True)]
-    for (work, sample, item, verdict), score in zip(programs, scores, strict=True):
-        posterior, truth = consensus[item.item_id], work.truth[item.item_id]
+    programs = [(work, *one) for work in batch for one in zip(work.samples, work.items, work.passed, strict=True)]
+    for (work, sample, item, passed), score in zip(programs, scores, strict=True):
+        posterior, truth = consensus[item.item_id], work.truth.get(item.item_id)
         rows.append(
             {
                 "round": round,
@@ -56,16 +59,16 @@ def sample_rows(
                     {
                         "text": text,
                         "p_correct": posterior.get(number),
-                        "truth": truth[number],
+                        "truth": None if truth is None else truth[number],
                         "to_review": number in item.to_review,
                     }
                     for number, text in enumerate(item.lines)
                 ],
-                "end": {"p_correct": posterior[item.places - 1], "truth": truth[-1]}
+                "end": {"p_correct": posterior[item.places - 1], "truth": None if truth is None else truth[-1]}
                 if item.places > len(item.lines)
                 else None,
                 "reward": score,
-                "passed": verdict.passed,
+                "passed": passed,
             }
         )
     return rows

@@ -19,7 +19,8 @@ class Work:
 
     number: counts groups from the start of the run; seeds and problems follow from it. version: of the weights when it
     was begun. samples: those that are drawn, and once they are checked (`items` is not empty, or all were lost) those
-    that the sandbox could check. lost: those that it could not. waiting: ids of items that are not reviewed yet.
+    that the sandbox could check. lost: those that it could not. verdicts: None, and truth: nothing, where the problem
+    has no tests. waiting: ids of items that are not reviewed yet.
     """
 
     number: int
@@ -27,7 +28,7 @@ class Work:
     version: int
     sample_ids: tuple[str, ...]
     samples: list[Sample] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[Verdict | None] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     truth: dict[str, np.ndarray] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
@@ -42,13 +43,18 @@ class Work:
         self.samples.sort(key=lambda one: self.sample_ids.index(one.sample_id))
         return True
 
-    def keep(self, found: Sequence[tuple[Sample, Verdict, Item]], truth: Mapping[str, np.ndarray]) -> None:
+    def keep(self, found: Sequence[tuple[Sample, Verdict | None, Item]], truth: Mapping[str, np.ndarray]) -> None:
         """Take note of what the sandbox found; samples that it could not check are gone."""
         self.lost = len(self.sample_ids) - len(found)
         self.samples, self.verdicts = [sample for sample, _, _ in found], [verdict for _, verdict, _ in found]
         self.items = [item for _, _, item in found]
-        self.truth = {item.item_id: truth[item.item_id] for item in self.items}
-        self.waiting, self.checked = set(self.truth), True
+        self.truth = {item.item_id: truth[item.item_id] for item in self.items if item.item_id in truth}
+        self.waiting, self.checked = {item.item_id for item in self.items}, True
+
+    @property
+    def passed(self) -> list[bool | None]:
+        """Whether each sample passes its tests; None where there are none."""
+        return [None if verdict is None else verdict.passed for verdict in self.verdicts]
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as plain values. A group that is not wholly drawn is drawn again."""
@@ -64,7 +70,7 @@ class Work:
             **{
                 **state,
                 "samples": samples,
-                "verdicts": [Verdict(**one) for one in state["verdicts"]],
+                "verdicts": [one and Verdict(**one) for one in state["verdicts"]],
                 "items": [Item(**one) for one in state["items"]],
             }
         )

@@ -72,6 +72,16 @@ class Checker:
 
 
 @dataclass(frozen=True)
+class Untested(Checker):
+    """There are no tests: people alone say what is right. A sandbox that is asked all the same has no verdict."""
+
+    kind: str = "review"
+
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
+        raise Untestable("there are none: people alone decide")
+
+
+@dataclass(frozen=True)
 class AssertChecker(Checker):
     """Test snippets that run in the program's namespace, each by itself.
 

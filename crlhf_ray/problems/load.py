@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -94,8 +94,8 @@ def load_splits(
 
     data_sets, say: as for `load_problems`, the former for each of the two.
 
-    Raises DataError as `load_problems`, for a problem_id that is in both, and for a training problem without a
-    reference solution.
+    Raises DataError as `load_problems`, for a problem_id that is in both, and for a training problem with tests and
+    without a reference solution.
     """
     trained = load_problems(train, "train", data_sets[0], say)
     measured = load_problems(heldout, "heldout", data_sets[1], say)
@@ -108,13 +108,25 @@ def load_splits(
             field="problem_id",
         )
     for problem in trained:
-        if not problem.references:
+        if problem.tested and not problem.references:
             raise DataError(
                 f"{problem.problem_id!r} has none; training needs one, from which honeypots and line truth are made",
                 file=train,
                 field="references",
             )
     return trained, measured
+
+
+def with_tests(problems: Sequence[Problem], source: str) -> list[Problem]:
+    """Those that pass@k can be measured on. Raises DataError where no problem of the source has tests."""
+    tested = [problem for problem in problems if problem.tested]
+    if not tested:
+        raise DataError(
+            f"none of the {len(problems)} problems has tests, so pass@k cannot be measured on them: let "
+            "evaluation.source name problems with tests, such as starter",
+            file=source,
+        )
+    return tested
 
 
 def _own(source: str) -> list[Problem]:

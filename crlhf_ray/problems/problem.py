@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from crlhf_ray.problems.checkers import AssertChecker, Checker
+from crlhf_ray.problems.checkers import AssertChecker, Checker, Untested
 
 __all__ = ["BODY_STOPS", "PROGRAM_STOPS", "AssertChecker", "Checker", "Problem", "docstring"]
 
@@ -29,6 +29,7 @@ class Problem:
 
     prompt: ends right after the docstring's closing quotes, without the newline (a trailing newline makes small
         models emit a code fence).
+    entry_point: what the tests call; empty where nothing does.
     references: completions (text that follows the prompt) that pass the tests.
     packages: third-party distributions that the program may import, such as ``numpy``.
     stops: a completion ends before the first of these.
@@ -46,6 +47,11 @@ class Problem:
     family: str = ""
     stops: tuple[str, ...] = BODY_STOPS
     packages: tuple[str, ...] = ()
+
+    @property
+    def tested(self) -> bool:
+        """Whether tests say what is right; else people alone do."""
+        return not isinstance(self.checker, Untested)
 
     def program(self, completion: str) -> str:
         """The source text to run for a completion."""

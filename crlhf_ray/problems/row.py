@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ScriptChecker
+from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ScriptChecker, Untested
 from crlhf_ray.problems.fit import nobodys_names, not_possible, subclass_with_methods
 from crlhf_ray.problems.names import class_names, defined_names
 from crlhf_ray.problems.problem import BODY_STOPS, Problem
@@ -57,8 +57,8 @@ class Row(BaseModel):
 
     problem_id: str = Field(min_length=1)
     prompt: str = Field(min_length=1)
-    entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
-    kind: Literal["asserts", "calls", "script"] = "asserts"
+    kind: Literal["asserts", "calls", "script", "review"] = "asserts"
+    entry_point: str = Field(default="", pattern=r"^([A-Za-z_]\w*)?$", validate_default=True)
     tests: list[PythonSource] = Field(default=[], validate_default=True)
     cases: list[CaseRow] = Field(default=[], validate_default=True)
     tolerance: float | None = Field(default=None, ge=0)
@@ -82,6 +82,13 @@ class Row(BaseModel):
             )
         return _parses(prompt)
 
+    @field_validator("entry_point")
+    @classmethod
+    def _is_named_where_tests_call_it(cls, name: str, info: ValidationInfo) -> str:
+        if not name and info.data.get("kind") != "review":
+            raise PydanticCustomError("missing", "Field required")
+        return name
+
     @field_validator("references")
     @classmethod
     def _references_continue_the_prompt(cls, references: list[str], info: ValidationInfo) -> list[str]:
@@ -92,10 +99,22 @@ class Row(BaseModel):
     @field_validator("tests", "cases")
     @classmethod
     def _are_there_for_their_kind(cls, found: list[Any], info: ValidationInfo) -> list[Any]:
-        kind, wanted = info.data.get("kind"), "tests" if info.data.get("kind") == "asserts" else "cases"
+        kind = info.data.get("kind")
+        if kind == "review":
+            if found:
+                raise PydanticCustomError("kind", "a problem of kind 'review' has no tests: people alone decide")
+            return found
+        wanted = "tests" if kind == "asserts" else "cases"
         if bool(found) != (info.field_name == wanted):
             raise PydanticCustomError("kind", f"a problem of kind {kind!r} has at least 1 of {wanted}, and no other")
         return found
+
+    @field_validator("tolerance", "setup")
+    @classmethod
+    def _belong_to_tests(cls, given: Any, info: ValidationInfo) -> Any:
+        if info.data.get("kind") == "review":
+            raise PydanticCustomError("kind", "only a problem with tests has this field")
+        return given
 
     @field_validator("compare", "accepts")
     @classmethod
@@ -140,6 +159,8 @@ class Row(BaseModel):
         )
 
     def _checker(self) -> Checker:
+        if self.kind == "review":
+            return Untested()
         if self.kind == "asserts":
             return AssertChecker(tests=tuple(self.tests), setup=self.setup)
         if self.kind == "script":
@@ -191,7 +212,7 @@ def read_row(raw: dict[str, Any], file: str, number: int) -> Problem:
             field="tests",
         )
     defined = frozenset().union(*(defined_names(row.prompt + more) for more in ("", *row.references)))
-    if row.kind != "script" and defined and row.entry_point not in defined:
+    if row.kind != "script" and row.entry_point and defined and row.entry_point not in defined:
         near = difflib.get_close_matches(row.entry_point, defined, n=1)
         raise DataError(
             f"{row.entry_point!r} is defined by neither the prompt nor a reference"

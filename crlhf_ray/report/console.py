@@ -107,9 +107,10 @@ class Display:
 def round_line(row: Mapping[str, Any], rounds: int | None = None) -> str:
     """One line of text for a row of metrics.jsonl; what the row lacks is left out. Rounds count from 1 here."""
     reward, learner, aggregation = (row.get(group) or {} for group in ("reward", "learner", "aggregation"))
+    tested = f" of {row['samples'] - row['untested']} with tests" if row.get("untested") else ""
     parts = [
         ("reward", reward.get("mean"), "{:.3f}"),
-        ("passed", row.get("train_pass_rate"), "{:.1%}"),
+        ("passed", row.get("train_pass_rate"), "{:.1%}" + tested),
         ("KL", learner.get("kl"), "{:.4f}"),
         ("loss", learner.get("loss"), "{:.4f}"),
         ("consensus", aggregation.get("consensus_accuracy"), "{:.1%}"),

@@ -11,7 +11,8 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
      "reward": {"mean": .61, "std": .2},  over the round's samples
      "samples": 48,                       programs sampled in this round and checked by the sandbox
      "unchecked": 0,                      programs that the sandbox failed on, left out of the round
-     "train_pass_rate": .27,              share of those that pass their tests
+     "untested": 0,                       those whose problem has no tests, left out of the next
+     "train_pass_rate": .27,              share of those that pass their tests; null where none has any
      "learner": {"kl": .01,               nats a token, against the reference (SFT) model
                  "kl_coef": .2, "loss": .4, "entropy": .9, "grad_norm": 1.2,
                  "logprob_gap_mean": 1e-5, "logprob_gap_max": 4e-5, ...},   |rollout - learner|, nats a token
@@ -41,7 +42,7 @@ posteriors and probabilities are fractions from 0 to 1; all times are seconds.
      "lines": [{"text": "    return x", "p_correct": .97, "truth": 1, "to_review": true}, ...],
                 p_correct and truth (+1 correct, -1 wrong) null where unknown
      "end": {"p_correct": .9, "truth": 1},   whether nothing is missing at the end; null where that was not asked
-     "reward": .8, "passed": false}
+     "reward": .8, "passed": false}      passed: null where there are no tests
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.cli import app
 from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.desk.bring import read_file
@@ -64,6 +65,23 @@ def test_highlighting_keeps_every_line_of_every_language(language):
     assert prompt == ("it&#x27;s &lt;b&gt;",)
     assert len(lines) == len(text.split("\n"))
     assert "<b>" not in "".join(lines)
+
+
+def test_a_honeypot_of_a_training_problem_looks_like_trainings_own_programs(serve):
+    server = serve()
+    prompt, text = 'def double(x):\n    """Twice x."""', "\n    return x + x"
+    bring(
+        server, rows({"program": text, "prompt": prompt, "problem": "p", "language": "python", "wrong_lines": "none"})
+    )
+    server.lead.publish([Item("i-1", "p", prompt, ("", "    return 2 * x"), (1,))])
+    person = server.person("ann")
+    shown = []
+    for _ in range(2):
+        task = person._call("POST", "/next", {})
+        shown.append((task["prompt"], task["language"], [(one["number"], one["to_review"]) for one in task["lines"]]))
+        person.mark(task["lease_id"], {1: 1})
+        person.submit(task["lease_id"])
+    assert shown[0] == shown[1]
 
 
 def test_an_unknown_language_is_refused_with_one_like_it():

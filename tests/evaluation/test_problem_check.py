@@ -24,6 +24,7 @@ ROWS = [
     GOOD | {"problem_id": "shown", "prompt": PROMPT.replace('b."""', 'b.\n\n    assert larger(1, 2) == 2\n    """')},
     GOOD | {"problem_id": "faulty", "tests": ["import math\nassert larger(1, 2) == math.two"]},
     GOOD | {"problem_id": "alone", "references": []},
+    {"problem_id": "people", "prompt": PROMPT, "kind": "review", "references": ["\n    return a"]},
 ]
 
 
@@ -41,6 +42,8 @@ def test_each_problem_is_told_what_its_tests_are_worth(tmp_path):
     assert found["shown"]["notes"] == ["the prompt shows 1 of 3 tests"]
     assert "test 0, line 2: AttributeError" in found["faulty"]["faults"][0]
     assert found["alone"]["notes"] == ["no reference to check the tests with"]
+    assert found["people"]["notes"] == ["no tests: people alone decide"]
+    assert (found["people"]["faults"], found["people"]["references"]) == ([], [0, 0])
 
 
 def test_a_file_without_fault_says_so_in_words(tmp_path):

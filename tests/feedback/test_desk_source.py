@@ -133,6 +133,26 @@ def test_a_round_waits_for_people_and_takes_in_what_they_say_as_it_comes(serve, 
     assert set(stored["event_id"].to_pylist()) == set(tables[0]["event_id"].to_pylist())
 
 
+def test_what_the_lead_knows_teaches_a_run_too(serve, start, aggregator):
+    server = serve(queue=TWO.model_copy(update={"qualification": 1}))
+    server.now = time.time()
+    known_one = {"program": "return 1\nreturn 2", "language": "python", "problem": "p", "wrong_lines": [2]}
+    server.lead.import_files([{"name": "known.jsonl", "text": json.dumps(known_one)}])
+    feedback, (items, _) = start(**at(server)), items_of(0, 1)
+    feedback.pool = HoneypotPool([])  # of problems without tests the run itself has none
+    feedback.publish(items, {}, 0)
+    ann, bob = server.person("ann"), server.person("bob")
+    for _ in range(2):
+        review(ann), review(bob)
+    server.desk.decide(items[0].item_id, 2, -1, "an expert")
+    while not feedback.hear().reviewed:
+        feedback.pause()
+    learnt = ray.get(aggregator.reliability.remote()).to_pylist()
+    assert [row["gold_labels"] for row in learnt] == [3, 3]  # two lines of the honeypot, one verdict
+    told = ray.get(aggregator.consensus.remote([items[0].item_id])).to_pylist()
+    assert [row["p_correct"] for row in told][1] == 0.0
+
+
 def test_people_and_the_simulated_crowd_work_on_one_round(serve, start):
     server = serve(queue=TWO)
     server.now = time.time()

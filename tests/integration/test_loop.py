@@ -18,7 +18,11 @@ import yaml
 
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.report.run_files import read_run
+from tests.desk.conftest import review, serve
+
+__all__ = ["serve"]
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -207,6 +211,37 @@ def test_the_simulated_crowd_can_review_over_http(tmp_path: Path):
     wanted = places(read_run(run_dir).samples)
     assert 2 * wanted <= row["aggregation"]["labels"] <= 7 * wanted
     assert len(read_run(run_dir).reliability) == 10
+
+
+def test_problems_without_tests_are_trained_on_by_what_people_say_alone(serve, tmp_path: Path):
+    server = serve(queue=QueueSettings(qualification=1, labels_least=1, labels_most=1))
+    server.now = time.time()
+    prompt = '"""Greet everybody whose name stands in names.txt, and say how many there are."""'
+    rows = [{"problem_id": f"own/{n}", "kind": "review", "prompt": prompt} for n in range(2)]
+    problems = tmp_path / "prompts.jsonl"
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = {"program": "print(1)\nprint(2)", "prompt": prompt, "problem": "own/0", "language": "python"}
+    text = json.dumps({**known, "wrong_lines": [2]})
+    server.lead.import_files([{"name": "known.jsonl", "text": text}], ask_end=True)
+    run_dir = tmp_path / "alone"
+    process = start(
+        run_dir, f"problems.source={problems}", "feedback.source=web", f"feedback.web.url={server.url}",
+        f"feedback.web.token_file={server.token_file}", "run.rounds=1", "evaluation.limit=1",
+    )  # fmt: skip
+    ann = server.person("ann")
+    while process.poll() is None:
+        if review(ann) is None:
+            time.sleep(0.2)
+    finish(process)
+    run = read_run(run_dir)
+    (row,) = run.metrics
+    assert (row["samples"], row["untested"], row["train_pass_rate"]) == (4, 4, None)
+    assert {sample["passed"] for sample in run.samples} == {None}
+    assert {line["truth"] for sample in run.samples for line in sample["lines"]} == {None}
+    (known_of_ann,) = run.reliability
+    assert known_of_ann["gold_labels"] == 3  # the lead's honeypot: two lines and the end
+    assert row["aggregation"]["labels"] == places(run.samples)
+    assert (run_dir / "model" / "export.json").exists()
 
 
 def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_loses_and_repeats_no_group(tmp_path: Path):

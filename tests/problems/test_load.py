@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.problems.load import load_problems, load_splits
+from crlhf_ray.problems.load import load_problems, load_splits, with_tests
 from crlhf_ray.sandbox.sandbox import Limits, Sandbox, SandboxSettings
 
 GOOD = {
@@ -201,6 +201,45 @@ def test_a_training_problem_without_a_reference_is_refused_before_anything_start
     train = write(tmp_path / "train.jsonl", {**GOOD, "references": []})
     with pytest.raises(DataError, match=r"train\.jsonl, field 'references': 'own/add' has none"):
         load_splits(train, "starter")
+
+
+REVIEWED = {
+    "problem_id": "own/greet",
+    "kind": "review",
+    "prompt": '"""Print a friendly greeting for each name in names.txt."""',
+}
+
+
+def test_a_problem_of_kind_review_has_no_tests_no_reference_and_no_entry_point(tmp_path: Path):
+    [problem] = load_problems(write(tmp_path / "own.jsonl", REVIEWED))
+    assert (problem.tested, problem.references, problem.entry_point) == (False, (), "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("tests", ["assert greet()"], "a problem of kind 'review' has no tests: people alone decide"),
+        ("cases", [{"expected": 1}], "a problem of kind 'review' has no tests: people alone decide"),
+        ("setup", "import math", "only a problem with tests has this field"),
+        ("tolerance", 0.1, "only a problem with tests has this field"),
+    ],
+)
+def test_a_problem_of_kind_review_with_something_of_tests_is_refused(tmp_path: Path, field, value, reason):
+    with pytest.raises(DataError, match=rf"row 1, field '{field}': {reason}"):
+        load_problems(write(tmp_path / "own.jsonl", REVIEWED | {field: value}))
+
+
+def test_every_other_problem_needs_its_entry_point(tmp_path: Path):
+    with pytest.raises(DataError, match="field 'entry_point': Field required"):
+        load_problems(write(tmp_path / "own.jsonl", {k: v for k, v in GOOD.items() if k != "entry_point"}))
+
+
+def test_problems_without_tests_can_be_trained_on_and_not_measured_on(tmp_path: Path):
+    mine = write(tmp_path / "own.jsonl", REVIEWED, REVIEWED | {"problem_id": "own/held", "split": "heldout"})
+    train, heldout = load_splits(mine, mine)
+    assert [problem.problem_id for problem in train] == ["own/greet"]
+    with pytest.raises(DataError, match=r"none of the 1 problems has tests.*evaluation.source"):
+        with_tests(heldout, mine)
 
 
 def test_the_bundled_sources_keep_training_and_held_out_problems_apart():

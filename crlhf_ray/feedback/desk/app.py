@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crlhf_ray.errors import ConfigError, DataError
-from crlhf_ray.feedback.desk import api, exchange, lead, pages
+from crlhf_ray.feedback.desk import api, exchange, lead, pages, timesheets
 from crlhf_ray.feedback.desk.desk import Desk
 from crlhf_ray.feedback.desk.limits import BodyLimit
 from crlhf_ray.feedback.desk.security import LoggedOut
@@ -72,7 +72,7 @@ def create_app(desk: Desk) -> FastAPI:
     app.state.ending = asyncio.Event()
     app.add_middleware(BodyLimit)
     app.add_middleware(SafeHeaders)  # around the other: its answers carry them, too
-    for router in (api.router, lead.router, exchange.router, pages.router):
+    for router in (api.router, lead.router, exchange.router, timesheets.router, pages.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     app.add_exception_handler(Conflict, _conflict)

@@ -5,6 +5,7 @@ Files of people's count lines from 1; everything inside counts from 0.
 
 from __future__ import annotations
 
+import ast
 import csv
 import difflib
 import io
@@ -19,7 +20,7 @@ from unidiff import PatchSet
 from unidiff.errors import UnidiffParseError
 
 from crlhf_ray.errors import ConfigError, DataError
-from crlhf_ray.feedback.desk.highlight import code_lines, language_of
+from crlhf_ray.feedback.desk.highlight import code_lines, language_of, lexer_of
 
 #: The problem of programs that name none.
 IMPORTED = "imported"
@@ -31,12 +32,15 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Brought:
-    """A program. asked: the lines to be marked. truth: +1 or -1 for each line of a honeypot. deadline: seconds."""
+    """A program. asked: the lines to be marked. truth: +1 or -1 for each line of a honeypot. deadline: seconds.
+
+    language: None where the program is Python that the prompt begins, as programs of training are.
+    """
 
     prompt: str
     lines: tuple[str, ...]
     asked: tuple[int, ...]
-    language: str
+    language: str | None
     name: str | None = None
     problem: str = IMPORTED
     round: int | None = None
@@ -181,10 +185,23 @@ def _program(row: ProgramRow, file: str, number: int, language: str | None, ask_
             raise DataError(remedy, file=file, row=number, field="wrong_lines")
         truth = tuple(-1 if n + 1 in row.wrong_lines else 1 for n in range(places))
     deadline = row.deadline.timestamp() if row.deadline else None
+    prompt = row.prompt.replace("\r\n", "\n")
+    shown = None if _begins_python(prompt, language) else language
     return Brought(
-        row.prompt.replace("\r\n", "\n"), lines, asked, language, row.id, row.problem, row.round, row.priority,
+        prompt, lines, asked, shown, row.id, row.problem, row.round, row.priority,
         deadline, truth,
     )  # fmt: skip
+
+
+def _begins_python(prompt: str, language: str) -> bool:
+    """Whether a prompt is one of training's, so that nobody can tell the lead's honeypots from training's programs."""
+    if not prompt.endswith(('"""', "'''")) or lexer_of(language).name != "Python":
+        return False
+    try:
+        ast.parse(prompt)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _of_language(work: Callable[[], T], file: str, row: int | None = None) -> T:

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+from urllib.parse import urlencode
 
 import httpx
 import pyarrow as pa
 
-from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, Item
+from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA, GOLD_SCHEMA, Item
 from crlhf_ray.errors import ConfigError, CrlhfError
 
 #: Between two attempts, seconds: at first, and at most.
@@ -131,6 +132,10 @@ class AnnotationClient:
         found: dict[str, Any] = self._call("GET", "/aggregation")
         return found
 
+    def gold(self) -> pa.Table:
+        """Known truth at the server (GOLD_SCHEMA): of honeypots, whoever brought them in, and by experts' verdicts."""
+        return pa.Table.from_pylist(self._call("GET", "/gold"), schema=GOLD_SCHEMA)
+
     def import_files(
         self, files: Sequence[Mapping[str, Any]], language: str | None = None, *, ask_end: bool = False
     ) -> dict[str, int]:
@@ -140,18 +145,24 @@ class AnnotationClient:
         )
         return counts
 
+    def timesheet(self, **period: Any) -> list[dict[str, Any]]:
+        """Hours, programs and pay by person and day. period: since, until (days) and person, as `GET /timesheet`."""
+        wanted = urlencode({name: value for name, value in period.items() if value is not None})
+        found: list[dict[str, Any]] = self._call("GET", f"/timesheet?{wanted}")
+        return found
+
     def retire(self, ids: Sequence[str]) -> list[str]:
         """Show programs to nobody any more; returns their item ids."""
         retired: list[str] = self._call("POST", "/items/retire", {"ids": list(ids)})["retired"]
         return retired
 
-    def export(self, out: BinaryIO, **filters: Any) -> None:
-        """Write an export into a file; filters as `GET /export` takes them."""
+    def export(self, out: BinaryIO, path: str = "/export", **filters: Any) -> None:
+        """Write an export into a file; filters as `GET /export`, or ``path``, takes them."""
         wanted = {name: value for name, value in filters.items() if value is not None}
         try:
-            with self._http.stream("GET", "/export", params=wanted) as response:
+            with self._http.stream("GET", path, params=wanted) as response:
                 if response.is_error:
-                    raise ServerError(f"GET /export: {response.status_code}: {response.read().decode()[:500]}")
+                    raise ServerError(f"GET {path}: {response.status_code}: {response.read().decode()[:500]}")
                 for part in response.iter_bytes():
                     out.write(part)
         except httpx.HTTPError as error:

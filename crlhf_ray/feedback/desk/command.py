@@ -100,14 +100,9 @@ def export(
 
     Example: crlhf review export reviews.jsonl --round 3
     """
-    format = out.suffix.removeprefix(".")
-    if format not in ("csv", "jsonl", "parquet"):
-        raise DataError("name a file that ends in .csv, .jsonl or .parquet", file=str(out))
-    partial = out.with_name(out.name + ".partial")
-    with _client(url, token_file) as client, partial.open("wb") as file:
-        client.export(file, kind=kind, format=format, round=round, person=person, state=state, names=names or None)
-    os.replace(partial, out)
-    console.print(f"Written: [bold]{out}[/bold]")
+    filters = {"kind": kind, "round": round, "person": person, "state": state, "names": names or None}
+    with _client(url, token_file) as client:
+        _write(client, out, (".csv", ".jsonl", ".parquet"), "/export", format=out.suffix.removeprefix("."), **filters)
 
 
 @review_app.command()
@@ -122,6 +117,45 @@ def retire(
     """
     with _client(url, token_file) as client:
         console.print(f"{len(client.retire(ids))} programs are retired")
+
+
+@review_app.command()
+def timesheet(
+    out: Annotated[Path | None, typer.Argument(help="A file that ends in .csv. Default: print a table.")] = None,
+    since: Annotated[str | None, typer.Option(help="First day (UTC), such as 2026-01-01.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last day (UTC).")] = None,
+    person: Annotated[str | None, typer.Option(help="This person's only: a name, or an annotator's id.")] = None,
+    url: Url = HERE,
+    token_file: TokenFile = TOKEN,
+) -> None:
+    """Show or write hours, programs and, where the server's hourly_pay is set, pay, by person and day.
+
+    Example: crlhf review timesheet january.csv --since 2026-01-01 --until 2026-01-31
+    """
+    from rich.table import Table
+
+    period = {"since": since, "until": until, "person": person}
+    with _client(url, token_file) as client:
+        if out is not None:
+            _write(client, out, (".csv",), "/timesheet", format="csv", **period)
+            return
+        rows = client.timesheet(**period)
+    table = Table("day", "name", "programs", "lines", "hours", "pay")
+    for row in rows:
+        pay = "" if row["pay"] is None else f"{row['pay']:.2f}"
+        table.add_row(row["day"], row["name"], str(row["programs"]), str(row["lines"]), f"{row['hours']:.2f}", pay)
+    console.print(table)
+
+
+def _write(client: AnnotationClient, out: Path, suffixes: tuple[str, ...], path: str, **filters: Any) -> None:
+    """An export of the server, whole or not at all. Raises DataError for a file of another kind."""
+    if out.suffix not in suffixes:
+        raise DataError(f"name a file that ends in {' or '.join(suffixes)}", file=str(out))
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("wb") as file:
+        client.export(file, path, **filters)
+    os.replace(partial, out)
+    console.print(f"Written: [bold]{out}[/bold]")
 
 
 ServerFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML with the settings of the server.")]

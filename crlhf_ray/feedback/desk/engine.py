@@ -46,6 +46,10 @@ class Engine(Protocol):
         """``(Krippendorff's alpha of all marks, lines without known truth whose posterior is sure either way)``."""
         ...
 
+    def pairs(self) -> pa.Table:
+        """Of each two annotators who marked lines in common: first, second, lines, agreement, kappa (Cohen's)."""
+        ...
+
     def frozen(self) -> Engine:
         """A copy to ask at leisure while this one goes on learning."""
         ...

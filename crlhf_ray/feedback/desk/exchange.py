@@ -134,7 +134,9 @@ def export(wanted: Annotated[Filters, Query()], account: Lead, desk: TheDesk) ->
             file.seek(0)
             return Response(file.read(), media_type="application/vnd.apache.parquet", headers=headers)
     lines = (
-        _csv(rows, schema.names) if wanted.format == "csv" else ("".join(json.dumps(r) + "\n" for r in p) for p in rows)
+        csv_text(rows, schema.names)
+        if wanted.format == "csv"
+        else ("".join(json.dumps(r) + "\n" for r in p) for p in rows)
     )
     kind = "text/csv" if wanted.format == "csv" else "application/jsonl"
     return StreamingResponse(lines, media_type=kind, headers=headers)
@@ -218,7 +220,8 @@ def _consensus(desk: TheDesk, wanted: Filters) -> Iterator[list[dict[str, Any]]]
         ]
 
 
-def _csv(pages: Iterator[list[dict[str, Any]]], names: list[str]) -> Iterator[str]:
+def csv_text(pages: Iterator[list[dict[str, Any]]], names: list[str]) -> Iterator[str]:
+    """Pages of rows as CSV, with a header; an apostrophe before text that a spreadsheet would run as a formula."""
     out = io.StringIO()
     writer = csv.DictWriter(out, names)
     writer.writeheader()

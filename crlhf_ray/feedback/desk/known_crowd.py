@@ -27,6 +27,7 @@ from crlhf_ray.feedback.desk.skips import skip_alerts
 from crlhf_ray.feedback.desk.store import programs, reviews
 from crlhf_ray.feedback.desk.store.database import Database
 from crlhf_ray.feedback.desk.store.models import Account, Lease, Program, Reliability, Setting, Submission
+from crlhf_ray.feedback.desk.store.verdicts import known_truth
 from crlhf_ray.feedback.desk.webhooks import Webhooks
 
 #: How long a view of the whole crowd is kept before it is worked out again.
@@ -152,16 +153,8 @@ class KnownCrowd:
         """What came while the server was away, or everything. First all is taken in, then what is open is settled: by a
         part of what is known, programs that are done would open again."""
         with self._database.read() as session:
-            golden = session.execute(
-                sa.select(Program.item_id, Program.to_review, Program.gold).where(Program.honeypot.is_(True))
-            ).all()
-            decided = session.execute(
-                sa.select(Program.item_id, Program.verdicts).where(Program.verdicts.is_not(sa.null()))
-            ).all()
-        self.add_gold([{"item_id": i, "line": n, "truth": truth[n]} for i, places, truth in golden for n in places])
-        self.add_gold(
-            [{"item_id": i, "line": int(n), "truth": z} for i, said in decided for n, z in (said or {}).items()]
-        )
+            known = known_truth(session)
+        self.add_gold(known)
         with self._learning:
             while self._take_in(FIRST_BATCH):
                 pass
@@ -268,6 +261,13 @@ class KnownCrowd:
         with suppress(TimeoutError):
             self._viewing.result(PATIENCE_SECONDS)
         return self._view
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """How far each two reviewers agree; see `Engine.pairs`."""
+        with self._learning:
+            crowd = self.engine.frozen()
+        found: list[dict[str, Any]] = crowd.pairs().to_pylist()
+        return found
 
     def _work_out(self) -> None:
         begun = time.perf_counter()

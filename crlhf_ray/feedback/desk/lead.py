@@ -344,6 +344,27 @@ def aggregation(account: Lead, desk: TheDesk) -> dict[str, Any]:
     return desk.crowd.engine.described()
 
 
+@router.get("/agreement")
+def agreement(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
+    """Cohen's kappa of each two reviewers on the lines that both marked (unsure marks left out), least first; null
+    where both said the same of every line, so that nothing is left for chance to be told from."""
+    pairs = desk.crowd.pairs()
+    with desk.database.read() as session:
+        names = dict(session.execute(sa.select(Account.annotator_id, Account.name)).tuples().all())
+    rows = [
+        {**pair, **{f"{side}_name": names.get(pair[side], pair[side]) for side in ("first", "second")}}
+        for pair in pairs
+    ]
+    return sorted(rows, key=lambda row: (row["kappa"] is None, row["kappa"], -row["lines"]))
+
+
+@router.get("/gold")
+def gold(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
+    """Known truth, +1 or -1 a line, of honeypots and by experts' verdicts: for training, which folds the marks too."""
+    with desk.database.read() as session:
+        return verdicts.known_truth(session)
+
+
 @router.get("/alerts")
 def alerts(account: Lead, desk: TheDesk) -> list[dict[str, Any]]:
     """What is wrong with the crowd as it stands, and what to do."""

@@ -29,9 +29,10 @@ templates = Jinja2Templates(Path(__file__).parent / "templates")
 Short = Annotated[str, Form(max_length=200, pattern=NO_NUL)]
 
 
-def _page(
+def page(
     request: Request, template: str, account: Account | None = None, status: int = 200, **context: Any
 ) -> Response:
+    """A page from its template, for an account with what its forms need."""
     about = {"status": status, "account": account, "csrf": csrf_token(request) if account else "", **context}
     return templates.TemplateResponse(request, template, about, status_code=status)
 
@@ -39,7 +40,7 @@ def _page(
 def problem_page(request: Request, status: int, detail: str) -> Response:
     """What somebody at a browser is told instead of the page that they asked for."""
     detail = "Check the address, or go back to the start." if detail == "Not Found" else detail
-    return _page(request, "problem.html", status=status, detail=detail)
+    return page(request, "problem.html", status=status, detail=detail)
 
 
 def _enter(desk: TheDesk, account: Account, target: str = "/") -> Response:
@@ -53,14 +54,14 @@ def _enter(desk: TheDesk, account: Account, target: str = "/") -> Response:
 
 @router.get("/login")
 def login_page(request: Request) -> Response:
-    return _page(request, "login.html")
+    return page(request, "login.html")
 
 
 @router.post("/login", dependencies=[Depends(same_origin)])
 def login(request: Request, name: Short, password: Short, desk: TheDesk) -> Response:
     account = log_in(desk, name, password, address(request))
     if account is None:
-        return _page(
+        return page(
             request,
             "login.html",
             status=401,
@@ -72,7 +73,7 @@ def login(request: Request, name: Short, password: Short, desk: TheDesk) -> Resp
 
 @router.get("/invite/{token}")
 def invite_page(request: Request, token: str) -> Response:
-    return _page(request, "invite.html", token=token, shortest=SHORTEST_PASSWORD)
+    return page(request, "invite.html", token=token, shortest=SHORTEST_PASSWORD)
 
 
 @router.post("/invite/{token}", dependencies=[Depends(same_origin)])
@@ -81,7 +82,7 @@ def accept_invite(request: Request, token: str, name: Short, password: Short, de
     try:
         account = desk.accept_invite(token, name, password)
     except ConfigError as error:
-        return _page(
+        return page(
             request, "invite.html", status=400, token=token, shortest=SHORTEST_PASSWORD, problem=str(error), name=name
         )
     return _enter(desk, account)
@@ -89,7 +90,7 @@ def accept_invite(request: Request, token: str, name: Short, password: Short, de
 
 @router.get("/password/{token}")
 def password_page(request: Request, token: str) -> Response:
-    return _page(request, "password.html", token=token, shortest=SHORTEST_PASSWORD)
+    return page(request, "password.html", token=token, shortest=SHORTEST_PASSWORD)
 
 
 @router.post("/password/{token}", dependencies=[Depends(same_origin)])
@@ -98,7 +99,7 @@ def choose_password(request: Request, token: str, password: Short, desk: TheDesk
     try:
         account = desk.choose_password(token, password)
     except ConfigError as error:
-        return _page(request, "password.html", status=400, token=token, shortest=SHORTEST_PASSWORD, problem=str(error))
+        return page(request, "password.html", status=400, token=token, shortest=SHORTEST_PASSWORD, problem=str(error))
     return _enter(desk, account)
 
 
@@ -119,17 +120,17 @@ def logout(request: Request, account: Annotator) -> Response:
 @router.get("/work")
 def work_page(request: Request, account: Annotator, desk: TheDesk, later: BackgroundTasks) -> Response:
     task = task_out(desk, account, desk.next_task(account))
-    return _page(request, "work.html", account, task=task, keys=key_table(account.keys), me=me(account, desk))
+    return page(request, "work.html", account, task=task, keys=key_table(account.keys), me=me(account, desk))
 
 
 @router.get("/lead")
 def lead_page(request: Request, account: Lead) -> Response:
-    return _page(request, "lead.html", account)
+    return page(request, "lead.html", account)
 
 
 @router.get("/lead/programs")
 def programs_page(request: Request, account: Lead) -> Response:
-    return _page(request, "programs.html", account)
+    return page(request, "programs.html", account)
 
 
 @router.get("/lead/programs/{item_id}")
@@ -137,14 +138,14 @@ def program_page(request: Request, item_id: str, account: Lead, desk: TheDesk) -
     with desk.database.read() as session:
         if session.get(Program, item_id) is None:
             raise HTTPException(404, f"There is no program {item_id!r}.")
-    return _page(request, "program.html", account, item_id=item_id)
+    return page(request, "program.html", account, item_id=item_id)
 
 
 @router.get("/lead/disagreements")
 def disagreements_page(request: Request, account: Lead) -> Response:
-    return _page(request, "disagreements.html", account)
+    return page(request, "disagreements.html", account)
 
 
 @router.get("/lead/people")
 def people_page(request: Request, account: Lead) -> Response:
-    return _page(request, "people.html", account)
+    return page(request, "people.html", account)

@@ -34,7 +34,8 @@ class WebSettings(Settings):
     """Addresses of the reverse proxies in front of the server, such as 127.0.0.1. X-Forwarded-For is believed from
     them only; without any, the address is that of the connection."""
     hourly_pay: float = Field(default=20.0, ge=0)
-    """What an hour of annotation costs, in any currency: for the cost of a reliably reviewed line."""
+    """What an hour of annotation costs, in any currency: for the cost of a reliably reviewed line, and for the pay on
+    time sheets, which have none where this is left at its default."""
     sure: float = Field(default=0.95, gt=0.5, lt=1)
     """A line counts as reliably reviewed where its posterior is this far to one side."""
     webhooks: tuple[str, ...] = ()

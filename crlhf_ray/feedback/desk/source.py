@@ -156,6 +156,7 @@ class WebFeedback(Feedback):
         self._lots = [lot for lot in self._lots if lot.waiting]
         marks, self._said = pa.concat_tables([marks, *self._said]), []
         if reviewed:
+            self.add_gold(self.client.gold())  # with what leads brought in and decided since
             self.ask(self._aggregator.snapshot.remote())
         return Heard(marks.filter(pc.invert(pc.is_in(marks["item_id"], self._honeypots))), frozenset(reviewed))
 
@@ -165,7 +166,8 @@ class WebFeedback(Feedback):
             return 0
         items, truth = {item.item_id: item for item in self.pool.items()}, self.pool.truth()
         for lot in self._lots:
-            items, truth = items | lot.items, {**truth, **lot.truth}
+            known = {name: item for name, item in lot.items.items() if name in lot.truth}  # of problems with tests
+            items, truth = items | known, {**truth, **lot.truth}
         return self._crowd.work(items, truth, self.share_over(max(lot.round for lot in self._lots)))
 
     def _open(self, items: Sequence[Item]) -> list[str]:

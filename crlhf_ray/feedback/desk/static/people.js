@@ -29,6 +29,13 @@ async function load() {
   select();
 }
 
+const MOST_PAIRS = 50;
+async function loadPairs() {
+  const pairs = await call("GET", "/agreement");
+  byId("pairs").replaceChildren(...pairs.slice(0, MOST_PAIRS).map((pair) => make("tr", {},
+    ...[pair.first_name, pair.second_name, pair.lines, percent(pair.agreement), pair.kappa === null ? "–" : pair.kappa.toFixed(2)].map((text) => make("td", { text })))));
+}
+
 const place = (action) => ({ requalify: "again", erase: "gone" })[action] ?? "standing"; // of the button, whatever it says now
 const button = (person, action) => make("button", { type: "button", text: action, "aria-label": `${action} ${person.name}`, "data-place": place(action), onclick: () => guard(() => steer(person, action)) });
 
@@ -91,3 +98,4 @@ byId("copy").addEventListener("click", () => guard(async () => {
 
 window.addEventListener("hashchange", () => guard(chooseFirst));
 guard(async () => { await load(); await chooseFirst(); });
+guard(loadPairs);

@@ -50,6 +50,20 @@ def disagreements(session: Session, page: int, round: int | None = None) -> list
     return [(programs[one], line, said[one, line]) for one in chosen for line in sorted(undecided[one])]
 
 
+def known_truth(session: Session) -> list[dict[str, Any]]:
+    """Rows of GOLD_SCHEMA: of honeypots each place that is asked about, and what experts decided of work."""
+    golden = session.execute(
+        sa.select(Program.item_id, Program.to_review, Program.gold).where(Program.honeypot.is_(True))
+    ).all()
+    decided = session.execute(
+        sa.select(Program.item_id, Program.verdicts).where(Program.verdicts.is_not(sa.null()))
+    ).all()
+    return [
+        *({"item_id": i, "line": n, "truth": truth[n]} for i, places, truth in golden for n in places),
+        *({"item_id": i, "line": int(n), "truth": z} for i, said in decided for n, z in (said or {}).items()),
+    ]
+
+
 def decide(session: Session, item_id: str, line: int, truth: int) -> bool:
     """Keep an expert's verdict, +1 or -1; returns whether it is new. Raises Conflict for a honeypot, a line that is not
     asked about, and where the verdict was another one before: what was learnt from it is not taken back."""
