@@ -23,7 +23,7 @@ ONE = LearnerSettings(
     stop_kl=None,
     kl=KLSettings(target=0.01, horizon=100),
 )
-TWO = ONE.model_copy(update={"ranks": 2, "zero_stage": 3})
+TWO = ONE.model_copy(update={"ranks": 2, "zero_stage": 3, "checkpoint_activations": True})
 
 
 @pytest.fixture(scope="module", autouse=True)
