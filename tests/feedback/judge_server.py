@@ -31,7 +31,7 @@ def fails(line):
 
 class JudgeServer:
     """judge: labels by number from what is told. faults: what the next requests get instead of an answer, in order:
-    a status, "slow", "drop", "text" (no JSON), "form" (JSON of another form)."""
+    a status, "slow", "drop", "text" (no JSON), "form" (JSON of another form), "cut" (at max_tokens)."""
 
     def __init__(self, judge=obedient, faults=(), headers=()):
         self.requests, self.faults = [], list(faults)
@@ -57,9 +57,12 @@ class JudgeServer:
                 else:
                     told = json.loads(body["messages"][1]["content"])
                     found = {n: {"reason": "seen", "label": label} for n, label in judge(told).items()}
-                    text = {"text": "Sure! It is all fine.", "form": '{"1": "correct"}'}.get(fault, json.dumps(found))
+                    text = {"text": "Sure! It is all fine.", "form": '{"1": "correct"}', "cut": '{"1": {"rea'}.get(
+                        fault, json.dumps(found)
+                    )
                     usage = {"prompt_tokens": 1000, "completion_tokens": 100}
-                    said = json.dumps({"choices": [{"message": {"content": text}}], "usage": usage}).encode()
+                    choice = {"message": {"content": text}, "finish_reason": "length" if fault == "cut" else "stop"}
+                    said = json.dumps({"choices": [choice], "usage": usage}).encode()
                     self.send_response(200)
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()

@@ -30,11 +30,12 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """text: what the model said. tokens_in, tokens_out: as the server counts them."""
+    """text: what the model said. tokens_in, tokens_out: as the server counts them. cut: it ended at max_tokens."""
 
     text: str
     tokens_in: int
     tokens_out: int
+    cut: bool = False
 
 
 class Endpoint:
@@ -131,11 +132,17 @@ class Endpoint:
 
 def _read(response: httpx.Response) -> Answer:
     body = response.json()
-    text = body["choices"][0]["message"]["content"]
+    choice = body["choices"][0]
+    text = choice["message"]["content"]
     if not isinstance(text, str):
         raise ValueError("no text")
     usage = body.get("usage") or {}
-    return Answer(text, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+    return Answer(
+        text,
+        int(usage.get("prompt_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
+        cut=choice.get("finish_reason") == "length",
+    )
 
 
 def _seconds(text: str) -> float:

@@ -76,6 +76,8 @@ class Judge(Annotator):
                         break
                     except ValueError as error:
                         note = f"its answers have another form: {str(error)[:100]}"
+                        if answer.cut:
+                            note = f"its answers are cut off at max_tokens={settings.max_tokens}; raise it"
                 if vote is None:
                     break
                 note = ""

@@ -1,8 +1,9 @@
 """What a language model is asked: a program as data, its lines by number, one answer a line.
 
-The program is a value in a JSON object, so nothing in it can end the data; its comments, which say nothing that runs,
-are left out. Among its lines is a *canary*, a line that fails whenever it runs: a judge that does not call it wrong has
-not read the program, or has been talked out of it, and nothing that it says of that program counts.
+The program is a value in a JSON object, so nothing in it can end the data, and what a chat template could take for the
+end of a turn is escaped; its comments, which say nothing that runs, are left out. Among its lines is a *canary*, a line
+that fails whenever it runs: a judge that does not call it wrong has not read the program, or has been talked out of it,
+and nothing that it says of that program counts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +57,8 @@ _CANARIES = (
     "{name} = (3)({n})",
     'raise ValueError("{name}")',
 )
+#: Where a tokenizer may see a marker of its own (<|im_end|>, </s>, <start_of_turn>, [INST]) inside a program's text.
+_MARKER = re.compile(r"<(?=[|/A-Za-z])|\[(?=/?[A-Z_]{3,}\])")
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,9 @@ def question(item: Item, order: Order, *, canary: bool, salt: str = "") -> Quest
     if order == "backward":
         numbered.reverse()
     told = {"task": item.prompt, "language": item.language, "lines": {str(k): text for k, (_, text) in numbered}}
+    text = json.dumps(told, ensure_ascii=True)
     return Question(
-        json.dumps(told, ensure_ascii=True),
+        _MARKER.sub(lambda found: f"\\u{ord(found[0]):04x}", text),
         {k: n for k, (n, _) in numbered if n is not None},
         next((k for k, (n, _) in numbered if n is None), None),
     )
