@@ -39,6 +39,9 @@ def sampled_betas(
     start_weight: float,
     share_weight: float,
     trust: float,
+    honeypots_drawn: bool = True,
+    shares: np.ndarray | None = None,
+    strength: float | None = None,
 ) -> np.ndarray:
     """Beta parameters (right, wrong) [n workers, K, 2] of P(vote = truth | truth).
 
@@ -50,16 +53,17 @@ def sampled_betas(
 
     votes [n tasks, n workers * K]: weights. gold [n tasks]: class numbers, -1 unknown. posterior [n tasks, K]: where to
     start. orders: codes of tasks and workers, `by_name`. start, start_weight, share_weight, trust: as `Hierarchical`.
+    honeypots_drawn: whether they tell the shares of the classes. shares [K], strength: held at these where given.
     """
     rng, (n_tasks, k) = np.random.default_rng(0), posterior.shape
     n, known, entries = votes.shape[1] // k, gold >= 0, votes.tocoo()
-    gold_shares = np.bincount(gold[known], minlength=k)
+    gold_shares = np.bincount(gold[known], minlength=k) * honeypots_drawn
     free = ~known & (np.bincount(entries.row, entries.data, minlength=n_tasks) > 0)
     teaches = entries.data * np.where(known, 1.0, trust)[entries.row]
     guess = np.full((k, k), (1 - start) / max(k - 1, 1))
     np.fill_diagonal(guess, start)
     sweeps = int(np.clip(_VISITS / (k * (n * k + votes.nnz + n_tasks)), _FEWEST, _MOST))
-    strengths, burnt, own = np.full(k, _STRENGTH), sweeps // 4, np.arange(k)
+    strengths, burnt, own = np.full(k, strength or _STRENGTH), sweeps // 4, np.arange(k)
     first, second = np.zeros((n, k)), np.zeros((n, k))
     uniform, errors = np.empty(n_tasks), np.empty((n, k, k))
     for sweep in range(sweeps):
@@ -71,7 +75,7 @@ def sampled_betas(
         worth = (strengths + 1) / (strengths + np.maximum(counts.sum(axis=1), 1.0))
         mean = np.maximum(rng.gamma(start_weight * guess + (counts * worth[:, None]).sum(axis=0)), 1e-4)
         mean /= mean.sum(axis=0)
-        if sweep % _EVERY == 0:
+        if strength is None and sweep % _EVERY == 0:
             strengths = np.array([drawn_strength(counts[:, :, c], mean[:, c], rng, _STRENGTH) for c in range(k)])
         shape = counts + strengths * mean
         total = shape.sum(axis=1)
@@ -80,9 +84,10 @@ def sampled_betas(
             first += rate
             second += rate**2 + rate * (1 - rate) / (total + 1)
         errors[orders[1]] = np.maximum(rng.gamma(shape[orders[1]]), 1e-10)
-        shares = class_shares(gold_shares, np.bincount(truth[free], minlength=k).astype(float), share_weight)
+        found = np.bincount(truth[free], minlength=k).astype(float)
+        prior = class_shares(gold_shares, found, share_weight) if shares is None else shares
         log_errors = np.log(errors / errors.sum(axis=1, keepdims=True)).reshape(-1, k)
-        posterior = normalised(np.log(shares) + votes @ log_errors)
+        posterior = normalised(np.log(prior) + votes @ log_errors)
     mean, square = first / (sweeps - burnt), second / (sweeps - burnt)
     size = (mean - square) / np.maximum(square - mean**2, 1e-12)
     return np.stack([mean * size, (1 - mean) * size], axis=2)

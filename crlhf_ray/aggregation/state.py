@@ -19,7 +19,7 @@ from crlhf_ray.aggregation.information import information_kept
 from crlhf_ray.errors import DataError
 
 #: Tasks that the guess of even shares is worth where the prior is learnt.
-_EVEN_TASKS = 10.0
+EVEN_TASKS = 10.0
 #: Where the prior is learnt, all tasks are estimated again so many times whenever the strengths are learnt again, as
 #: long as there are no more labels than this: what more labels teach outweighs what the first were taken for.
 _SWEEPS, _SWEPT_LABELS = 3, 20_000
@@ -74,11 +74,11 @@ class CrowdState:
         if self.prior is not None:
             return math.log(self.prior / (1 - self.prior))
         negatives, positives = self.crowd[[NEGATIVES, POSITIVES]].tolist()
-        return math.log((positives + _EVEN_TASKS / 2) / (negatives + _EVEN_TASKS / 2))
+        return math.log((positives + EVEN_TASKS / 2) / (negatives + EVEN_TASKS / 2))
 
     def share(self) -> tuple[float, float]:
         """Beta parameters of the share of positive tasks in the work, as the tasks without gold show it."""
-        negatives, positives = self.crowd[[NEGATIVES, POSITIVES]] + _EVEN_TASKS / 2
+        negatives, positives = self.crowd[[NEGATIVES, POSITIVES]] + EVEN_TASKS / 2
         return float(self.crowd[SHARE_KEPT] * positives), float(self.crowd[SHARE_KEPT] * negatives)
 
     # -- growing -------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class CrowdState:
         if self.coin.coins == 1:
             score, place, complete = score.sum(axis=0), who, complete[0]
         entries = np.tile((np.cumsum(work) - 1)[task[use]], self.coin.coins)
-        share = float(self.crowd[NEGATIVES : POSITIVES + 1].sum()) + _EVEN_TASKS
+        share = float(self.crowd[NEGATIVES : POSITIVES + 1].sum()) + EVEN_TASKS
         kept, self.crowd[SHARE_KEPT] = information_kept(
             entries, score.ravel(), place.ravel(), expit(self.log_odds(tasks[work])), complete.ravel(), share
         )
@@ -336,6 +336,13 @@ class CrowdState:
             self.vote_label[slots],
             self.vote_weight[slots],
             self.vote_time[slots],
+        )
+
+    def faded(self) -> np.ndarray:
+        """What each of `votes` counts for now: its weight, less what ``decay`` took."""
+        slots, _ = self._slots(np.arange(self.n_tasks))
+        return self.vote_weight[slots] * self.decay ** (
+            self.worker_clock[self.vote_worker[slots]] - self.vote_clock[slots]
         )
 
     # -- keeping -------------------------------------------------------------------------------------------------

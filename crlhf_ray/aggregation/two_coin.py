@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from scipy.special import expit
+from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.base import StreamingEstimator
 from crlhf_ray.aggregation.coin import CC, CW, STRENGTHS, WC, WW
+from crlhf_ray.aggregation.credible import by_name, sampled_betas
 from crlhf_ray.aggregation.encoding import Classes
 from crlhf_ray.aggregation.shrinkage import fitted_strength
-from crlhf_ray.aggregation.state import CrowdState
+from crlhf_ray.aggregation.state import EVEN_TASKS, CrowdState
 
 #: Columns of the counts: (right, wrong) of sensitivity, and of specificity.
 _COINS = ((CC, CW), (WW, WC))
@@ -101,6 +106,44 @@ class TwoCoin(StreamingEstimator):
         self.strength, self.start, self.start_weight = strength, start, start_weight
         self.prior, self.learn_from, self.decay = prior, learn_from, decay
         super().__init__(classes)
+
+    def reliability(self, workers: Iterable[Hashable] | None = None) -> pd.DataFrame:
+        """As `StreamingEstimator.reliability`, but means and intervals are sampled (`credible.sampled_betas`), from all
+        votes, whenever they are asked for: soft counts take the truth for certain."""
+        table = super().reliability(workers)
+        if table.empty:
+            return table
+        betas = self._sampled()[self.worker_book_.encode(list(table.index), grow=False)]
+        for c, name in enumerate(("specificity", "sensitivity")):
+            right, wrong = betas[:, c].T
+            table[name] = right / (right + wrong)
+            table[f"{name}_low"] = beta_distribution.ppf(0.025, right, wrong)
+            table[f"{name}_high"] = beta_distribution.ppf(0.975, right, wrong)
+        return table
+
+    def _sampled(self) -> np.ndarray:
+        """Beta parameters [n workers, 2 classes, 2]; with ``decay`` an old vote says as little of its task as of its
+        annotator."""
+        state, votes = self.state_, self.state_.votes()
+        cast = votes.label != 0
+        columns = votes.worker[cast] * 2 + (votes.label[cast] > 0)
+        shape = state.n_tasks, 2 * state.n_workers
+        matrix = csr_array((state.faded()[cast], (votes.task[cast], columns)), shape=shape)
+        tasks = np.arange(state.n_tasks)
+        p = expit(state.log_odds(tasks))
+        return sampled_betas(
+            matrix,
+            np.where(state.task_gold[tasks] == 0, -1, state.task_gold[tasks] > 0).astype(np.int64),
+            np.stack([1 - p, p], axis=1),
+            (by_name(self.task_book_.names), by_name(self.worker_book_.names)),
+            start=self.start,
+            start_weight=self.start_weight,
+            share_weight=EVEN_TASKS,
+            trust=float(self.learn_from == "all"),
+            honeypots_drawn=False,
+            shares=None if self.prior is None else np.array([1 - self.prior, self.prior]),
+            strength=self.strength,
+        )
 
     def _new_state(self) -> CrowdState:
         coin = TwoCoinRates(self.strength, self.start, self.start_weight)

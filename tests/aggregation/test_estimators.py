@@ -145,7 +145,7 @@ def test_intervals_of_95_percent_hold_nearly_that_share_of_the_true_rates(make):
     assert 0.87 < np.mean(held) < 0.99
 
 
-@pytest.mark.parametrize("make", [DawidSkene, Hierarchical])
+@pytest.mark.parametrize("make", [TwoCoin, DawidSkene, Hierarchical])
 def test_sampled_intervals_hold_also_where_everybody_has_few_labels(make):
     rng = np.random.default_rng(0)
     truth, people = rng.integers(0, 2, 500), 300
@@ -157,6 +157,13 @@ def test_sampled_intervals_hold_also_where_everybody_has_few_labels(make):
     held = [(table[f"{name}_low"] <= rate) & (rate <= table[f"{name}_high"]) for name, rate in rates.items()]
     assert 0.9 < np.mean(held) < 0.99
     pd.testing.assert_frame_equal(fitted.reliability(names[7:8]), table[7:8])
+
+
+@pytest.mark.parametrize("settings", [{"prior": 0.9}, {"strength": 4.0}, {"learn_from": "honeypots"}, {"decay": 0.9}])
+def test_sampled_intervals_follow_the_settings_of_two_coin(settings, votes):
+    usual, other = (TwoCoin(**some).fit(votes, GOLD).reliability() for some in ({}, settings))
+    assert np.isfinite(other.to_numpy(float)).all()
+    assert not np.allclose(usual["specificity_low"], other["specificity_low"], atol=1e-3)
 
 
 @pytest.mark.parametrize("make", ALL)
