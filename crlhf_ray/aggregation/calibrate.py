@@ -41,7 +41,7 @@ class OnHoneypots:
 
     accuracy: share answered rightly, with its 95% Wilson interval low to high. calibration_error: mean gap between the
     probability of the answer and how often it is right, in ten bins (ECE); a little low, since the one temperature was
-    fitted to the same answers.
+    fitted to the same answers. bins: of those that are not empty, (mean probability, share right, how many).
     """
 
     count: int
@@ -49,6 +49,7 @@ class OnHoneypots:
     low: float
     high: float
     calibration_error: float
+    bins: tuple[tuple[float, float, int], ...] = ()
 
 
 class Calibrated(Estimator):
@@ -126,8 +127,15 @@ def _score(log_p: np.ndarray, truth: np.ndarray) -> OnHoneypots:
         return OnHoneypots(0, float("nan"), 0.0, 1.0, float("nan"))
     right = log_p.argmax(axis=1) == truth
     found = binomtest(int(right.sum()), count).proportion_ci(method="wilson")
-    gap = confidence_gap(np.exp(log_p.max(axis=1)), right)
-    return OnHoneypots(count, float(right.mean()), float(found.low), float(found.high), gap)
+    sure = np.exp(log_p.max(axis=1))
+    where = np.minimum((sure * 10).astype(int), 9)
+    bins = tuple(
+        (float(sure[where == b].mean()), float(right[where == b].mean()), int((where == b).sum()))
+        for b in np.unique(where)
+    )
+    return OnHoneypots(
+        count, float(right.mean()), float(found.low), float(found.high), confidence_gap(sure, right), bins
+    )
 
 
 def as_series(gold: Gold | None) -> pd.Series:

@@ -35,8 +35,9 @@ def aggregate_files(
     classes: Sequence[str] = (),
     columns: Columns = USUAL,
     as_json: bool = False,
-) -> None:
-    """Write consensus, reliability and rejected rows into ``out`` and print a summary.
+) -> Aggregation | None:
+    """Write consensus, reliability and rejected rows into ``out`` and print a summary. Answers what it found, but for
+    ``big``.
 
     classes: the labels that count, as text, for two the negative one first; any other label is then rejected and
     reported. Empty: every label found is a class. as_json: the summary as one JSON object.
@@ -55,6 +56,7 @@ def aggregate_files(
             file=str(labels[0]),
             field="label",
         )
+    found: Aggregation | None = None
     if big:
         from crlhf_ray.cluster import connect
 
@@ -69,16 +71,17 @@ def aggregate_files(
         out.mkdir(parents=True, exist_ok=True)
         found.consensus.to_csv(consensus, index=False)
         reliability, report, facts = found.reliability, found.report, _facts(found)
-        facts["ask_again"] = json.loads(_ask_again(found.consensus).to_json(orient="records"))
+        facts["ask_again"] = json.loads(ask_again(found.consensus).to_json(orient="records"))
     reliability.to_csv(out / "reliability.csv", index=False)
     report.write(out / "rejected.jsonl")
     if as_json:
         rows = {"read": report.read, "used": report.used, "rejected": report.rejected, "notes": report.notes}
         workers = json.loads(reliability.to_json(orient="records"))
         console.print_json(data={"consensus": str(consensus), **facts, **rows, "workers": workers})
-        return
+        return found
     _show(reliability, report, facts, console)
     console.print(f"Consensus: [bold]{consensus}[/bold]; reliabilities and rejected rows beside it")
+    return found
 
 
 def _facts(found: Aggregation) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def _show(reliability: pd.DataFrame, report: RowReport, facts: dict[str, Any], c
     console.print(str(report), markup=False)
 
 
-def _ask_again(consensus: pd.DataFrame) -> pd.DataFrame:
+def ask_again(consensus: pd.DataFrame) -> pd.DataFrame:
     """The tasks of which one more vote is expected to tell most; of equals those with the fewest votes."""
     asked = consensus[consensus["bits"] > 0.005].sort_values(["bits", "labels"], ascending=[False, True], kind="stable")
     return asked[["task", "label", "probability", "labels", "bits"]].head(AGAIN_IN_JSON)

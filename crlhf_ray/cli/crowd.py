@@ -56,9 +56,9 @@ def aggregate(
         ),
     ],
     gold: Annotated[Path | None, typer.Option(help="Known truth: columns task and label.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for consensus, reliabilities and rejected rows.")] = Path(
-        "consensus"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for consensus, reliabilities, rejected rows and report.html.")
+    ] = Path("consensus"),
     estimator: Annotated[Estimator, typer.Option(help="See docs/aggregation.md.")] = "hierarchical",
     big: Annotated[
         bool, typer.Option("--big", help="Labels larger than memory, in Parquet: a Ray Data map-reduce (hierarchical).")
@@ -85,4 +85,10 @@ def aggregate(
     from crlhf_ray.aggregation.files import Columns
 
     columns = Columns(task, worker, label, weight, time, wide)
-    aggregate_files(labels, gold, out, estimator, big, console, classes or (), columns, as_json)
+    found = aggregate_files(labels, gold, out, estimator, big, console, classes or (), columns, as_json)
+    if found is not None:
+        from crlhf_ray.report.consensus import write_consensus_report
+
+        path = write_consensus_report(found, out)
+        if not as_json:
+            console.print(f"Report: [bold]{path}[/bold]")

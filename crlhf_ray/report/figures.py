@@ -219,6 +219,23 @@ def annotators(reliability: Rows) -> str | None:
         return _svg(figure, "Annotator reliabilities against true skill")
 
 
+def calibration(bins: Iterable[tuple[float, float, int]]) -> str:
+    """How often answers are right against how sure they are: a point a bin (mean probability, share right, count)."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel()
+        axes.plot([0, 1], [0, 1], color=TEXT, linestyle=":", linewidth=1.2, label="as sure as right")
+        sure, right, counts = zip(*bins, strict=True)
+        sizes = [20 + 160 * count / max(counts) for count in counts]
+        axes.scatter(sure, right, sizes, color=SERIES[0], edgecolor=SURFACE, zorder=4, label="honeypots")
+        axes.set(xlim=(-0.02, 1.04), ylim=(-0.02, 1.04), xlabel="mean probability of the answer")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _finish(axes, "share that is right", legend=True)
+        axes.set_xlim(-0.02, 1.04)
+        return _svg(figure, "Calibration on honeypots")
+
+
 def points(rows: Iterable[Mapping[str, Any]], path: str) -> Points:
     """(round, value) of a nested metric such as "learner/kl"; rows that lack it are skipped."""
     found: Points = []

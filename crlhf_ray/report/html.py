@@ -36,14 +36,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """The report as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crlhf_ray.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html").render(
+    return page("template.html").render(
         name=run.directory.resolve().name,
         subtitle=_subtitle(run.settings),
         headline=headline(run),
@@ -53,6 +46,18 @@ def render(run: Run) -> str:
         numbers=_numbers(run.metrics),
         settings=yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True) if run.settings else "",
     )
+
+
+def page(name: str) -> jinja2.Template:
+    """A template of this room, which escapes what it is given."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crlhf_ray.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def choose_samples(rows: list[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
