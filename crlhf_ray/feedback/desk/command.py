@@ -150,7 +150,7 @@ def timesheet(
 def _write(client: AnnotationClient, out: Path, suffixes: tuple[str, ...], path: str, **filters: Any) -> None:
     """An export of the server, whole or not at all. Raises DataError for a file of another kind."""
     if out.suffix not in suffixes:
-        raise DataError(f"name a file that ends in {' or '.join(suffixes)}", file=str(out))
+        raise DataError(f"name a file that ends in {' or '.join(', '.join(suffixes).rsplit(', ', 1))}", file=str(out))
     partial = out.with_name(out.name + ".partial")
     with partial.open("wb") as file:
         client.export(file, path, **filters)
