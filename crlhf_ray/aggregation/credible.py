@@ -63,7 +63,8 @@ def sampled_betas(
     guess = np.full((k, k), (1 - start) / max(k - 1, 1))
     np.fill_diagonal(guess, start)
     sweeps = int(np.clip(_VISITS / (k * (n * k + votes.nnz + n_tasks)), _FEWEST, _MOST))
-    strengths, burnt, own = np.full(k, _STRENGTH if strength is None else max(strength, 1e-3)), sweeps // 4, np.arange(k)
+    strengths = np.full(k, _STRENGTH if strength is None else max(strength, 1e-3))
+    burnt, own = sweeps // 4, np.arange(k)
     first, second = np.zeros((n, k)), np.zeros((n, k))
     uniform, errors = np.empty(n_tasks), np.empty((n, k, k))
     for sweep in range(sweeps):

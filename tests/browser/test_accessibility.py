@@ -163,7 +163,8 @@ def test_the_focus_is_seen_and_the_first_tab_stop_skips_to_the_content(page):
         assert float(style[1].removesuffix("px")) >= 2
         page.keyboard.press("Tab")
         stops += 1
-    # skip, keys, time, log out, problem, two about the whole, line, its three marks, four buttons: not every line's marks
+    # skip, keys, time, log out, problem, two about the whole, line, its three marks, four buttons, but not every
+    # line's marks
     assert stops == 15
     page.locator(".skip").focus()
     page.keyboard.press("Enter")
