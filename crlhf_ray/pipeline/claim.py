@@ -68,8 +68,8 @@ def check_inputs(directory: Path, now: Mapping[str, str], named: Mapping[str, st
         if before.get(key, digest) != digest:
             raise ConfigError(
                 f"{key}={named[key]} holds something else than when {directory} was begun (sha256 {digest[:12]}, then "
-                f"{before[key][:12]}): put the old content back{_pinned(directory, named[key])}, or start a new run in "
-                "another run.dir"
+                f"{before[key][:12]}): put the old content back, or start a new run in another run.dir"
+                f"{_pinned(directory, named[key])}"
             )
     file.write_text(json.dumps(dict(now), indent=2))
 
@@ -90,4 +90,4 @@ def commits(directory: Path) -> dict[str, str]:
 
 def _pinned(directory: Path, source: str) -> str:
     commit = commits(directory).get(source)
-    return f" (problems.source={source.partition('@')[0]}@{commit} names it)" if commit else ""
+    return f"; the earlier problems are problems.source={source.partition('@')[0]}@{commit}" if commit else ""

@@ -64,7 +64,7 @@ class Reading:
     """What was understood of a data set.
 
     columns: the column of each field that has one. guessed: those that were found by their names.
-    unused: columns that nothing is read from. refused: an error for each row that makes no problem.
+    unused: columns that nothing is read from. refused: an error for each row that cannot be read as one.
     """
 
     source: str
@@ -80,8 +80,9 @@ class Reading:
         if self.refused and settings.refused == "stop":
             total = len(self.refused) + len(self.problems)
             raise DataError(
-                f"{len(self.refused)} of {total} rows make no problem. The first: {self.refused[0]}. `crlhf problems "
-                f"show {self.source}` lists them; correct them, or leave them out with data_set.refused=leave_out"
+                f"{len(self.refused)} of {total} rows cannot be read as problems. The first: {self.refused[0]}. `crlhf "
+                f"problems show {self.source}` lists them; correct them, or leave them out: in training and evaluation "
+                "with problems.data_set.refused=leave_out or evaluation.data_set.refused=leave_out"
             )
         return self.problems
 
@@ -158,7 +159,7 @@ def _columns(opened: Opened, named: Columns, source: str) -> dict[str, str]:
         if column is not None:
             found[field] = column
     found |= {field: field for field in _OURS if field in opened.columns}
-    for field in ("prompt", *(() if "cases" in found else ("tests",))):
+    for field in ("prompt", *(() if {"cases", "kind"} & found.keys() else ("tests",))):
         if field not in found:
             raise DataError(
                 f"no column has one of the names {', '.join(NAMES[field])}; name it in data_set.columns.{field}: the "
@@ -202,11 +203,12 @@ def as_row(raw: RowOfData, columns: Mapping[str, str], label: str, split: Split)
         row["tests"], more = _tests(tests, row.get("entry_point"))
         row["setup"] = "\n".join(filter(None, [row["setup"], more]))
     if isinstance(prompt, str) and not (prompt := prompt.rstrip()).endswith(('"""', "'''")):
-        shown = row["tests"][:1] if "tests" in row and f"{row.get('entry_point')}(" not in prompt else []
+        shown = [text for text in row.get("tests", [])[:1] if f"{row.get('entry_point')}(" not in prompt]
+        shown = [text for text in shown if isinstance(text, str) and text.startswith("assert")]
         prompt = docstring("\n".join([prompt.strip(), *map(str, shown)]))
         row.setdefault("stops", list(PROGRAM_STOPS))
     row |= {"prompt": prompt, "references": [_continued(text, prompt) for text in references]}
-    return {field: value for field, value in row.items() if value is not None}
+    return {field: value for field, value in row.items() if value is not None and (field, value) != ("setup", "")}
 
 
 def _identity(value: Any, label: str) -> str:
@@ -221,7 +223,10 @@ def _listed(value: Any) -> list[Any]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            return [value]
+            try:
+                value = ast.literal_eval(value)  # as Python writes a list down
+            except (SyntaxError, ValueError, MemoryError, RecursionError):
+                return [value]
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -241,7 +246,8 @@ def _parses(text: str) -> bool:
 
 
 def _tests(tests: list[Any], entry_point: str | None) -> tuple[list[Any], str]:
-    """Each to be run by itself, and what runs before: one text may hold asserts, or define check(candidate)."""
+    """Each to be run by itself, and what runs before: one text may hold asserts, or define check(candidate) or the
+    functions that pytest would call."""
     if len(tests) != 1 or not isinstance(tests[0], str):
         return tests, ""
     if not _parses(tests[0]):
@@ -250,10 +256,17 @@ def _tests(tests: list[Any], entry_point: str | None) -> tuple[list[Any], str]:
     if any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in body):
         called = any(isinstance(node, ast.Expr) and ast.unparse(node).startswith("check(") for node in body)
         return (tests, "") if called else ([f"check({entry_point})"], tests[0])
+    if all(isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom) for node in body):
+        calls = [f"{node.name}()" for node in body if isinstance(node, ast.FunctionDef) and _is_pytest(node)]
+        return (calls, tests[0]) if calls else (tests, "")
     first = next((n for n, node in enumerate(body) if isinstance(node, ast.Assert)), len(body))
     if first == len(body) or not all(isinstance(node, ast.Assert) for node in body[first:]):
         return tests, ""
     return [ast.unparse(node) for node in body[first:]], "\n".join(ast.unparse(node) for node in body[:first])
+
+
+def _is_pytest(node: ast.FunctionDef) -> bool:
+    return node.name.startswith("test") and not node.args.args
 
 
 def _continued(reference: Any, prompt: Any) -> Any:

@@ -39,6 +39,23 @@ def _parses(source: str) -> str:
 PythonSource = Annotated[str, AfterValidator(_parses)]
 
 
+def _can_fail(test: str) -> str:
+    if all(map(_is_idle, ast.parse(test).body)):
+        raise PydanticCustomError(
+            "idle", "nothing in it can fail, so that every program would pass: assert what must hold"
+        )
+    return test
+
+
+def _is_idle(node: ast.stmt) -> bool:
+    """Whether a statement of a test defines or compares only."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant | ast.List | ast.Tuple | ast.Set | ast.Dict | ast.Compare | ast.Name)
+    if isinstance(node, ast.ClassDef):
+        return not node.bases  # the cases of unittest are run
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Import | ast.ImportFrom | ast.Pass)
+
+
 class CaseRow(BaseModel):
     """One call, or one run of a script; docs/problems.md describes the fields."""
 
@@ -59,7 +76,7 @@ class Row(BaseModel):
     prompt: str = Field(min_length=1)
     kind: Literal["asserts", "calls", "script", "review"] = "asserts"
     entry_point: str = Field(default="", pattern=r"^([A-Za-z_]\w*)?$", validate_default=True)
-    tests: list[PythonSource] = Field(default=[], validate_default=True)
+    tests: list[Annotated[PythonSource, AfterValidator(_can_fail)]] = Field(default=[], validate_default=True)
     cases: list[CaseRow] = Field(default=[], validate_default=True)
     tolerance: float | None = Field(default=None, ge=0)
     compare: Literal["lines", "words", "exact"] = "lines"

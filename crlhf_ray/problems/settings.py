@@ -41,7 +41,7 @@ class DataSetSettings(Settings):
 
     columns: Columns = Columns()
     refused: Literal["stop", "leave_out"] = "stop"
-    """What happens where rows make no problem: nothing is started, or they are left out and counted."""
+    """What happens where rows cannot be read as problems: nothing is started, or they are left out and counted."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many rows of each split. None: all."""
 

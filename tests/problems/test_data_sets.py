@@ -147,7 +147,7 @@ BAD = [WORDS | {"task_id": 8, "test_list": ["assert add(1,"]}, WORDS | {"task_id
 def test_rows_that_make_no_problem_stop_the_load_or_are_left_out_and_counted(tmp_path):
     source, said = jsonl(tmp_path / "set.jsonl", WORDS, *BAD), []
     with pytest.raises(
-        DataError, match=r"2 of 3 rows make no problem. The first: .*row 2, field 'tests.0': not Python"
+        DataError, match=r"2 of 3 rows cannot be read as problems. The first: .*row 2, field 'tests.0': not Python"
     ):
         load_problems(source)
     left = DataSetSettings(refused="leave_out")
@@ -226,6 +226,35 @@ def hub(tmp_path, monkeypatch):
     _hub.cache_clear()
 
 
+def test_functions_that_pytest_would_call_are_called(tmp_path):
+    code = "def test_add():\n    assert add(1, 2) == 3\n\ndef test_zero():\n    assert add(0, 0) == 0\n"
+    row = {"prompt": "Add two numbers.", "code": "def add(a, b):\n    return a + b", "test": code, "entry_point": "add"}
+    wrong = {**row, "code": "def add(a, b):\n    return a + b + (a == 0)"}
+    problems = load_problems(jsonl(tmp_path / "set.jsonl", row, wrong))
+    assert problems[0].checker.tests == ("test_add()", "test_zero()")
+    assert problems[0].prompt == '"""\nAdd two numbers.\n"""'
+    assert passing(problems) == [True, False]
+
+
+def test_a_list_as_python_writes_it_down_is_a_list(tmp_path):
+    (problem,) = load_problems(jsonl(tmp_path / "set.jsonl", {**WORDS, "test_list": str(WORDS["test_list"])}))
+    assert problem.checker.tests == tuple(WORDS["test_list"])
+
+
+@pytest.mark.parametrize(
+    "test", ["add(1, 2) == 3", "{'inputs': ['1'], 'outputs': ['2']}", "def run():\n    assert add(1, 2)"]
+)
+def test_a_test_that_cannot_fail_is_refused(tmp_path, test):
+    with pytest.raises(DataError, match="nothing in it can fail"):
+        load_problems(jsonl(tmp_path / "set.jsonl", {**CODE, "test": test}))
+
+
+def test_rows_of_kind_review_need_no_tests(tmp_path):
+    row = {"problem_id": "own/x", "kind": "review", "prompt": '"""Do something."""'}
+    (problem,) = load_problems(jsonl(tmp_path / "set.jsonl", row))
+    assert not problem.tested
+
+
 def test_a_set_of_the_hub_has_its_splits_and_its_commit(hub, tmp_path):
     trained, measured = load_splits("hub:ada/sums:small", "hub:ada/sums:small@" + COMMIT)
     assert [one.problem_id for one in (*trained, *measured)] == ["sums/train/7", "sums/test/8"]
@@ -254,7 +283,7 @@ def test_a_run_writes_its_commit_down_and_a_changed_set_names_it(hub, tmp_path):
     write_versions(tmp_path, config, resumed=False)
     assert commits(tmp_path) == {"hub:ada/sums:small": COMMIT}
     check_inputs(tmp_path, {"problems.source": "a"}, {})
-    with pytest.raises(ConfigError, match=f"problems.source=hub:ada/sums:small@{COMMIT} names it"):
+    with pytest.raises(ConfigError, match=f"the earlier problems are problems.source=hub:ada/sums:small@{COMMIT}"):
         check_inputs(tmp_path, {"problems.source": "b"}, {"problems.source": "hub:ada/sums:small"})
 
 
