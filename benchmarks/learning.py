@@ -17,7 +17,7 @@ benchmark that is still running. Written to the output folder: learning.md, lear
     python benchmarks/learning.py                                    every arm, seeds 0 and 1
     python benchmarks/learning.py --arms two_coin tests --seeds 0    two runs
     python benchmarks/learning.py --report-only                      the table from what is there
-    python benchmarks/learning.py --config jobs/composed.yaml --arms two_coin mean --seeds 1 --rounds 15
+    python benchmarks/learning.py --config jobs/composed.yaml --out runs/composed --arms two_coin mean
 """
 
 from __future__ import annotations

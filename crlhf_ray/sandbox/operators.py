@@ -85,14 +85,11 @@ def _comparison(name: str) -> Callable[..., Any]:
 def _arithmetic(name: str, *, swapped: bool = False) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
         program, level, in_place = self.__remote__[0], self.__level__, name.startswith("i") and name != "invert"
-        of_plain = level == ANSWER and hasattr(self, "__plain__") and not program.is_asked(other)
-        if of_plain and not (in_place and type(program.plain(self)) in (list, dict, set)):
+        if level == ANSWER and hasattr(self, "__plain__") and not program.is_asked(other):
             return _of_plain(name, *((other, program.plain(self)) if swapped else (program.plain(self), other)))
         result = program.ask("operate", name, (other, self) if swapped else (self, other))
         if in_place and result is self:
             object.__setattr__(self, "__level__", level)
-            if of_plain:
-                return self
         mixed = not program.is_asked(other) and level < MADE
         if mixed or MIXED in (level, getattr(other, "__level__", ANSWER)):
             if not program.is_asked(result):
