@@ -18,7 +18,7 @@ from crlhf_ray.learner.advantage import algorithm_named
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.parts import name_of, part
 from crlhf_ray.policy.settings import Form, ModelSettings, Template
-from crlhf_ray.problems.settings import DATA_SETS, DataSetSettings
+from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings, refuse_data_set
 from crlhf_ray.reward.settings import RewardSettings
 from crlhf_ray.rollout.settings import RolloutSettings
 from crlhf_ray.sandbox.limits import SandboxPoolSettings, SandboxSettings
@@ -80,8 +80,7 @@ class ProblemSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> ProblemSettings:
-        if not self.source.startswith(DATA_SETS):
-            refuse_unused(self, ("data_set",), f"source={self.source}, whose rows have a form of their own")
+        refuse_data_set(self, "source")
         return self
 
 
@@ -104,8 +103,7 @@ class EvaluationSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluationSettings:
-        if not self.source.startswith(DATA_SETS):
-            refuse_unused(self, ("data_set",), f"source={self.source}, whose rows have a form of their own")
+        refuse_data_set(self, "source")
         return self
 
 
@@ -168,7 +166,7 @@ class Config(Settings):
         """How evaluation.source is read."""
         if self.evaluation.data_set is not None:
             return self.evaluation.data_set
-        return self.problems.data_set if self.evaluation.source == self.problems.source else DataSetSettings()
+        return self.problems.data_set if self.evaluation.source == self.problems.source else DEFAULTS
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -67,8 +67,8 @@ def check_devices(settings: Any, config: Config, devices: Devices) -> None:
             continue
         helps = "no setting of this model helps: larger devices are needed, or a smaller model"
         for change, other in changes(config, devices):
-            if _size(shapes, other, name) <= devices.room:
-                helps = f"with {change} it would take {_gib(_size(shapes, other, name))}"
+            if (smaller := _size(shapes, other, name)) <= devices.room:
+                helps = f"with {change} it would take {_gib(smaller)}"
                 break
         what = "a learner rank" if name == "rank" else f"a process of a replica (rollout.tensor_parallel={parts})"
         raise ConfigError(

@@ -114,23 +114,15 @@ def _machines(config: Config) -> list[tuple[str, str]]:
     return found
 
 
-def memory(config: Config) -> Memory:
-    """`memory_of` the model that the settings name. No weight is loaded."""
-    return memory_of(shape_of(AutoConfig.from_pretrained(resolve(config.model.name)), config.model.lora), config)
-
-
 def on_one_machine(parts: Memory) -> int:
     """Bytes of all processes: a rank is counted once, at its highest point."""
     replica, learning, starting, rest = (count * total(items) for _, count, items in parts)
     return replica + max(learning, starting) + rest
 
 
-def _replicas(config: Config) -> str:
-    return f"{'up to ' if config.rollout.autoscale else ''}{config.rollout.most_replicas}"
-
-
-def _most(config: Config, name: str) -> str:
-    return "up to " if config.rollout.autoscale and "replica" in name else ""
+def _up_to(config: Config) -> str:
+    """What stands before a number of replicas."""
+    return "up to " if config.rollout.autoscale else ""
 
 
 def _arithmetic(title: str, items: Sequence[Item], *, summed: bool = True) -> Table:
@@ -149,7 +141,8 @@ def print_memory(settings: Any, config: Config, console: Console) -> Memory:
     parts = memory_of(shape, config)
     for name, count, items in parts:
         if len(items) > 1:
-            console.print(_arithmetic(f"Memory of each {name} ({_most(config, name)}{count} in all)", items))
+            most = _up_to(config) if "replica" in name else ""
+            console.print(_arithmetic(f"Memory of each {name} ({most}{count} in all)", items))
     console.print(_arithmetic("Weight transfer after each update", sync_items(shape, config), summed=False))
     return parts
 
@@ -177,8 +170,8 @@ def print_plan(config: Config, console: Console) -> None:
     for warning in warnings(config):
         console.print(f"[yellow]warning:[/yellow] {warning}")
     parts = print_memory(AutoConfig.from_pretrained(resolve(config.model.name)), config, console)
-    needed = on_one_machine(parts) / GIB
-    console.print(f"All on one machine: {needed:.1f} GiB, with {total(parts[-1][2]) * 3 / GIB:.1f} for driver and Ray.")
+    needed, (_, others, items) = on_one_machine(parts) / GIB, parts[-1]
+    console.print(f"All on one machine: {needed:.1f} GiB, with {others * total(items) / GIB:.1f} for driver and Ray.")
     have = psutil.virtual_memory().available / GIB
     verdict = (
         "fits"
@@ -192,7 +185,8 @@ def print_plan(config: Config, console: Console) -> None:
     rollout_cpus = config.rollout.most_replicas * config.rollout.cpus_per_replica
     learner_cpus = config.learner.ranks * config.learner.cpus_per_rank
     console.print(
-        f"Ray bundles: {_replicas(config)} x {config.rollout.cpus_per_replica:g} CPU for rollouts, "
-        f"{config.learner.ranks} x {config.learner.cpus_per_rank:g} CPU and {config.learner.gpus_per_rank:g} GPU for "
-        f"learning: {rollout_cpus + learner_cpus:g} CPU reserved in all; Ray Data needs at least one more."
+        f"Ray bundles: {_up_to(config)}{config.rollout.most_replicas} x {config.rollout.cpus_per_replica:g} CPU for "
+        f"rollouts, {config.learner.ranks} x {config.learner.cpus_per_rank:g} CPU and "
+        f"{config.learner.gpus_per_rank:g} GPU for learning: {rollout_cpus + learner_cpus:g} CPU reserved in all; Ray "
+        "Data needs at least one more."
     )

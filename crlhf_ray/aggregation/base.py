@@ -186,10 +186,14 @@ def reliability_columns(state: CrowdState, workers: np.ndarray) -> dict[str, np.
     rates, betas = state.rates(workers), state.beta(workers)
     columns: dict[str, np.ndarray] = {}
     for name, rate, shape in zip(("sensitivity", "specificity"), rates, betas, strict=True):
-        columns[name] = rate
-        columns[f"{name}_low"] = beta_distribution.ppf(0.025, shape[:, 0], shape[:, 1])
-        columns[f"{name}_high"] = beta_distribution.ppf(0.975, shape[:, 0], shape[:, 1])
+        columns |= {name: rate, **interval_columns(name, shape[:, 0], shape[:, 1])}
     return columns | {"labels": state.worker_labels[workers], "gold_labels": state.worker_gold[workers]}
+
+
+def interval_columns(name: str, right: np.ndarray, wrong: np.ndarray) -> dict[str, np.ndarray]:
+    """95% credible intervals of a rate, by equal tails of its Beta posteriors [n]: columns ``_low`` and ``_high``."""
+    ends = {"low": 0.025, "high": 0.975}
+    return {f"{name}_{end}": beta_distribution.ppf(share, right, wrong) for end, share in ends.items()}
 
 
 @contextmanager

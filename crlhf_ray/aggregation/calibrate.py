@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from crlhf_ray.aggregation.base import Estimator, Gold
 from crlhf_ray.aggregation.encoding import Table, column
-from crlhf_ray.aggregation.quality import confidence_gap
+from crlhf_ray.aggregation.quality import bin_of, confidence_gap
 
 _SURE = 1e-12
 
@@ -128,7 +128,7 @@ def _score(log_p: np.ndarray, truth: np.ndarray) -> OnHoneypots:
     right = log_p.argmax(axis=1) == truth
     found = binomtest(int(right.sum()), count).proportion_ci(method="wilson")
     sure = np.exp(log_p.max(axis=1))
-    where = np.minimum((sure * 10).astype(int), 9)
+    where = bin_of(sure)
     bins = tuple(
         (float(sure[where == b].mean()), float(right[where == b].mean()), int((where == b).sum()))
         for b in np.unique(where)

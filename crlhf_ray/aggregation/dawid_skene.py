@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from scipy.stats import beta as beta_distribution
 
+from crlhf_ray.aggregation.base import interval_columns
 from crlhf_ray.aggregation.batch_estimator import HeldVotesEstimator
 from crlhf_ray.aggregation.credible import by_name, normalised, sampled_betas
 
@@ -117,9 +117,7 @@ class DawidSkene(HeldVotesEstimator):
         betas, columns = self._sampled(), dict[str, np.ndarray]()
         for c in reversed(range(self._n_classes)):
             right, rest = betas[codes, c].T
-            columns[titles[c]] = right / (right + rest)
-            columns[f"{titles[c]}_low"] = beta_distribution.ppf(0.025, right, rest)
-            columns[f"{titles[c]}_high"] = beta_distribution.ppf(0.975, right, rest)
+            columns |= {titles[c]: right / (right + rest), **interval_columns(titles[c], right, rest)}
         return pd.DataFrame(columns | self._label_counts(codes), index=pd.Index(names, name="worker"))
 
     def _sampled(self) -> np.ndarray:

@@ -22,9 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import logit
-from scipy.stats import beta as beta_distribution
 
 from crlhf_ray.aggregation.advice import with_advice
+from crlhf_ray.aggregation.base import interval_columns
 from crlhf_ray.aggregation.batch import (
     MOST_LABELS,
     NO_GOLD,
@@ -247,9 +247,7 @@ def _reliability(workers: pd.Index, counts: np.ndarray, encoded: list[dict[str, 
     mean, shape = _rates(counts)
     columns: dict[str, np.ndarray] = {}
     for c, name in ((1, "sensitivity"), (0, "specificity")):
-        columns[name] = mean[:, c]
-        columns[f"{name}_low"] = beta_distribution.ppf(0.025, shape[:, c, 0], shape[:, c, 1])
-        columns[f"{name}_high"] = beta_distribution.ppf(0.975, shape[:, c, 0], shape[:, c, 1])
+        columns |= {name: mean[:, c], **interval_columns(name, shape[:, c, 0], shape[:, c, 1])}
     labels = np.zeros(len(workers), np.int64)
     for part in encoded:
         labels[workers.get_indexer(part["workers"])] += part["labels"]

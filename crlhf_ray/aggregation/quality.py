@@ -31,9 +31,14 @@ def calibration_error(positive: np.ndarray, p: np.ndarray, bins: int = 10) -> fl
     return confidence_gap(np.maximum(p, 1 - p), (p >= 0.5) == positive, bins, lowest=0.5)
 
 
+def bin_of(confidence: np.ndarray, bins: int = 10, *, lowest: float = 0.0) -> np.ndarray:
+    """Which of so many equal-width bins from ``lowest`` to 1 each value lies in, from 0 on."""
+    return np.minimum(((confidence - lowest) / (1 - lowest) * bins).astype(int), bins - 1)
+
+
 def confidence_gap(confidence: np.ndarray, right: np.ndarray, bins: int = 10, *, lowest: float = 0.0) -> float:
     """Mean gap between how sure answers are and how often they are right, in equal-width bins from ``lowest`` to 1."""
-    where = np.minimum(((confidence - lowest) / (1 - lowest) * bins).astype(int), bins - 1)
+    where = bin_of(confidence, bins, lowest=lowest)
     gaps = np.bincount(where, confidence - right, minlength=bins)
     return float(np.abs(gaps).sum() / len(right))
 

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 from scipy.special import expit
-from scipy.stats import beta as beta_distribution
 
-from crlhf_ray.aggregation.base import StreamingEstimator
+from crlhf_ray.aggregation.base import StreamingEstimator, interval_columns
 from crlhf_ray.aggregation.coin import CC, CW, STRENGTHS, WC, WW
 from crlhf_ray.aggregation.credible import by_name, sampled_betas
 from crlhf_ray.aggregation.encoding import Classes
@@ -116,9 +115,7 @@ class TwoCoin(StreamingEstimator):
         betas = self._sampled()[self.worker_book_.encode(list(table.index), grow=False)]
         for c, name in enumerate(("specificity", "sensitivity")):
             right, wrong = betas[:, c].T
-            table[name] = right / (right + wrong)
-            table[f"{name}_low"] = beta_distribution.ppf(0.025, right, wrong)
-            table[f"{name}_high"] = beta_distribution.ppf(0.975, right, wrong)
+            table = table.assign(**{name: right / (right + wrong), **interval_columns(name, right, wrong)})
         return table
 
     def _sampled(self) -> np.ndarray:

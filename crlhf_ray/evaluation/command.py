@@ -42,10 +42,7 @@ def evaluate_policy(config: Config, out: Path, run_dir: Path | None, split: str,
         check_unchanged(theirs, config, run_dir, fixed=FIXED_TO_EVALUATE)
     settings = config.evaluation
     every = load_problems(settings.source, None if split == "all" else split, config.heldout_data_set(), console.print)
-    problems = with_tests(every, settings.source)
-    if left := len(every) - len(problems):
-        console.print(f"left out: {left} of {len(every)} problems, which have no tests")
-    problems = problems[: settings.limit]
+    problems = with_tests(every, settings.source, console.print)[: settings.limit]
     tokenizer = load_tokenizer(config.model.name)
     check_fit(
         problems,

@@ -27,10 +27,7 @@ def questions(
     check_supported(config.model, context=config.rollout.context, shards=config.rollout.tensor_parallel)
     data_sets = config.problems.data_set, config.heldout_data_set()
     train, every = load_splits(config.problems.source, config.evaluation.source, data_sets, say)
-    heldout = with_tests(every, config.evaluation.source)
-    if left := len(every) - len(heldout):
-        say(f"{left} of {len(every)} held-out problems have no tests, and are left out of pass@1")
-    heldout = heldout[: config.evaluation.limit]
+    heldout = with_tests(every, config.evaluation.source, say)[: config.evaluation.limit]
     if config.run.problems_per_round > len(train):
         raise ConfigError(
             f"run.problems_per_round={config.run.problems_per_round}, and {config.problems.source} has {len(train)} "

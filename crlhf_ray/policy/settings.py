@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from crlhf_ray.problems.settings import DATA_SETS, DataSetSettings
-from crlhf_ray.settings import Settings, refuse_unused
+from crlhf_ray.problems.settings import DataSetSettings, refuse_data_set
+from crlhf_ray.settings import Settings
 
 #: bare: the problem's prompt and nothing else; chat: in the model's own chat format. See `prompts.render`.
 Template = Literal["bare", "chat"]
@@ -97,8 +97,7 @@ class SftSettings(Settings):
 
     @model_validator(mode="after")
     def _reads_a_data_set(self) -> Self:
-        if not self.data.startswith(DATA_SETS):
-            refuse_unused(self, ("data_set",), f"data={self.data}, whose rows have a form of their own")
+        refuse_data_set(self, "data")
         return self
 
     def steps(self, demonstrations: int) -> int:

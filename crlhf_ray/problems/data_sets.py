@@ -20,7 +20,7 @@ from typing import Any
 from crlhf_ray.errors import DataError
 from crlhf_ray.jsonl import json_rows
 from crlhf_ray.problems.benchmarks import rows
-from crlhf_ray.problems.names import first_called
+from crlhf_ray.problems.names import first_called, parsed
 from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem, docstring
 from crlhf_ray.problems.row import Row, Split, read_row
 from crlhf_ray.problems.settings import DATA_SETS, Columns, DataSetSettings
@@ -234,15 +234,7 @@ def _entry_point(tests: list[str], references: list[str], prompt: Any) -> str | 
     for code in (*references, prompt if isinstance(prompt, str) else "", *(f"{prompt}\n{text}" for text in references)):
         if (found := first_called(tests, code)) is not None:
             return found
-    return None if all(map(_parses, tests)) else "unknown"  # then the tests are what is wrong with the row
-
-
-def _parses(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-    return True
+    return None if all(map(parsed, tests)) else "unknown"  # then the tests are what is wrong with the row
 
 
 def _tests(tests: list[Any], entry_point: str | None) -> tuple[list[Any], str]:
@@ -250,9 +242,9 @@ def _tests(tests: list[Any], entry_point: str | None) -> tuple[list[Any], str]:
     functions that pytest would call."""
     if len(tests) != 1 or not isinstance(tests[0], str):
         return tests, ""
-    if not _parses(tests[0]):
+    if (tree := parsed(tests[0])) is None:
         return tests, ""
-    body = ast.parse(tests[0]).body
+    body = tree.body
     if any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in body):
         called = any(isinstance(node, ast.Expr) and ast.unparse(node).startswith("check(") for node in body)
         return (tests, "") if called else ([f"check({entry_point})"], tests[0])

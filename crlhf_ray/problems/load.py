@@ -117,8 +117,13 @@ def load_splits(
     return trained, measured
 
 
-def with_tests(problems: Sequence[Problem], source: str) -> list[Problem]:
-    """Those that pass@k can be measured on. Raises DataError where no problem of the source has tests."""
+def with_tests(
+    problems: Sequence[Problem], source: str, say: Callable[[str], None] = lambda text: None
+) -> list[Problem]:
+    """Those that pass@k can be measured on; say: is told how many are left out.
+
+    Raises DataError where no problem of the source has tests.
+    """
     tested = [problem for problem in problems if problem.tested]
     if not tested:
         raise DataError(
@@ -126,6 +131,8 @@ def with_tests(problems: Sequence[Problem], source: str) -> list[Problem]:
             "evaluation.source name problems with tests, such as starter",
             file=source,
         )
+    if left := len(problems) - len(tested):
+        say(f"{left} of {len(problems)} problems of {source} have no tests, and are left out of pass@k")
     return tested
 
 

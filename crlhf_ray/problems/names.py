@@ -41,7 +41,7 @@ def trusted_code(source: str, name: str, mode: str = "exec") -> CodeType:
 
 
 @lru_cache(maxsize=1024)
-def _tree(source: str) -> ast.Module | None:
+def parsed(source: str) -> ast.Module | None:
     """None for what is no whole Python, such as a prompt that only a completion ends."""
     try:
         return ast.parse(source)
@@ -52,7 +52,7 @@ def _tree(source: str) -> ast.Module | None:
 def trusted_names(problem: Problem) -> dict[str, Any]:
     """A fresh namespace with what the prompt itself defines: helpers in it must be the prompt's, not the program's."""
     module = types.ModuleType("solution")
-    tree = _tree(problem.prompt)
+    tree = parsed(problem.prompt)
     if tree is not None:
         sys.modules["solution"] = module  # where a dataclass looks for what its annotations mean
         exec(trusted_code(problem.prompt, "<prompt>"), module.__dict__)
@@ -88,14 +88,14 @@ def travels(kind: type) -> bool:
 @lru_cache(maxsize=4096)
 def class_names(source: str) -> frozenset[str]:
     """Names of the classes at the top of a program."""
-    tree = _tree(source)
+    tree = parsed(source)
     return frozenset(node.name for node in tree.body if isinstance(node, ast.ClassDef)) if tree else frozenset()
 
 
 @lru_cache(maxsize=4096)
 def defined_names(source: str) -> frozenset[str]:
     """Names that a program has at its top, or anywhere within."""
-    tree = _tree(source)
+    tree = parsed(source)
     found: set[str] = set()
     for node in ast.walk(tree) if tree else ():
         match node:
@@ -110,7 +110,7 @@ def defined_names(source: str) -> frozenset[str]:
 
 def visible(problem: Problem, source: str) -> str:
     """What of the program the jail may see: not a prompt that is only a docstring, since that may tell the tests."""
-    tree = _tree(problem.prompt)
+    tree = parsed(problem.prompt)
     if tree is None or len(tree.body) != 1 or not source.startswith(problem.prompt):
         return source
     only = tree.body[0]
@@ -132,7 +132,7 @@ SHORT_NAMES = {"np": "numpy", "pd": "pandas", "cp": "cvxpy"}
 @lru_cache(maxsize=4096)
 def imported_modules(source: str) -> tuple[str, ...]:
     """Modules that a source imports, anywhere within."""
-    tree = _tree(source) if "import" in source else None
+    tree = parsed(source) if "import" in source else None
     found: list[str] = []
     for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Import):
@@ -146,7 +146,7 @@ def borrowed_names(names: frozenset[str], programs: Sequence[str], packages: Seq
     """Names that right programs import and never define: a test's ``isclose`` must not be the program's."""
     found: dict[str, Any] = {}
     for program in programs:
-        tree = _tree(program)
+        tree = parsed(program)
         for node in tree.body if tree else ():
             for name, module, attribute in _aliases(node):
                 root = module.split(".")[0]
@@ -171,7 +171,7 @@ def _aliases(node: ast.AST) -> Iterator[tuple[str, str, str]]:
 def _made(source: str) -> frozenset[str]:
     """Names that a program defines at its top, other than by importing them."""
     found: set[str] = set()
-    for node in tree.body if (tree := _tree(source)) else ():
+    for node in tree.body if (tree := parsed(source)) else ():
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 found.add(name)
@@ -209,9 +209,9 @@ def free_names(source: str, known: frozenset[str]) -> frozenset[str]:
 def first_called(tests: Iterable[str], code: str) -> str | None:
     """The first function or class that the tests call and the code defines."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    defined = {node.name for node in ast.walk(_tree(code) or ast.Module([], [])) if isinstance(node, definitions)}
+    defined = {node.name for node in ast.walk(parsed(code) or ast.Module([], [])) if isinstance(node, definitions)}
     for test in tests:
-        for node in ast.walk(_tree(test) or ast.Module([], [])):
+        for node in ast.walk(parsed(test) or ast.Module([], [])):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
                 return node.func.id
     return None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from crlhf_ray.settings import Settings
+from crlhf_ray.settings import Settings, refuse_unused
 
 #: How the sources begin that these settings are for.
 DATA_SETS = ("hub:", "data:")
@@ -47,3 +47,11 @@ class DataSetSettings(Settings):
 
 
 DEFAULTS = DataSetSettings()
+
+
+def refuse_data_set(settings: Settings, key: str) -> None:
+    """For validators: raises ValueError where ``data_set`` is set although the source, the value of key, has no use for
+    it."""
+    source = getattr(settings, key)
+    if not source.startswith(DATA_SETS):
+        refuse_unused(settings, ("data_set",), f"{key}={source}, whose rows have a form of their own")

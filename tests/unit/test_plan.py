@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import ray
 from rich.console import Console
+from transformers import AutoConfig
 
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.memory import GIB
-from crlhf_ray.plan import batch_arithmetic, memory, on_one_machine, print_plan, warnings
+from crlhf_ray.memory import GIB, memory_of, shape_of
+from crlhf_ray.plan import batch_arithmetic, on_one_machine, print_plan, warnings
+from crlhf_ray.policy.model import resolve
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
 
@@ -40,6 +42,10 @@ def test_a_plan_refuses_a_prompt_that_leaves_no_room_for_its_completion():
 def test_a_plan_refuses_a_round_of_more_problems_than_there_are():
     with pytest.raises(ConfigError, match=r"run\.problems_per_round=103, and starter has 102 .*use 1 to 102"):
         arithmetic("run.problems_per_round=103")
+
+
+def memory(config):
+    return memory_of(shape_of(AutoConfig.from_pretrained(resolve(config.model.name)), config.model.lora), config)
 
 
 def tiny(*changes: str):

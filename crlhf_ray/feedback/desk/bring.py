@@ -5,7 +5,6 @@ Files of people's count lines from 1; everything inside counts from 0.
 
 from __future__ import annotations
 
-import ast
 import csv
 import difflib
 import io
@@ -21,6 +20,7 @@ from unidiff.errors import UnidiffParseError
 
 from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.feedback.desk.highlight import code_lines, language_of, lexer_of
+from crlhf_ray.problems.names import parsed
 
 #: The problem of programs that name none.
 IMPORTED = "imported"
@@ -195,13 +195,8 @@ def _program(row: ProgramRow, file: str, number: int, language: str | None, ask_
 
 def _begins_python(prompt: str, language: str) -> bool:
     """Whether a prompt is one of training's, so that nobody can tell the lead's honeypots from training's programs."""
-    if not prompt.endswith(('"""', "'''")) or lexer_of(language).name != "Python":
-        return False
-    try:
-        ast.parse(prompt)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-    return True
+    ends = prompt.endswith(('"""', "'''")) and lexer_of(language).name == "Python"
+    return ends and parsed(prompt) is not None
 
 
 def _of_language(work: Callable[[], T], file: str, row: int | None = None) -> T:
