@@ -18,10 +18,10 @@ from rich.console import Console
 
 from crlhf_ray.config import Config, settings_of_run
 from crlhf_ray.errors import ConfigError, EngineError
-from crlhf_ray.learner.checkpoint import LATEST, named_tag
 from crlhf_ray.learner.forward_check import EXACT, plain_logprobs
 from crlhf_ray.learner.trained import read_trained
 from crlhf_ray.output import file_in_the_way
+from crlhf_ray.policy.checkpoints import LATEST, named_tag
 from crlhf_ray.policy.export import (
     SHARD_SIZE,
     Dtype,

@@ -18,7 +18,7 @@ from crlhf_ray.engines import Engines
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.evaluation.results import Evaluation, earlier_rows, head_of
 from crlhf_ray.evaluation.results import evaluate as estimate
-from crlhf_ray.learner.checkpoint import latest_tag
+from crlhf_ray.policy.checkpoints import latest_tag
 from crlhf_ray.policy.model import folder_digest, load_tokenizer, resolve
 from crlhf_ray.policy.prompts import check_fit
 from crlhf_ray.problems.load import load_problems, with_tests

@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from crlhf_ray.cluster import autoscaler_says, lacking
 from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
 from crlhf_ray.learner.batching import Experience
-from crlhf_ray.learner.checkpoint import check_shape, latest_tag, prune, publish, temporary_tag
 from crlhf_ray.learner.settings import KLSettings, LearnerSettings
+from crlhf_ray.policy.checkpoints import check_shape, latest_tag, prune, publish, temporary_tag
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.rollout.weights import TransferSpec
 

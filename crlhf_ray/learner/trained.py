@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.learner.checkpoint import SHAPE
+from crlhf_ray.policy.checkpoints import SHAPE
 
 POLICY = "policy."
 

@@ -29,7 +29,6 @@ from crlhf_ray.learner.advantage import (
     signal,
 )
 from crlhf_ray.learner.batching import Experience, Packed, plan
-from crlhf_ray.learner.checkpoint import temporary_tag
 from crlhf_ray.learner.forward import ActorCritic, Frozen
 from crlhf_ray.learner.forward_check import check_exact, check_names, plain_logprobs, probe
 from crlhf_ray.learner.kl import KLController
@@ -41,6 +40,7 @@ from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.staleness import correct
 from crlhf_ray.learner.zero import checkpoint_layers, deepspeed_config
 from crlhf_ray.output import print_to
+from crlhf_ray.policy.checkpoints import temporary_tag
 from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model
 from crlhf_ray.process_group import join_group
 from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
@@ -342,7 +342,7 @@ class LearnerWorker:
         return [everything[i] for i in range(len(batch))]
 
     def save(self, directory: str, client_state: dict[str, Any]) -> int:
-        """Write this rank's part of a checkpoint under a temporary tag; `checkpoint.publish` makes it count.
+        """Write this rank's part of a checkpoint under a temporary tag; `checkpoints.publish` makes it count.
 
         Frozen weights (the base under LoRA, the reference copy) are not written: they are the model's own.
         """

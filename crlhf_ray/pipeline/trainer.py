@@ -30,7 +30,6 @@ from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots
 from crlhf_ray.feedback.ledger import LOG
 from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
-from crlhf_ray.learner.checkpoint import BEST, LATEST, latest_tag, point, recover
 from crlhf_ray.learner.forward_check import check_gap
 from crlhf_ray.learner.group import Experience
 from crlhf_ray.pipeline.claim import check_inputs, claimed, inputs, write_versions
@@ -39,6 +38,7 @@ from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.pipeline.records import sample_rows
 from crlhf_ray.pipeline.watching import Display, Metrics
 from crlhf_ray.pipeline.work import Work
+from crlhf_ray.policy.checkpoints import BEST, LATEST, latest_tag, point, recover
 from crlhf_ray.policy.model import load_tokenizer, resolve
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.rollout.sample import Sample

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crlhf_ray.cluster import connect
 from crlhf_ray.errors import ConfigError, EngineError, ResourceError
+from crlhf_ray.policy.checkpoints import LATEST, latest_tag, prune, publish, recover, temporary_tag
 from crlhf_ray.policy.demonstrations import (
     Batch,
     Demonstration,
@@ -72,6 +72,8 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
         f"SFT of [bold]{settings.model.name}[/bold] on {len(demonstrations)} demonstrations: {steps} steps of "
         f"{settings.minibatch_samples}, {settings.ranks} rank(s), ZeRO {settings.zero_stage}"
     )
+    if (complaint := recover(root / "checkpoints")) is not None:
+        console.print(f"[yellow]{complaint}[/yellow]")
     with connect():
         _check_resources(settings)
         config = {
@@ -129,7 +131,7 @@ def _check_resources(settings: SftSettings) -> None:
 
 
 def _trainer(settings: SftSettings, root: Path, config: dict[str, Any]) -> TorchTrainer:
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     environment = {"OMP_NUM_THREADS": str(settings.cpus_per_rank)}
@@ -144,9 +146,8 @@ def _trainer(settings: SftSettings, root: Path, config: dict[str, Any]) -> Torch
             resources_per_worker={"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank},
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
-            name="checkpoints",
+            name="ray_train",
             storage_path=str(root),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             worker_runtime_env={"env_vars": environment},
         ),
     )
@@ -209,12 +210,12 @@ def train_worker(config: dict[str, Any]) -> None:
     root, steps = settings.dir, settings.steps(len(demonstrations))
 
     engine = _engine(settings, steps)
-    first = 0
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as saved:
-            _, state = engine.load_checkpoint(saved, load_module_strict=settings.model.lora is None)
-            first = state["step"]
+    checkpoints, first = root / "checkpoints", 0
+    if (checkpoints / LATEST).exists():
+        _, state = engine.load_checkpoint(
+            str(checkpoints), tag=latest_tag(checkpoints), load_module_strict=settings.model.lora is None
+        )
+        first = state["step"]
     if rank == 0:
         kept = [row for row in read_metrics(root) if row["step"] <= first]
         (root / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -244,17 +245,29 @@ def train_worker(config: dict[str, Any]) -> None:
             with (root / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
-            with tempfile.TemporaryDirectory() as folder:
-                engine.save_checkpoint(
-                    folder,
-                    tag="state",
-                    client_state={"step": step + 1},
-                    exclude_frozen_parameters=bool(settings.model.lora),
-                )
-                ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            _save_checkpoint(engine, settings, step + 1, write=rank == 0)
     weights = _gathered_weights(engine, keep=rank == 0)
     if rank == 0:
         _save(weights, settings)
+    deepspeed.comm.barrier()
+
+
+def _save_checkpoint(engine: Any, settings: SftSettings, step: int, *, write: bool) -> None:
+    """Collective. Ray Train's own list of checkpoints is rewritten in place, so that a kill can leave none to read."""
+    import deepspeed
+
+    checkpoints = settings.dir / "checkpoints"
+    engine.save_checkpoint(
+        str(checkpoints),
+        tag=temporary_tag(step),
+        client_state={"step": step},
+        save_latest=False,
+        exclude_frozen_parameters=bool(settings.model.lora),
+    )
+    deepspeed.comm.barrier()
+    if write:
+        publish(checkpoints, step, {"ranks": settings.ranks, "zero_stage": settings.zero_stage})
+        prune(checkpoints, kept=1)
     deepspeed.comm.barrier()
 
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError, DataError, EngineError
 from crlhf_ray.export import export_model
-from crlhf_ray.learner.checkpoint import LATEST, named_tag, publish
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.trained import read_trained
 from crlhf_ray.learner.worker import LearnerWorker
+from crlhf_ray.policy.checkpoints import LATEST, named_tag, publish
 from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]

@@ -1,7 +1,7 @@
 import pytest
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.learner.checkpoint import BEST, latest_tag, named_tag, point, prune, publish, recover, temporary_tag
+from crlhf_ray.policy.checkpoints import BEST, latest_tag, named_tag, point, prune, publish, recover, temporary_tag
 
 
 def write(directory, step):
