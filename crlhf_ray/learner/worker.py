@@ -6,10 +6,8 @@ All public methods are collective: every rank is called with the same arguments.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -34,11 +32,12 @@ from crlhf_ray.learner.forward_check import check_exact, check_names, plain_logp
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.loss import policy_loss, value_loss
+from crlhf_ray.learner.measures import Clock, gaps
 from crlhf_ray.learner.policy_weights import PolicyWeights
 from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.staleness import correct
-from crlhf_ray.learner.zero import checkpoint_layers, deepspeed_config
+from crlhf_ray.learner.zero import checkpoint_layers, deepspeed_config, optimizer_of
 from crlhf_ray.output import print_to
 from crlhf_ray.policy.checkpoints import temporary_tag
 from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model
@@ -97,23 +96,14 @@ class LearnerWorker:
             module.to("cuda")
         else:
             use_onednn(module)
-        heads = {id(parameter) for parameter in module.value_head.parameters()}
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        parameter_groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if id(p) not in heads], "lr": self.settings.lr},
-            {"params": [p for p in trained if id(p) in heads], "lr": self.settings.value_lr},
-        ]
-        groups = [group for group in parameter_groups if group["params"]]
-        self._full_lr = [float(group["lr"]) for group in groups]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        optimizer = optimizer_of(module, self.settings)
+        self._full_lr = [float(group["lr"]) for group in optimizer.param_groups]
         if self._clips_here:
             optimizer.register_step_pre_hook(self._clip)
         self.engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            config=deepspeed_config(
-                self.settings, self.model_settings, sum(p.numel() for p in trained), clips=not self._clips_here
-            ),
+            config=deepspeed_config(self.settings, self.model_settings, module, clips=not self._clips_here),
         )
         self.module = module
         gathered = deepspeed.zero.GatheredParameters if self.settings.zero_stage == 3 else None
@@ -124,7 +114,7 @@ class LearnerWorker:
 
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
         """One PPO update from a batch: see `LearnerGroup.update`."""
-        settings, clock = self.settings, _Clock()
+        settings, clock = self.settings, Clock()
         groups = [experience.group for experience in batch] if self.algorithm.needs_groups else None
         difference = signal([float(np.sum(experience.token_rewards)) for experience in batch], groups)
         rows = [
@@ -153,7 +143,7 @@ class LearnerWorker:
         }
         if metrics["skipped"]:
             now = old if corrected else [one.astype(np.float64) for one in self.logprobs(batch)]
-            metrics |= _gaps(batch, now, drawn)
+            metrics |= gaps(batch, now, drawn)
         else:
             advantages, returns = self._advantages(batch, old, reference, values)
             metrics |= self._steps(
@@ -164,7 +154,7 @@ class LearnerWorker:
                 metrics["value_mean"] = float(np.concatenate(values).mean())
             if corrected:  # the first step's gap is to what was found a moment ago, and shows nothing
                 metrics = {name: value for name, value in metrics.items() if not name.startswith("logprob_gap")}
-                metrics |= _gaps(batch, old, drawn)
+                metrics |= gaps(batch, old, drawn)
         metrics |= corrected
         self.kl.update(float(kl_sums.mean()), len(batch))
         self.step += 1
@@ -223,7 +213,7 @@ class LearnerWorker:
         rows: Sequence[Sequence[Packed]],
         frozen: Sequence[Sequence[Frozen]],
         columns: Sequence[tuple[np.ndarray, ...]],
-        clock: _Clock,
+        clock: Clock,
     ) -> dict[str, float]:
         """The optimizer steps of one update, and what they showed."""
         settings = self.settings
@@ -291,9 +281,9 @@ class LearnerWorker:
                 loss = loss + settings.value_coef * squared
             self.engine.backward(loss * (settings.ranks / tokens))  # DeepSpeed averages gradients over the ranks
             with torch.no_grad():
-                gaps = (scored.logprobs - old).abs()
-                totals += torch.stack([surrogate, squared, entropy, clipped, divergence, gaps.sum()]).double().cpu()
-                gap_max = max(gap_max, float(gaps.max())) if len(gaps) else gap_max
+                apart = (scored.logprobs - old).abs()
+                totals += torch.stack([surrogate, squared, entropy, clipped, divergence, apart.sum()]).double().cpu()
+                gap_max = max(gap_max, float(apart.max())) if len(apart) else gap_max
         names = ("policy", "value", "entropy", "clipped", "divergence", "gap")
         sums = Counter(dict(zip(names, self._sum(totals.numpy()).tolist(), strict=True)))
         sums["tokens"] = tokens  # type: ignore[assignment]
@@ -412,25 +402,3 @@ class LearnerWorker:
 
     def _sum(self, array: np.ndarray) -> np.ndarray:
         return np.sum(self._gather(array), axis=0)
-
-
-def _gaps(batch: Sequence[Experience], now: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> dict[str, float]:
-    """|learner - rollout| a token, of samples that the current weights drew; nothing where there are none."""
-    fresh = [np.abs(own - theirs) for one, own, theirs in zip(batch, now, drawn, strict=True) if not one.age]
-    if not fresh:
-        return {}
-    gaps = np.concatenate(fresh)
-    return {"logprob_gap_mean": float(gaps.mean()), "logprob_gap_max": float(gaps.max())}
-
-
-class _Clock:
-    """Seconds by part."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - begun  # type: ignore[assignment]

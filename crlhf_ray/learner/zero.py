@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from crlhf_ray.errors import EngineError
@@ -13,9 +14,10 @@ from crlhf_ray.policy.settings import ModelSettings
 
 
 def deepspeed_config(
-    settings: LearnerSettings, model: ModelSettings, trained: int, *, clips: bool = True
+    settings: LearnerSettings, model: ModelSettings, module: ActorCritic, *, clips: bool = True
 ) -> dict[str, Any]:
-    """DeepSpeed's settings. trained: elements that gradients reach. clips: whether DeepSpeed bounds their norm."""
+    """DeepSpeed's settings. clips: whether DeepSpeed bounds the gradients' norm."""
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -30,6 +32,17 @@ def deepspeed_config(
         },
         "steps_per_print": 10**9,
     }
+
+
+def optimizer_of(module: ActorCritic, settings: LearnerSettings) -> torch.optim.AdamW:
+    """AdamW with one step size for the policy and one for the value head; a group without parameters is left out."""
+    heads = {id(parameter) for parameter in module.value_head.parameters()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) not in heads], "lr": settings.lr},
+        {"params": [p for p in trained if id(p) in heads], "lr": settings.value_lr},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=settings.weight_decay)
 
 
 def reduce_bucket(trained: int) -> int:
