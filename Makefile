@@ -59,7 +59,7 @@ check: env-dev  ## Format, lint, types
 
 # Two files at a time: most tests wait (for an engine's start, a browser, a child process) more than they compute.
 test: check  ## Everything: format, lint, types, unit, real engines
-	$(VENV)/bin/pytest -n 2 --dist loadfile
+	$(VENV)/bin/pytest -n 2 --dist loadfile --durations 40
 
 clean:  ## Remove the environment and the runs
 	rm -rf $(VENV) runs

@@ -40,6 +40,11 @@ class Correction:
     truncated: float
     left_out: float
 
+    def metrics(self, ages: Sequence[int]) -> dict[str, float]:
+        """What it shows of samples whose weights are that many updates old."""
+        shown = {name: float(getattr(self, name)) for name in ("effective_share", "truncated", "left_out")}
+        return {"age_mean": float(np.mean(ages)), "age_max": float(max(ages))} | shown
+
 
 def correct(current: Sequence[np.ndarray], behaviour: Sequence[np.ndarray], settings: CorrectionSettings) -> Correction:
     """current, behaviour: [T] log-probs in nats of each sample's tokens, under pi and under mu."""

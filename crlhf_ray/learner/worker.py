@@ -48,9 +48,7 @@ from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
 class LearnerWorker:
     """Rank ``rank`` of ``settings.ranks``; `start` joins the group and loads the model.
 
-    Args:
-        rank, address, port: of this process, and where rank 0 listens.
-        log_file: everything that is printed here (DeepSpeed, torch) goes to it, from the first moment on.
+    log_file: everything that is printed here (DeepSpeed, torch) goes to it, from the first moment on.
     """
 
     def __init__(self, settings: LearnerSettings, model: ModelSettings, rank: int, log_file: str | None = None):
@@ -172,15 +170,7 @@ class LearnerWorker:
             return list(drawn), [np.ones(len(one)) for one in drawn], {}
         current = [one.astype(np.float64) for one in self.logprobs(batch)]
         found = correct(current, drawn, self.settings.correction)
-        ages = [experience.age for experience in batch]
-        shown = {
-            "age_mean": float(np.mean(ages)),
-            "age_max": float(max(ages)),
-            "effective_share": found.effective_share,
-            "truncated": found.truncated,
-            "left_out": found.left_out,
-        }
-        return current, found.weights, shown
+        return current, found.weights, found.metrics([experience.age for experience in batch])
 
     def _advantages(
         self,
@@ -305,10 +295,8 @@ class LearnerWorker:
                     row.samples, logprobs, np.split(values.double().cpu().numpy(), ends), strict=False
                 ):
                     found[i] = (ref, value)
-        everything: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for part in self._gather(found):
-            everything.update(part)
-        return frozen, [everything[i][0] for i in range(len(batch))], [everything[i][1] for i in range(len(batch))]
+        scored = self._by_sample(found)
+        return frozen, [reference for reference, _ in scored], [values for _, values in scored]
 
     @torch.no_grad()
     def logprobs(self, batch: Sequence[Experience]) -> list[np.ndarray]:
@@ -326,10 +314,7 @@ class LearnerWorker:
                 scored = self.engine(row, "policy", None, False)
                 ends = np.cumsum([len(batch[i].token_ids) for i in row.samples])[:-1]
                 found.update(zip(row.samples, np.split(scored.logprobs.float().cpu().numpy(), ends), strict=False))
-        everything: dict[int, np.ndarray] = {}
-        for part in self._gather(found):
-            everything.update(part)
-        return [everything[i] for i in range(len(batch))]
+        return self._by_sample(found)
 
     def save(self, directory: str, client_state: dict[str, Any]) -> int:
         """Write this rank's part of a checkpoint under a temporary tag; `checkpoints.publish` makes it count.
@@ -399,6 +384,11 @@ class LearnerWorker:
         items: list[Any] = [None] * self.settings.ranks
         dist.all_gather_object(items, item)
         return items
+
+    def _by_sample(self, found: dict[int, Any]) -> list[Any]:
+        """What all ranks found, by the samples' places in the batch."""
+        everything = {place: one for part in self._gather(found) for place, one in part.items()}
+        return [everything[place] for place in sorted(everything)]
 
     def _sum(self, array: np.ndarray) -> np.ndarray:
         return np.sum(self._gather(array), axis=0)
