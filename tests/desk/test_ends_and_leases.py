@@ -110,6 +110,7 @@ def test_no_pace_is_told_of_a_few_minutes(serve):
     person = server.person("ann")
     for milliseconds in (1000, 300_000):
         task = person.next()
+        server.now += 600
         person.mark(task.lease_id, dict.fromkeys(task.to_review, 1), milliseconds)
         person.submit(task.lease_id)
         assert person.me()["progress"]["per_hour"] == (None if milliseconds == 1000 else 12)

@@ -21,6 +21,14 @@ def server(serve):
     return server
 
 
+def review_for(seconds, person, server, claimed=1000):
+    """Review a program of two lines within so many seconds of the server's clock; claimed: milliseconds a line."""
+    task = person.next()
+    server.now += seconds
+    person.mark(task.lease_id, dict.fromkeys(task.to_review, 1), claimed)
+    person.submit(task.lease_id)
+
+
 def days(rows):
     return [(row["day"], row["name"], row["programs"], row["lines"], round(3600 * row["hours"])) for row in rows]
 
@@ -30,9 +38,10 @@ def test_hours_and_programs_are_counted_by_person_and_day(serve, database):
     server.publish([work(n) for n in range(6)])
     ann, bob = server.person("ann"), server.person("bob")
     server.now = MIDNIGHT - 60
-    review(ann), review(ann), review(bob)
+    for person in (ann, ann, bob):
+        review_for(2, person, server)
     server.now = MIDNIGHT + 60
-    review(ann)
+    review_for(2, ann, server)
     found = server.lead.timesheet()
     assert days(found) == [
         ("2027-01-16", "ann", 1, 2, 2), ("2027-01-15", "ann", 2, 4, 4), ("2027-01-15", "bob", 1, 2, 2),
@@ -46,11 +55,52 @@ def test_a_program_that_was_skipped_or_is_in_hand_counts_by_its_marks(server):
     ann = server.person("ann")
     server.now = MIDNIGHT
     task = ann.next()
-    ann.mark(task.lease_id, {0: 1}, 30_000)
-    ann.mark(task.lease_id, {0: -1}, 3_600_000)  # an hour for one mark: ten minutes count
+    for label, seconds in ((1, 30), (-1, 3600)):  # an hour for one mark: ten minutes count
+        server.now += seconds
+        ann.mark(task.lease_id, {0: label}, 1000 * seconds)
     ann.release(task.lease_id)
-    ann.mark(ann.next().lease_id, {0: 1}, 6_000)
+    task = ann.next()
+    server.now += 6
+    ann.mark(task.lease_id, {0: 1}, 6_000)
     assert days(server.lead.timesheet()) == [("2027-01-16", "ann", 0, 0, 30 + 600 + 6)]
+
+
+def test_no_more_time_counts_than_the_server_saw_pass(serve, database):
+    server = serve(database=database, queue=PLAIN)
+    server.publish([work(n) for n in range(6)])
+    ann = server.person("ann")
+    server.now = MIDNIGHT
+    review_for(7, ann, server, claimed=600_000)
+    task = ann.next()
+    for line, seconds in ((0, 5), (3, 0), (3, 4)):
+        server.now += seconds
+        ann.mark(task.lease_id, {line: 1}, 600_000)
+    ann.submit(task.lease_id)
+    assert days(server.lead.timesheet()) == [("2027-01-16", "ann", 2, 4, 7 + 5 + 0 + 4)]
+    assert days(server.lead.timesheet(since="2027-01-17")) == []
+
+
+def test_a_day_that_is_over_changes_no_more(server):
+    ann = server.person("ann")
+    server.now = MIDNIGHT - 10
+    task = ann.next()
+    server.now = MIDNIGHT - 5
+    ann.mark(task.lease_id, {0: 1}, 5_000)
+    before = server.lead.timesheet(until="2027-01-15")
+    server.now = MIDNIGHT + 3
+    ann.mark(task.lease_id, {3: 1}, 8_000)
+    ann.submit(task.lease_id)
+    assert days(server.lead.timesheet(until="2027-01-15")) == days(before) == [("2027-01-15", "ann", 0, 0, 5)]
+    assert days(server.lead.timesheet(since="2027-01-16")) == [("2027-01-16", "ann", 1, 2, 8)]
+
+
+def test_reviews_that_were_imported_are_no_work_here(server):
+    review(server.person("ann"))
+    exported = "worker,task,label,time,milliseconds\n"
+    for name in ("i-0000000000000004", "i-0000000000000005"):
+        exported += "".join(f"eve,{name}:{line},1,1800000000,5000\n" for line in (1, 4))
+    server.lead.import_files([{"name": "elsewhere.csv", "text": exported}])
+    assert [row["name"] for row in server.lead.timesheet()] == ["ann"]
 
 
 def test_simulated_reviewers_are_on_no_time_sheet(server):
@@ -62,7 +112,7 @@ def test_pay_is_told_where_the_lead_set_it(serve):
     for settings, pay in (({}, None), ({"hourly_pay": 3600.0}, 2.0)):
         server = serve(queue=PLAIN, **settings)
         server.publish([work(1)])
-        review(server.person("ann"))
+        review_for(2, server.person("ann"), server)
         assert [row["pay"] for row in server.lead.timesheet()] == [pay]
 
 

@@ -64,7 +64,8 @@ def _answer(found: list[dict[str, Any]], period: Period) -> Any:
 
 @router.get("/api/v1/timesheet", tags=["lead"], response_model=list[dict[str, Any]])
 def everybodys(wanted: Annotated[Wanted, Query()], account: Lead, desk: TheDesk) -> Any:
-    """Hours, programs and pay by person and day (UTC). Hours are what the page measured between marks."""
+    """Hours, programs and pay by person and day (UTC). Hours are what the page measured between marks,
+    never more than the server's clock did."""
     who = [] if wanted.person is None else [(Account.name == wanted.person) | (Account.annotator_id == wanted.person)]
     if wanted.format == "csv":
         with desk.database.write() as session:

@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session
 
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.feedback.desk.store.models import Account, Lease, Mark, Program, Setting, Submission
+from crlhf_ray.feedback.desk.store.timesheet import worked
 from crlhf_ray.feedback.desk.store.work import NOT_YOURS, Conflict, Said, latest, own_lease, said_by, standing, take_up
 
-#: Time that counts for one mark, and for one program: longer, the person was away, or a script made it up.
-LONGEST_MARK_MS, LONGEST_WORK_MS = 600_000, 24 * 3_600_000
+#: Time that counts for one program.
+LONGEST_WORK_MS = 24 * 3_600_000
 
 
 class Unmarked(Conflict):
@@ -128,6 +129,9 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
     )  # fmt: skip
     held = {row.Lease.id: row.tuple() for row in locked}
     said = said_by(session, ids)
+    time = worked(Lease.id.in_(ids))
+    by_lease = sa.select(time.c.lease_id, sa.func.sum(time.c.milliseconds)).group_by(time.c.lease_id)
+    spent = {lease_id: int(milliseconds) for lease_id, milliseconds in session.execute(by_lease)}
     # Sequence numbers may become visible out of order; who holds this row is alone in drawing one.
     session.execute(sa.select(Setting).where(Setting.name == "submissions").with_for_update())
     done = []
@@ -139,12 +143,10 @@ def submit(session: Session, requests: Sequence[Submitting], settings: QueueSett
         marks = latest(said[lease.id])
         if missing := [line for line in program.to_review if line not in marks]:
             raise Unmarked(missing)
-        # marks that were corrected or taken back cost time, too
-        spent = sum(min(mark.milliseconds or 0, LONGEST_MARK_MS) for mark in said[lease.id])
         session.add(
             Submission(
                 lease_id=lease.id, item_id=program.item_id, account_id=account.id, confidence=request.confidence,
-                labels=len(marks), milliseconds=min(spent, LONGEST_WORK_MS), created_at=now,
+                labels=len(marks), milliseconds=min(spent.get(lease.id, 0), LONGEST_WORK_MS), created_at=now,
             )
         )  # fmt: skip
         lease.state = "submitted"
