@@ -16,6 +16,7 @@ from crlhf_ray.aggregation.credible import by_name, sampled_betas
 from crlhf_ray.aggregation.encoding import Classes
 from crlhf_ray.aggregation.shrinkage import fitted_strength
 from crlhf_ray.aggregation.state import EVEN_TASKS, CrowdState
+from crlhf_ray.errors import ConfigError
 
 #: Columns of the counts: (right, wrong) of sensitivity, and of specificity.
 _COINS = ((CC, CW), (WW, WC))
@@ -83,7 +84,7 @@ class TwoCoin(StreamingEstimator):
     lines are. The model is that of Dawid and Skene (1979, doi:10.2307/2346806); the estimate is incremental EM (Neal
     and Hinton 1998). The strengths are learnt from up to 10,000 annotators, the class shares unless ``prior`` =
     P(positive) is given: held at 0.5 where nine lines in ten are correct, the rates run astray.
-    Assumes that annotators err independently given the truth.
+    Assumes that annotators err independently given the truth. Raises ConfigError for a strength of 0 or less.
 
     >>> import pandas as pd
     >>> votes = pd.DataFrame({"task": [1, 1, 2, 2, 3, 3], "worker": list("ababab"), "label": [1, 1, 1, 0, 1, 0]})
@@ -102,6 +103,8 @@ class TwoCoin(StreamingEstimator):
         decay: float = 1.0,
         classes: Classes | None = None,
     ):
+        if strength is not None and not 0 < strength < np.inf:
+            raise ConfigError(f"strength={strength:g} is not a number of labels above 0; None learns it")
         self.strength, self.start, self.start_weight = strength, start, start_weight
         self.prior, self.learn_from, self.decay = prior, learn_from, decay
         super().__init__(classes)

@@ -55,6 +55,7 @@ def snippet_code(source: str, name: str) -> CodeType:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "unittest":
             mains |= {alias.asname or alias.name for alias in node.names if alias.name == "main"}
+            mains |= {"main" for alias in node.names if alias.name == "*"}
         elif isinstance(node, ast.Import):
             mains |= {f"{alias.asname}.main" for alias in node.names if alias.name == "unittest" and alias.asname}
     return compile(_WithoutMain(mains).visit(tree), name, "exec", dont_inherit=True)

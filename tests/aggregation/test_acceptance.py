@@ -8,6 +8,7 @@ from scipy.special import expit, logit
 from crlhf_ray.aggregation.majority import Majority
 from crlhf_ray.aggregation.one_coin import OneCoin, log_odds
 from crlhf_ray.aggregation.two_coin import TwoCoin
+from crlhf_ray.errors import ConfigError
 from tests.aggregation.tables import crowd
 
 SKILLS = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.65, 0.6, 0.55, 0.5, 0.5])
@@ -55,6 +56,12 @@ def test_two_coin_without_gold_starts_as_a_majority_vote_and_beats_it():
     votes = crowd(rng, truth, SKILLS, SKILLS)
     two, majority = ((e.fit_predict(votes).loc[range(400)] == truth).mean() for e in (TwoCoin(), Majority()))
     assert two > majority
+
+
+@pytest.mark.parametrize("strength", [0, -1.0, float("inf"), float("nan")])
+def test_two_coin_takes_a_strength_of_more_than_no_label(strength):
+    with pytest.raises(ConfigError, match="is not a number of labels above 0; None learns it"):
+        TwoCoin(strength=strength)
 
 
 def test_two_coin_gives_no_weight_to_one_who_calls_everything_correct():

@@ -183,6 +183,7 @@ ENDS = {
     "main with arguments": "unittest.main(argv=['x'], exit=False, verbosity=2)",
     "guarded main": "if __name__ == '__main__':\n    unittest.main()",
     "imported main": "from unittest import main\nmain()",
+    "main with all else": "from unittest import *\nmain()",
     "main of another name": "import unittest as ut\nut.main()",
     "a runner": "unittest.TextTestRunner(stream=__import__('io').StringIO()).run(\n"
     "    unittest.defaultTestLoader.loadTestsFromTestCase(T))",
