@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from crlhf_ray.problems.benchmarks import rows
 from crlhf_ray.problems.names import first_called, parsed
 from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem, docstring
 from crlhf_ray.problems.row import Row, Split, read_row
-from crlhf_ray.problems.settings import DATA_SETS, Columns, DataSetSettings
+from crlhf_ray.problems.settings import DATA_SETS, NO_COLUMN, Columns, DataSetSettings
 
 _HUB = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@]+))?(?:@(?P<revision>\S+))?")
 #: What a repository is read from; weights and pictures beside it are not fetched.
@@ -105,29 +106,15 @@ def read_data_set(source: str, settings: DataSetSettings, split: Split | None = 
     unsplit = "split" not in columns and set(opened.splits) == {"train"}
     problems: list[Problem] = []
     refused: list[DataError] = []
-    places: dict[str, str] = {}
     for name, found in opened.splits.items():
         file = source if len(opened.splits) == 1 else f"{source}, split {name!r}"
         for number, row in enumerate(islice(found, settings.limit), start=1):
             side = (split or "train") if unsplit else _side(row.get(columns.get("split", "")) or name)
             if split not in (None, side):
                 continue
-            label = (
-                f"{_short_name(source)}/{number}"
-                if len(opened.splits) == 1
-                else f"{_short_name(source)}/{name}/{number}"
-            )
+            label = _short_name(source) if len(opened.splits) == 1 else f"{_short_name(source)}/{name}"
             try:
-                problem = read_row(as_row(row, columns, label, side), file, number)
-                if (place := places.get(problem.problem_id)) is not None:
-                    raise DataError(
-                        f"{problem.problem_id!r} was used in {place} already; name a column without repetitions",
-                        file=file,
-                        row=number,
-                        field="problem_id",
-                    )
-                places[problem.problem_id] = f"row {number} of {file}"
-                problems.append(problem)
+                problems.append(read_row(as_row(row, columns, label, side), file, number))
             except DataError as error:
                 refused.append(error)
     guessed = tuple(field for field in columns if getattr(settings.columns, field, None) is None)
@@ -151,6 +138,8 @@ def _columns(opened: Opened, named: Columns, source: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for field, names in NAMES.items():
         column = getattr(named, field)
+        if column == NO_COLUMN:
+            continue
         if column is not None and column not in opened.columns:
             near = difflib.get_close_matches(column, opened.columns, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(opened.columns)}"
@@ -180,14 +169,15 @@ def _short_name(source: str) -> str:
 
 
 def as_row(raw: RowOfData, columns: Mapping[str, str], label: str, split: Split) -> RowOfData:
-    """A row in the form of a problem file. label: its problem_id where it has none, or its prefix where it's a number.
+    """A row in the form of a problem file. label: goes before a problem_id that is a number, or of the content where
+    there is none.
 
     Prompts in words become a docstring, with the first test where they don't show the function called; solutions of
     these are whole programs, and what follows the prompt of the others.
     """
     given = {field: raw[column] for field, column in columns.items() if raw.get(column) not in (None, "")}
     row: RowOfData = {field: given[field] for field in (*_OURS, "family", "entry_point") if field in given}
-    row |= {"problem_id": _identity(given.get("problem_id"), label), "split": split}
+    row["split"] = split
     if isinstance(level := given.get("difficulty"), str) and level.lower() in ("easy", "medium", "hard"):
         row["difficulty"] = level.lower()
     references, prompt = given.get("references"), given.get("prompt")
@@ -208,13 +198,17 @@ def as_row(raw: RowOfData, columns: Mapping[str, str], label: str, split: Split)
         prompt = docstring("\n".join([prompt.strip(), *map(str, shown)]))
         row.setdefault("stops", list(PROGRAM_STOPS))
     row |= {"prompt": prompt, "references": [_continued(text, prompt) for text in references]}
+    row["problem_id"] = _identity(given.get("problem_id"), label, row)
     return {field: value for field, value in row.items() if value is not None and (field, value) != ("setup", "")}
 
 
-def _identity(value: Any, label: str) -> str:
+def _identity(value: Any, label: str, row: RowOfData) -> str:
     if isinstance(value, str):
         return value
-    return label if value is None else f"{label.rpartition('/')[0]}/{value}"
+    if value is None:  # a number of the row would be another problem's in another file
+        content = {field: row.get(field) for field in ("prompt", "entry_point", "setup", "tests", "cases")}
+        value = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return f"{label}/{value}"
 
 
 def _listed(value: Any) -> list[Any]:

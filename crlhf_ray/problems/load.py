@@ -74,10 +74,33 @@ def load_problems(
         problems = _own(source)
     else:
         problems = read_rows(json_rows(_existing(source)), source)
+    if twice := repeated(problems, source):
+        if data_set.refused == "stop":
+            raise twice[0]
+        first: dict[str, Problem] = {}
+        for problem in problems:
+            first.setdefault(problem.problem_id, problem)
+        problems = list(first.values())
+        say(f"{source}: {len(twice)} more left out, the first: {twice[0]}")
     chosen = [problem for problem in problems if split in (None, problem.split)]
     if not chosen:
         raise DataError(f"no problem{f' in split {split!r}' if split else ''}", file=source)
     return chosen
+
+
+def repeated(problems: Sequence[Problem], source: str) -> list[DataError]:
+    """An error for each problem that has the id of one before it."""
+    first: dict[str, int] = {}
+    return [
+        DataError(
+            f"problem {number} has the id {problem.problem_id!r} of problem {before}: give each an id of its own, name "
+            "another column, or load one file or split at a time",
+            file=source,
+            field="problem_id",
+        )
+        for number, problem in enumerate(problems, start=1)
+        if (before := first.setdefault(problem.problem_id, number)) != number
+    ]
 
 
 def _rows(place: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -94,17 +117,23 @@ def load_splits(
 
     data_sets, say: as for `load_problems`, the former for each of the two.
 
-    Raises DataError as `load_problems`, for a problem_id that is in both, and for a training problem with tests and
-    without a reference solution.
+    Raises DataError as `load_problems`, for a prompt or a problem_id that is in both, and for a training problem with
+    tests and without a reference solution.
     """
     trained = load_problems(train, "train", data_sets[0], say)
     measured = load_problems(heldout, "heldout", data_sets[1], say)
-    both = {problem.problem_id for problem in trained} & {problem.problem_id for problem in measured}
-    if both:
+    asked, ids = {_asked(problem): problem.problem_id for problem in trained}, {one.problem_id for one in trained}
+    if both := [problem for problem in measured if _asked(problem) in asked]:
         raise DataError(
-            f"{sorted(both)[0]!r} is a training problem of {train} and a held-out problem of {heldout} "
-            f"({len(both)} in both): what is trained on cannot be measured on; give each problem an id of its own, and "
-            "leave held-out problems out of the training file",
+            f"{asked[_asked(both[0])]!r} is a training problem of {train} and, as {both[0].problem_id!r}, a held-out "
+            f"problem of {heldout} ({len(both)} in both): what is trained on cannot be measured on; leave held-out "
+            "problems out of the training file",
+            field="prompt",
+        )
+    if alike := [problem.problem_id for problem in measured if problem.problem_id in ids]:
+        raise DataError(
+            f"{alike[0]!r} is a problem of {train} and another one of {heldout} ({len(alike)} such): give each problem "
+            "an id of its own",
             field="problem_id",
         )
     for problem in trained:
@@ -115,6 +144,11 @@ def load_splits(
                 field="references",
             )
     return trained, measured
+
+
+def _asked(problem: Problem) -> str:
+    """The prompt, however it is laid out."""
+    return " ".join(problem.prompt.split())
 
 
 def with_tests(
@@ -144,13 +178,9 @@ def _own(source: str) -> list[Problem]:
         raise DataError(str(error)) from error
     except Exception as error:  # somebody's code may fail in any way
         raise DataError(f"it failed: {type(error).__name__}: {error}", file=source) from error
-    seen: set[str] = set()
     for number, problem in enumerate(problems, start=1):
         if not isinstance(problem, Problem):
             raise DataError(f"this is a {type(problem).__name__}, not a Problem", file=source, row=number)
-        if problem.problem_id in seen:
-            raise DataError(f"{problem.problem_id!r} comes twice", file=source, row=number, field="problem_id")
-        seen.add(problem.problem_id)
     return problems
 
 

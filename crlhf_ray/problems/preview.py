@@ -11,7 +11,7 @@ from rich.text import Text
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.problems.data_sets import is_data_set, read_data_set
-from crlhf_ray.problems.load import load_problems
+from crlhf_ray.problems.load import load_problems, repeated
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings
 
@@ -27,7 +27,7 @@ def show(source: str, settings: DataSetSettings, first: int, console: Console) -
     refused: Sequence[DataError] = ()
     if is_data_set(source):
         found = read_data_set(source, settings)
-        problems, refused = found.problems, found.refused
+        problems, refused = found.problems, [*found.refused, *repeated(found.problems, source)]
         table = Table(title=source + (f" at revision {found.revision}" if found.revision else ""), title_justify="left")
         for name in ("field", "column", ""):
             table.add_column(name)
@@ -55,7 +55,7 @@ def show(source: str, settings: DataSetSettings, first: int, console: Console) -
         _line(
             console,
             f"{len(refused)} rows are refused{more}: correct them, name other columns, or leave them out with "
-            "data_set.refused=leave_out",
+            "problems.data_set.refused=leave_out (evaluation.data_set.refused for evaluation.source)",
         )
     return len(refused)
 

@@ -242,14 +242,5 @@ def read_row(raw: dict[str, Any], file: str, number: int) -> Problem:
 
 
 def read_rows(rows: Iterable[tuple[int, dict[str, Any]]], file: str) -> list[Problem]:
-    """The problems of numbered rows. Raises DataError as `read_row`, and for a problem_id that comes twice."""
-    rows_by_id: dict[str, int] = {}
-    problems = []
-    for number, raw in rows:
-        problem = read_row(raw, file, number)
-        if (first := rows_by_id.setdefault(problem.problem_id, number)) != number:
-            raise DataError(
-                f"{problem.problem_id!r} was used in row {first} already", file=file, row=number, field="problem_id"
-            )
-        problems.append(problem)
-    return problems
+    """The problems of numbered rows. Raises DataError as `read_row`."""
+    return [read_row(raw, file, number) for number, raw in rows]

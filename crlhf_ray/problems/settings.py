@@ -12,8 +12,13 @@ from crlhf_ray.settings import Settings, refuse_unused
 DATA_SETS = ("hub:", "data:")
 
 
+#: In place of a column's name.
+NO_COLUMN = "none"
+
+
 class Columns(Settings):
-    """Which column of a data set holds what of a problem. None: found by its name (docs/problems.md)."""
+    """Which column of a data set holds what of a problem. None: found by its name (docs/problems.md); the word none: no
+    column does, whatever it is called."""
 
     problem_id: str | None = None
     """The name of the problem. Numbers, and rows without one, are told apart by the data set's name before them."""

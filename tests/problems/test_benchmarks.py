@@ -96,3 +96,12 @@ def test_a_row_of_another_form_is_named(tmp_path):
         load_problems(f"mbppplus:{tmp_path / 'x.jsonl'}")
     with pytest.raises(DataError, match=r"'mbppplus:PATH'"):
         load_problems("mbppplus:nowhere.jsonl")
+
+
+def test_problems_of_two_splits_that_have_one_id_are_refused(tmp_path):
+    row = (FORMS / "apps.jsonl").read_text().splitlines()[0]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{row}\n")
+    with pytest.raises(DataError, match=r"problem 2 has the id .* of problem 1: .* load one file or split at a time"):
+        load_problems(f"apps:data:{tmp_path}")
+    assert load_problems(f"apps:data:{tmp_path / 'test.jsonl'}")

@@ -16,7 +16,7 @@ from rich.console import Console
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError, DataError
 from crlhf_ray.pipeline.claim import check_inputs, commits, write_versions
-from crlhf_ray.problems.data_sets import _hub, read_data_set
+from crlhf_ray.problems.data_sets import _hub
 from crlhf_ray.problems.load import load_problems, load_splits
 from crlhf_ray.problems.preview import show
 from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings
@@ -97,7 +97,8 @@ def test_parquet_jsonl_a_saved_data_set_and_a_folder_are_the_same_problems(tmp_p
 
 def test_the_sets_own_splits_are_kept_apart(tmp_path):
     splits = {
-        name: Dataset.from_list([WORDS | {"task_id": n}]) for n, name in enumerate(("train", "validation", "test"))
+        name: Dataset.from_list([WORDS | {"task_id": n, "text": f"Add two numbers, {n}."}])
+        for n, name in enumerate(("train", "validation", "test"))
     }
     DatasetDict(splits).save_to_disk(tmp_path / "set")
     trained, measured = load_splits(f"data:{tmp_path / 'set'}", f"data:{tmp_path / 'set'}")
@@ -122,7 +123,7 @@ def test_columns_are_named_in_settings_and_what_was_guessed_is_said(tmp_path):
     row = {"question": WORDS["text"], "checks": WORDS["test_list"], "answer": WORDS["code"]}
     source, said = jsonl(tmp_path / "set.jsonl", row), []
     (problem,) = load_problems(source, None, mapped(tests="checks", references="answer"), said.append)
-    assert (problem.problem_id, len(problem.references)) == ("set/1", 1)
+    assert len(problem.references) == 1
     assert said == [f"{source}: prompt from 'question', tests from 'checks', references from 'answer'; 1 problems"]
 
 
@@ -155,9 +156,52 @@ def test_rows_that_make_no_problem_stop_the_load_or_are_left_out_and_counted(tmp
     assert "2 rows left out, the first: " in said[0]
 
 
-def test_an_id_used_twice_names_both_rows(tmp_path):
-    found = read_data_set(jsonl(tmp_path / "set.jsonl", WORDS, WORDS), DEFAULTS)
-    assert "row 2, field 'problem_id': 'set/7' was used in row 1" in str(found.refused[0])
+def test_a_column_that_was_guessed_wrong_is_switched_off(tmp_path):
+    row = {name: value for name, value in CODE.items() if name != "canonical_solution"} | {"solution": "see page 42"}
+    source = jsonl(tmp_path / "set.jsonl", row)
+    with pytest.raises(DataError, match="field 'references'"):
+        load_problems(source)
+    assert load_problems(source, None, mapped(references="none"))[0].references == ()
+    with pytest.raises(DataError, match="no column has one of the names"):
+        load_problems(source, None, mapped(tests="none"))
+
+
+def test_a_problem_that_comes_twice_is_left_out_where_that_is_asked_for(tmp_path):
+    source, said, console = (
+        jsonl(tmp_path / "set.jsonl", WORDS, WORDS | {"task_id": 8}, WORDS),
+        [],
+        Console(record=True, width=400),
+    )
+    left = DataSetSettings(refused="leave_out")
+    assert [one.problem_id for one in load_problems(source, None, left, said.append)] == ["set/7", "set/8"]
+    assert "1 more left out, the first: " in said[1]
+    assert show(source, DEFAULTS, 1, console) == 1
+    text = console.export_text()
+    assert "problem 3 has the id 'set/7' of problem 1" in text
+    assert "leave them out with problems.data_set.refused=leave_out" in text
+
+
+def test_rows_without_an_id_are_told_apart_by_what_they_ask(tmp_path):
+    """Whatever their files are called, and in whatever order they stand."""
+    row = {name: value for name, value in WORDS.items() if name != "task_id"}
+    other = row | {"text": "Add two numbers, both small."}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    here, there = jsonl(tmp_path / "a" / "set.jsonl", row), jsonl(tmp_path / "b" / "set.jsonl", other)
+    trained, measured = load_splits(here, there)
+    assert trained[0].problem_id != measured[0].problem_id
+    moved = load_problems(jsonl(tmp_path / "a" / "set.jsonl", other, row))
+    assert [one.problem_id for one in moved] == [measured[0].problem_id, trained[0].problem_id]
+
+
+def test_the_same_problem_under_two_names_is_a_leak(tmp_path):
+    source = jsonl(tmp_path / "train.jsonl", WORDS)
+    renamed = jsonl(tmp_path / "test.jsonl", WORDS | {"task_id": "other", "text": f"{WORDS['text']} "})
+    with pytest.raises(DataError, match=r"'train/7' is a training problem of .* and, as 'other', a held-out problem"):
+        load_splits(source, renamed)
+    other = jsonl(tmp_path / "heldout.jsonl", WORDS | {"task_id": "train/7", "text": "Add numbers."})
+    with pytest.raises(DataError, match=r"'train/7' is a problem of .* and another one of .*: give each problem"):
+        load_splits(source, other)
 
 
 def test_a_limit_reads_the_first_rows_of_each_split(tmp_path):
@@ -216,7 +260,7 @@ def hub(tmp_path, monkeypatch):
     for name in ("small", "large"):
         (files / name).mkdir(parents=True)
         Dataset.from_list([WORDS]).to_parquet(files / name / "train.parquet")
-        Dataset.from_list([WORDS | {"task_id": 8}]).to_parquet(files / name / "test.parquet")
+        Dataset.from_list([WORDS | {"task_id": 8, "text": "Add 2 numbers."}]).to_parquet(files / name / "test.parquet")
     configs = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("small", "large"))
     (files / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     (repository / "refs").mkdir()
@@ -229,7 +273,7 @@ def hub(tmp_path, monkeypatch):
 def test_functions_that_pytest_would_call_are_called(tmp_path):
     code = "def test_add():\n    assert add(1, 2) == 3\n\ndef test_zero():\n    assert add(0, 0) == 0\n"
     row = {"prompt": "Add two numbers.", "code": "def add(a, b):\n    return a + b", "test": code, "entry_point": "add"}
-    wrong = {**row, "code": "def add(a, b):\n    return a + b + (a == 0)"}
+    wrong = {**row, "prompt": "Add numbers.", "code": "def add(a, b):\n    return a + b + (a == 0)"}
     problems = load_problems(jsonl(tmp_path / "set.jsonl", row, wrong))
     assert problems[0].checker.tests == ("test_add()", "test_zero()")
     assert problems[0].prompt == '"""\nAdd two numbers.\n"""'

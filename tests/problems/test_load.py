@@ -109,8 +109,8 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_file(tmp_path):
         load_problems(str(path))
 
 
-def test_a_problem_id_used_twice_is_refused_with_both_rows(tmp_path):
-    with pytest.raises(DataError, match="row 2, field 'problem_id': 'own/add' was used in row 1"):
+def test_a_problem_id_used_twice_is_refused_with_both_places(tmp_path):
+    with pytest.raises(DataError, match="field 'problem_id': problem 2 has the id 'own/add' of problem 1"):
         load_problems(write(tmp_path / "own.jsonl", GOOD, GOOD))
 
 
@@ -235,7 +235,8 @@ def test_every_other_problem_needs_its_entry_point(tmp_path: Path):
 
 
 def test_problems_without_tests_can_be_trained_on_and_not_measured_on(tmp_path: Path):
-    mine = write(tmp_path / "own.jsonl", REVIEWED, REVIEWED | {"problem_id": "own/held", "split": "heldout"})
+    held = REVIEWED | {"problem_id": "own/held", "split": "heldout", "prompt": '"""Print a poem."""'}
+    mine = write(tmp_path / "own.jsonl", REVIEWED, held)
     train, heldout = load_splits(mine, mine)
     assert [problem.problem_id for problem in train] == ["own/greet"]
     with pytest.raises(DataError, match=r"none of the 1 problems has tests.*evaluation.source"):

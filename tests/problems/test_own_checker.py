@@ -51,7 +51,7 @@ def test_a_checker_of_ones_own_decides(outside):
         ("my_problems:probelms", "has no 'probelms'; did you mean my_problems:problems?"),
         ("no_such_module:problems", "no_such_module could not be imported"),
         ("my_problems:none", "this is a str, not a Problem"),
-        ("my_problems:twice", "'mine/arrange' comes twice"),
+        ("my_problems:twice", "problem 2 has the id 'mine/arrange' of problem 1"),
         ("my_problems:fails", "it failed: ZeroDivisionError"),
     ],
 )
