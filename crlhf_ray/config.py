@@ -301,18 +301,20 @@ def with_changes(base: Config, changes: Config) -> Config:
     return validated(Config, _merged(base.model_dump(), changes.model_dump(exclude_unset=True)))
 
 
-def with_parts(config: Config, *, reward: Any = None, advantage: Any = None, estimator: Any = None) -> Config:
+def with_parts(
+    config: Config, *, reward: Any = None, advantage: Any = None, estimator: Any = None, feedback: Any = None
+) -> Config:
     """``config`` with parts that are given as objects, or by name, in place of those that it names.
 
     Raises ConfigError for a part that does not fit, or that the run's processes could not find.
     """
-    changes: dict[str, Any] = {}
-    if reward is not None:
-        changes["reward"] = {"form": name_of(reward)}
-    if advantage is not None:
-        changes["learner"] = {"algorithm": name_of(advantage)}
-    if estimator is not None:
-        changes["aggregation"] = {"estimator": name_of(estimator)}
+    given = {
+        "reward": ("form", reward),
+        "learner": ("algorithm", advantage),
+        "aggregation": ("estimator", estimator),
+        "feedback": ("source", feedback),
+    }
+    changes = {group: {name: name_of(one)} for group, (name, one) in given.items() if one is not None}
     return validated(Config, _merged(config.model_dump(), changes))
 
 

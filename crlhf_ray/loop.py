@@ -37,13 +37,19 @@ from crlhf_ray.reward.credit import score_round
 
 
 def train(
-    config: Config, *, resume: bool = False, reward: Any = None, advantage: Any = None, estimator: Any = None
+    config: Config,
+    *,
+    resume: bool = False,
+    reward: Any = None,
+    advantage: Any = None,
+    estimator: Any = None,
+    feedback: Any = None,
 ) -> Path:
     """Train by Algorithm 1, with held-out skill measured before it and after; returns the report's path.
 
-    reward, advantage, estimator: parts of your own, of a module, in place of those that ``config`` names.
+    reward, advantage, estimator, feedback: parts of your own, of a module, in place of those that ``config`` names.
     """
-    config = with_parts(config, reward=reward, advantage=advantage, estimator=estimator)
+    config = with_parts(config, reward=reward, advantage=advantage, estimator=estimator, feedback=feedback)
     tracking = config.run.tracking
     check_trackers(tracking)
     display = Display(rounds=config.run.rounds, every=config.evaluation.every)
@@ -105,15 +111,7 @@ def evaluate(run: Run) -> None:
         drawn = run.generate(problems, n=settings.samples, tag=f"e{run.round}", temperature=settings.temperature)
         samples, verdicts = checked(drawn, run.problems, run.engines.sandbox)
     outcomes = [(sample.problem_id, verdict.passed) for sample, verdict in zip(samples, verdicts, strict=True)]
-    run.metrics.append_evaluation(
-        {
-            "round": run.round,
-            "split": "heldout",
-            "n": settings.samples,
-            "unchecked": len(drawn) - len(samples),
-            "temperature": settings.temperature,
-            **skill(outcomes),
-        }
-    )
+    asked = {"n": settings.samples, "temperature": settings.temperature, "unchecked": len(drawn) - len(samples)}
+    run.metrics.append_evaluation({"round": run.round, "split": "heldout", **asked, **skill(outcomes)})
     run.display.measured(run.metrics.evaluations())
     run.keep_best()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crlhf_ray.feedback.annotators.settings import AnnotatorPart, TestsSettings
 from crlhf_ray.feedback.desk.queue import QueueSettings
+from crlhf_ray.parts import part
 from crlhf_ray.settings import Settings, refuse_unused
+
+#: The sources of reviews that are ours.
+SOURCES = ("in_process", "simulated", "web")
 
 Kind = Literal["expert", "average", "careless", "always_correct", "random", "adversary", "drifting"]
 
@@ -91,9 +95,10 @@ class WebFeedbackSettings(Settings):
 class FeedbackSettings(Settings):
     """Who reviews, and how often their reliability is checked."""
 
-    source: Literal["in_process", "simulated", "web"] = "in_process"
+    source: str = "in_process"
     """web: whoever works at the annotation server. simulated: the crowd below, over HTTP, at a server that the run
-    starts for itself. in_process: the same crowd without a server: quicker, and a run repeats to the last bit."""
+    starts for itself. in_process: the same crowd without a server: quicker, and a run repeats to the last bit. Or your
+    own, as package.module:Name: a class derived from `crlhf_ray.Feedback` (docs/api.md)."""
     web: WebFeedbackSettings = WebFeedbackSettings()
     crowd: CrowdSettings = CrowdSettings()
     """The simulated annotators."""
@@ -124,13 +129,24 @@ class FeedbackSettings(Settings):
         """What a verdict of the sandbox says of a whole program, in nats; None without an annotator of kind tests."""
         return next((one.evidence for one in self.annotators if isinstance(one, TestsSettings)), None)
 
+    @field_validator("source")
+    @classmethod
+    def _found(cls, name: str) -> str:
+        source_named(name)
+        return name
+
     @model_validator(mode="after")
     def _people_stay(self) -> FeedbackSettings:
         if not self.annotators:
             refuse_unused(self, ["human_share", "human_choice", "human_floor"], "no annotators beside the people")
         elif self.source != "in_process":
             names = ["human_share", "human_choice", "human_floor"]
-            refuse_unused(self, names, f"source={self.source}, where feedback.web.least_reviewed keeps people")
+            keeps = (
+                "where feedback.web.least_reviewed keeps people"
+                if self.source in SOURCES
+                else "which asks whom it likes"
+            )
+            refuse_unused(self, names, f"source={self.source}, {keeps}")
         if self.human_share == 1:
             refuse_unused(self, ["human_choice"], "human_share=1, where people review everything")
         if self.annotators and self.human_share < self.human_floor:
@@ -141,3 +157,15 @@ class FeedbackSettings(Settings):
         if sum(isinstance(one, TestsSettings) for one in self.annotators) > 1:
             raise ValueError("annotators names tests twice: a program's tests are run once")
         return self
+
+
+def source_named(name: str) -> Any:
+    """The class of a source of somebody's own; None for ours. Raises ValueError where there is none of that name."""
+    found = part(dict.fromkeys(SOURCES), name)
+    if found is None:
+        return None
+    from crlhf_ray.feedback.source import Feedback  # loads Ray
+
+    if not (isinstance(found, type) and issubclass(found, Feedback)):
+        raise ValueError(f"{name!r} is not a source of reviews: give a class derived from crlhf_ray.Feedback")
+    return found

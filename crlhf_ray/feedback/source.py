@@ -52,6 +52,8 @@ class Heard:
 class Feedback(ABC):
     """Where reviews come from. Every one is an event in the ledger, and folded into the aggregation actor.
 
+    A source needs `publish` and `hear`; the run makes it with the arguments of `SimulatedFeedback`.
+
     aggregator: handle of the aggregation actor. wait_seconds: longest wait for it before the error that names it.
     rounds: how many the run has; simulated annotators who drift know how far it is.
     """
@@ -108,20 +110,19 @@ class Feedback(ABC):
     def close(self) -> None:  # noqa: B027  most sources hold nothing
         """Let go of whatever the annotators needed. Harmless when called twice."""
 
-    @abstractmethod
     def skills(self, round: int) -> pa.Table:
         """The true skill in a round of those whose skill is known; columns as `Crowd.skills`."""
+        return Crowd().skills().slice(0, 0)
 
-    @abstractmethod
     def alerts(self) -> list[Alert]:
         """What is wrong with the supply of reviews."""
+        return []
 
-    @abstractmethod
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it."""
+        return {}
 
-    @abstractmethod
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027  as `close`
         """Go on from a `state`; the aggregation actor is back at what it was then, and so is the run's own log.
 
         What people reviewed later is in the server's ledger still, and is folded in again.

@@ -54,7 +54,7 @@ def check_tests(config: Config, train: Sequence[Problem]) -> None:
         return
     feedback, reward = config.feedback, config.reward
     some = f"{len(without)} of {len(train)} training problems of {config.problems.source} ({without[0]!r} first)"
-    if feedback.source != "web":
+    if feedback.source in ("in_process", "simulated"):
         raise ConfigError(
             f"feedback.source={feedback.source}: a simulated crowd is right or wrong about what tests show, and {some} "
             "have no tests; use feedback.source=web, where people review them"

@@ -29,6 +29,7 @@ from crlhf_ray.feedback.desk.source import WebFeedback
 from crlhf_ray.feedback.honeypots import HoneypotPool, build_honeypots
 from crlhf_ray.feedback.ledger import LOG
 from crlhf_ray.feedback.log import AnnotationLog
+from crlhf_ray.feedback.settings import source_named
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.forward_check import check_gap
 from crlhf_ray.learner.group import Experience
@@ -124,8 +125,8 @@ class Run:
                 ),
                 config.run.seed,
             )
-            kind: Callable[..., Feedback] = SimulatedFeedback
-            if config.feedback.source != "in_process":
+            kind: Callable[..., Feedback] = source_named(config.feedback.source) or SimulatedFeedback
+            if config.feedback.source in ("simulated", "web"):
                 engine = partial(Aggregator, settings=config.aggregation)
                 kind = partial(WebFeedback, engine=engine, aggregation=config.aggregation.meaning())
             self.feedback = kind(

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from crlhf_ray.feedback.ledger import LOG
+from crlhf_ray.feedback.log import AnnotationLog
 from crlhf_ray.report.run_files import read_run
 from tests.clusters import end_all_naming, free_port, ray_environment
 from tests.parts import MY_PARTS
@@ -104,6 +106,7 @@ def test_a_submitted_job_trains_with_parts_from_its_working_directory_and_leaves
     settings = tmp_path / "small.yaml"
     learner = SMALL["learner"] | {"algorithm": "my_parts:centred"}
     parts = {"reward": {"form": "my_parts:strict"}, "aggregation": {"estimator": "my_parts:Trusting"}}
+    parts |= {"feedback": {"source": "my_parts:OneVoice"}}
     settings.write_text(yaml.safe_dump(SMALL | parts | {"learner": learner}))
     run_dir = tmp_path / "run"
     command = ["python", "jobs/train.py", "--config", str(settings), "--set", f"run.dir={run_dir}"]
@@ -114,3 +117,4 @@ def test_a_submitted_job_trains_with_parts_from_its_working_directory_and_leaves
     assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 1]
     scores = [json.loads(line)["reward"] for line in (run_dir / "samples.jsonl").read_text().splitlines()]
     assert set(scores) <= {0.0, 1.0}, "only that reward gives nothing in between"
+    assert set(AnnotationLog(run_dir / LOG).read()["annotator_id"].to_pylist()) == {"one"}

@@ -1,4 +1,4 @@
-"""A reward, an advantage and an estimator from outside the package, named in the settings."""
+"""A reward, an advantage, an estimator and a source of reviews from outside the package, named in the settings."""
 
 from importlib import import_module
 
@@ -64,6 +64,8 @@ def test_both_are_named_in_the_settings_of_a_run():
         ("aggregation.estimator=my_parts:limit", "is not an estimator: give a class or function that takes"),
         ("aggregation.estimator=my_parts:centred", "'my_parts:centred' failed: AttributeError"),
         ("aggregation={estimator: one_coin, strength: 3}", "strength=3.0 has no effect with estimator=one_coin"),
+        ("feedback.source=webb", r"'webb' is not known: did you mean web\?"),
+        ("feedback.source=my_parts:Trusting", "is not a source of reviews: give a class derived from"),
         ("learner.algorithm=rlo", r"learner\.algorithm: 'rlo' is not known: did you mean rloo\?"),
         ("learner.algorithm=my_parts:limit", "is neither an Algorithm nor a function"),
     ],
@@ -75,9 +77,15 @@ def test_what_cannot_be_found_is_refused_with_what_can(change, message):
 
 def test_a_part_may_be_given_as_an_object():
     module = import_module("my_parts")
-    config = with_parts(load_config(), reward=module.strict, advantage="my_parts:grouped", estimator=module.Trusting)
+    config = with_parts(
+        load_config(),
+        reward=module.strict,
+        advantage="my_parts:grouped",
+        estimator=module.Trusting,
+        feedback=module.OneVoice,
+    )
     assert (config.reward.form, config.learner.algorithm) == ("my_parts:strict", "my_parts:grouped")
-    assert config.aggregation.estimator == "my_parts:Trusting"
+    assert (config.aggregation.estimator, config.feedback.source) == ("my_parts:Trusting", "my_parts:OneVoice")
 
 
 def test_a_part_that_no_other_process_finds_is_refused():

@@ -236,9 +236,7 @@ class WebFeedback(Feedback):
         return position
 
     def skills(self, round: int) -> pa.Table:
-        if self._crowd is None:
-            return Crowd().skills().slice(0, 0)
-        return self._crowd.skills(self.share_over(round))
+        return super().skills(round) if self._crowd is None else self._crowd.skills(self.share_over(round))
 
     def alerts(self) -> list[Alert]:
         return [*self._late, *self.machines.alerts()]  # the server watches its people itself
