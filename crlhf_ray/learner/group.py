@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -23,6 +23,7 @@ from crlhf_ray.cluster import autoscaler_says, lacking
 from crlhf_ray.errors import CrlhfError, EngineError, ResourceError
 from crlhf_ray.learner.batching import Experience
 from crlhf_ray.learner.settings import KLSettings, LearnerSettings
+from crlhf_ray.learner.worker import LearnerWorker
 from crlhf_ray.policy.checkpoints import check_shape, latest_tag, prune, publish, temporary_tag
 from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.rollout.weights import TransferSpec
@@ -36,22 +37,18 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 BLAME_SECONDS = 5.0
 
 
-class RankActor:
-    """What one actor runs. deepspeed is imported in here only, after its environment is set."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    def __init__(self, settings: LearnerSettings, model: ModelSettings, rank: int, log_file: str | None):
-        from crlhf_ray.learner.worker import LearnerWorker
 
-        self.worker = LearnerWorker(settings, model, rank, log_file)
+class RankActor(LearnerWorker):
+    """A rank as a Ray actor."""
 
     def endpoint(self) -> tuple[str, int]:
         """An address and a free port for the other ranks to meet at."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self.worker, method)(*arguments)
 
 
 class LearnerGroup:
@@ -102,7 +99,7 @@ class LearnerGroup:
             .remote(settings, self.model, rank, self._log(rank))
             for rank in range(settings.ranks)
         ]
-        self._starting = self._begin("start", self._ranks[0].endpoint.remote())
+        self._starting = self._begin(RankActor.start, self._ranks[0].endpoint.remote())
 
     def ready(self) -> None:
         """Wait for the ranks that were launched.
@@ -134,11 +131,11 @@ class LearnerGroup:
                 "rollout.max_tokens and masked (reward.overlong); start from a model that answers such prompts, use "
                 "another problems.template, or raise rollout.max_tokens"
             )
-        return self._all("update", list(batch))[0]
+        return self._all(RankActor.update, list(batch))[0]
 
     def logprobs(self, batch: Sequence[Experience]) -> list[np.ndarray]:
         """Per sample, [T] log-probs in nats of its tokens under the current weights."""
-        return self._all("logprobs", list(batch))[0]
+        return self._all(RankActor.logprobs, list(batch))[0]
 
     def save(
         self,
@@ -157,7 +154,7 @@ class LearnerGroup:
         """
         directory = Path(directory).absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        step = self._all("save", str(directory), client_state)[0]
+        step = self._all(RankActor.save, str(directory), client_state)[0]
         for name, file in (files or {}).items():
             shutil.copyfile(file, directory / temporary_tag(step) / name)
         folder = publish(directory, step, self._shape())
@@ -173,20 +170,20 @@ class LearnerGroup:
         directory = Path(directory).absolute()
         tag = latest_tag(directory)
         check_shape(directory / tag, self._shape())
-        return self._all("load", str(directory), tag)[0]
+        return self._all(RankActor.load, str(directory), tag)[0]
 
     def weight_meta(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """(Hugging Face name, dtype, shape) of each weight, in the order in which they are sent."""
-        return self._all("weight_meta")[0]
+        return self._all(RankActor.weight_meta)[0]
 
     def connect(self, specs: Sequence[TransferSpec]) -> list[Any]:
         """Begin to connect to replicas, which must join meanwhile. Returns object refs, one a rank; the first resolves
         to what went wrong, by replica id."""
-        return self._begin("connect", list(specs))
+        return self._begin(RankActor.connect, list(specs))
 
     def send_weights(self, only: Collection[str] | None = None) -> list[Any]:
         """Begin to stream the weights to the connected replicas, or some of them; object refs as from `connect`."""
-        return self._begin("send_weights", only)
+        return self._begin(RankActor.send_weights, only)
 
     def close(self) -> None:
         """End the ranks and give back what they held. Safe to call twice."""
@@ -239,14 +236,17 @@ class LearnerGroup:
                 f"learner.cpus_per_rank, or set learner.resources_seconds where an autoscaler adds nodes{found}"
             )
 
-    def _all(self, method: str, *arguments: Any, seconds: float | None = None) -> list[Any]:
-        return self._wait(self._begin(method, *arguments), method, seconds or self.settings.timeout_seconds)
+    def _all(self, method: Callable[Concatenate[RankActor, P], R], *given: P.args, **named: P.kwargs) -> list[R]:
+        """What a method answers on every rank, by rank."""
+        return self._wait(self._begin(method, *given, **named), method.__name__, self.settings.timeout_seconds)
 
-    def _begin(self, method: str, *arguments: Any) -> list[Any]:
+    def _begin(
+        self, method: Callable[Concatenate[RankActor, P], R], *given: P.args, **named: P.kwargs
+    ) -> list[ray.ObjectRef]:
         if not self._ranks:
             raise EngineError("the learner is not running: call start() first")
-        shared = [argument if isinstance(argument, ray.ObjectRef) else ray.put(argument) for argument in arguments]
-        return [actor.call.remote(method, *shared) for actor in self._ranks]
+        shared = [one if isinstance(one, ray.ObjectRef) else ray.put(one) for one in given]
+        return [getattr(actor, method.__name__).remote(*shared, **named) for actor in self._ranks]
 
     def _wait(self, references: list[Any], doing: str, seconds: float) -> list[Any]:
         """All answers in the order of the ranks, or one error that names the culprit."""
