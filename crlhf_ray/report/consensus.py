@@ -13,8 +13,8 @@ from crlhf_ray.aggregation.advice import USEFUL, rate_columns
 from crlhf_ray.aggregation.batch import Aggregation
 from crlhf_ray.aggregation.command import ask_again
 from crlhf_ray.output import write_whole
+from crlhf_ray.page import page
 from crlhf_ray.report import figures
-from crlhf_ray.report.html import page
 from crlhf_ray.visible import visible
 
 #: Workers in the table, half of them the least skilled; tasks to ask about again. The files have all of them.
@@ -37,7 +37,7 @@ def render_consensus(found: Aggregation) -> str:
     if len(order) > _WORKERS:
         order = np.concatenate([order[: _WORKERS // 2], order[-_WORKERS // 2 :]])
     again = ask_again(found.consensus).head(_AGAIN)
-    return page("consensus.html").render(
+    return page("report/consensus.html").render(
         cards=_cards(found),
         alerts=[_shown(note) for note in [*_alerts(found), *found.report.notes]],
         report=_shown(str(found.report), longest=2000),

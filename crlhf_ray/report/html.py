@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
 from crlhf_ray.output import write_whole
+from crlhf_ray.page import page
 from crlhf_ray.report import figures
 from crlhf_ray.report.headline import headline
 from crlhf_ray.report.run_files import Run, alert_text, read_run, round_seconds
@@ -36,7 +36,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """The report as HTML text."""
-    return page("template.html").render(
+    return page("report/template.html").render(
         name=run.directory.resolve().name,
         subtitle=_subtitle(run.settings),
         headline=headline(run),
@@ -46,18 +46,6 @@ def render(run: Run) -> str:
         numbers=_numbers(run.metrics),
         settings=yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True) if run.settings else "",
     )
-
-
-def page(name: str) -> jinja2.Template:
-    """A template of this room, which escapes what it is given."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crlhf_ray.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
 
 
 def choose_samples(rows: list[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:

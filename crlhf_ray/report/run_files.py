@@ -49,6 +49,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,11 +99,11 @@ class Run:
         return [by_round[number] for number in sorted(by_round)]
 
 
-def read_run(run_dir: str | Path) -> Run:
-    """Read a run folder.
+def run_folder(run_dir: str | Path) -> Path:
+    """The folder, which is a run's.
 
     Raises:
-        DataError: the folder does not exist or holds none of the files, or a file holds something unreadable.
+        DataError: the folder does not exist or holds none of the files.
     """
     directory = Path(run_dir)
     if not directory.is_dir():
@@ -111,9 +112,19 @@ def read_run(run_dir: str | Path) -> Run:
         raise DataError(
             "holds no settings.json, metrics.jsonl or evaluations.jsonl: not a run folder", file=str(directory)
         )
+    return directory
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        DataError: the folder does not exist or holds none of the files, or a file holds something unreadable.
+    """
+    directory = run_folder(run_dir)
     return Run(
         directory=directory,
-        settings=_read_settings(directory / "settings.json"),
+        settings=read_settings(directory / "settings.json"),
         metrics=read_jsonl(directory / "metrics.jsonl"),
         evaluations=read_jsonl(directory / "evaluations.jsonl"),
         reliability=read_reliability(directory / "reliability.parquet"),
@@ -121,26 +132,51 @@ def read_run(run_dir: str | Path) -> Run:
     )
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines file whose objects each have an integer "round"; [] where the file is absent.
+class Appended:
+    """A JSON Lines file that grows, whose objects each have an integer "round"."""
 
-    A last line without its newline was being written when the process died: it never counted, and is left out.
+    def __init__(self, path: Path):
+        self.path = path
+        self._file, self._end, self._rows = (0, 0), 0, list[dict[str, Any]]()
 
-    Raises:
-        DataError: a line is not such an object.
-    """
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, [] where the file is absent; only what was appended since the last call is read.
+
+        A last line without its newline is still being written, or was when the process died: it does not count.
+
+        Raises:
+            DataError: a line is not such an object.
+        """
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            if (now.st_dev, now.st_ino) != self._file or now.st_size < self._end:  # a resumed run wrote it again
+                self._file, self._end, self._rows = (now.st_dev, now.st_ino), 0, []
+            file.seek(self._end)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        new = [self._row(line, len(self._rows) + n) for n, line in enumerate(whole.split(b"\n")[:-1], start=1)]
+        self._end += len(whole)
+        self._rows = self._rows + new
+        return self._rows
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON ({error}): {line[:80]!r}", file=str(path), row=number) from error
+        except ValueError as error:
+            said = line[:80].decode(errors="replace")
+            raise DataError(f"not JSON ({error}): {said!r}", file=str(self.path), row=number) from error
         if not isinstance(row, dict) or not isinstance(row.get("round"), int):
-            raise DataError("every row is an object with an integer round", file=str(path), row=number, field="round")
-        rows.append(row)
-    return rows
+            raise DataError(
+                "every row is an object with an integer round", file=str(self.path), row=number, field="round"
+            )
+        return row
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of such a file; raises as `Appended.rows`."""
+    return Appended(path).rows()
 
 
 def read_reliability(path: Path) -> list[dict[str, Any]]:
@@ -178,7 +214,7 @@ def alert_text(alert: Any) -> str:
     return f"{text}; {alert['remedy']}" if alert.get("remedy") else text
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:

@@ -16,7 +16,7 @@ from rich.text import Text
 from crlhf_ray.report.console import round_line
 from crlhf_ray.report.headline import duration
 from crlhf_ray.report.progress import measured_line, seconds_left, spark
-from crlhf_ray.report.run_files import Run, alert_text, read_run
+from crlhf_ray.report.run_files import Appended, Run, alert_text, read_settings, run_folder
 
 #: Curves: a name, its place in a row of metrics.jsonl, and how its last value is written.
 CURVES = (
@@ -34,11 +34,29 @@ def watch(run_dir: Path, console: Console, seconds: float) -> None:
 
     Raises DataError for a folder that is not a run's.
     """
-    with Live(view(read_run(run_dir)), console=console, auto_refresh=False) as live:
+    followed = Followed(run_dir)
+    with Live(view(followed.read()), console=console, auto_refresh=False) as live:
         while owner(run_dir) is not None:
             time.sleep(seconds)
-            live.update(view(read_run(run_dir)), refresh=True)
-        live.update(view(read_run(run_dir), ended=True), refresh=True)
+            live.update(view(followed.read()), refresh=True)
+        live.update(view(followed.read(), ended=True), refresh=True)
+
+
+class Followed:
+    """What `view` shows of a run, which is read again and again: only what was appended since, and no samples.
+
+    Raises DataError for a folder that is not a run's.
+    """
+
+    def __init__(self, run_dir: Path):
+        self.directory = run_folder(run_dir)
+        self._metrics = Appended(self.directory / "metrics.jsonl")
+        self._evaluations = Appended(self.directory / "evaluations.jsonl")
+
+    def read(self) -> Run:
+        """The run as it is now, without samples and reliability."""
+        settings = read_settings(self.directory / "settings.json")
+        return Run(self.directory, settings, self._metrics.rows(), self._evaluations.rows())
 
 
 def owner(run_dir: Path) -> int | None:

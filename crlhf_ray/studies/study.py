@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from scipy.stats import t
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.output import write_whole
+from crlhf_ray.page import page
 
 Measured = Mapping[str, float]
 
@@ -62,9 +62,9 @@ def run_study(
             write_whole(file, json.dumps(_document(study, cells), indent=1))
         on_cell(done, len(wanted))
     write_whole(file, json.dumps(_document(study, cells), indent=1))
-    page = folder / f"{study.name}.html"
-    write_whole(page, render(study, cells))
-    return page
+    path = folder / f"{study.name}.html"
+    write_whole(path, render(study, cells))
+    return path
 
 
 Cells = dict[tuple[str, float, int], Measured]
@@ -125,32 +125,11 @@ def interval(values: Sequence[float], bootstrap: bool = False) -> dict[str, floa
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Study: {{ study.name }}</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.15rem .7rem;
-text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}.scroll{overflow-x:auto}</style></head><body>
-<h1>{{ study.name }}</h1><p>{{ study.question }}</p>
-{% for title, svg in plots %}<h2>{{ title }}</h2>{{ svg }}{% endfor %}
-<h2>What it does not show</h2><ul>{% for one in study.limits %}<li>{{ one }}</li>{% endfor %}</ul>
-<h2>Numbers</h2><p>Mean over seeds, with its 95% interval.</p><div class="scroll"><table>
-<tr><th>arm</th><th>{{ study.axis }}</th><th>seeds</th>
-{% for label in study.metrics.values() %}<th>{{ label }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr><td>{{ row.arm }}</td><td>{{ "%g"|format(row.place) }}</td><td>{{ row.seeds }}</td>
-{% for key in study.metrics %}<td>{{ shown(row[key]) }}</td>{% endfor %}</tr>{% endfor %}
-</table></div></body></html>
-"""
-
-
 def render(study: Study, cells: Cells) -> str:
     """The page: plots, limits and numbers, with nothing fetched and no script."""
     rows = summary(study, cells)
     plots = [(label, Markup(_plot(study, rows, key, label))) for key, label in study.metrics.items()]  # noqa: S704 our own SVG
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_PAGE).render(study=study, rows=rows, plots=plots, shown=_shown)
+    return page("studies/study.html").render(study=study, rows=rows, plots=plots, shown=_shown)
 
 
 def _shown(found: Mapping[str, float | None]) -> str:

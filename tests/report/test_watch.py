@@ -12,7 +12,7 @@ from rich.console import Console
 
 from crlhf_ray.errors import DataError
 from crlhf_ray.report.progress import seconds_left, spark
-from crlhf_ray.report.watch import owner, watch
+from crlhf_ray.report.watch import Followed, owner, watch
 
 
 @pytest.fixture
@@ -53,6 +53,28 @@ def test_it_ends_by_itself_when_the_run_does(run_dir):
     process.stdin.close()
     assert "The run has ended." in text_of(run_dir)
     process.wait()
+
+
+def test_only_what_was_appended_is_read_again(run_dir):
+    followed, file = Followed(run_dir), run_dir / "metrics.jsonl"
+    (run_dir / "samples.jsonl").write_text("not JSON, and not looked at\n")
+    assert [row["round"] for row in followed.read().metrics] == [0, 1]
+    with file.open("r+b") as metrics:
+        metrics.write(b"#" * (file.stat().st_size - 1))  # would be an error to read
+        metrics.seek(0, os.SEEK_END)
+        metrics.write(b'{"round": 2}\n{"round"')
+    assert [row["round"] for row in followed.read().metrics] == [0, 1, 2]
+    with file.open("ab") as metrics:
+        metrics.write(b": 3}\n")
+    assert [row["round"] for row in followed.read().metrics] == [0, 1, 2, 3]
+
+
+def test_a_file_that_a_resumed_run_wrote_again_is_read_from_its_start(run_dir):
+    followed = Followed(run_dir)
+    assert len(followed.read().metrics) == 2
+    (run_dir / "new").write_text('{"round": 0}\n')
+    (run_dir / "new").replace(run_dir / "metrics.jsonl")
+    assert followed.read().metrics == [{"round": 0}]
 
 
 def test_a_process_that_died_has_no_run(run_dir):

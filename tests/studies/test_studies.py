@@ -55,6 +55,7 @@ def test_the_page_escapes_runs_nothing_and_fetches_nothing(tmp_path):
     assert "<svg" in page
     assert "<script" not in page
     assert "default-src 'none'" in page
+    assert page.index("<head>") < page.index('<meta name="color-scheme" content="light dark">') < page.index("</head>")
 
 
 def test_a_file_of_other_metrics_is_refused_and_kept(tmp_path):

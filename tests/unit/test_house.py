@@ -24,7 +24,7 @@ ROOMS = [
     "report",
 ]
 #: Everybody may import these, and they import no room.
-GROUND = {"errors", "settings", "parts", "jsonl", "output", "visible", "actors", "cluster", "process_group"}
+GROUND = {"errors", "settings", "parts", "jsonl", "output", "page", "visible", "actors", "cluster", "process_group"}
 #: They put the rooms together, and no room imports them.
 FRONT = {"loop", "cli", "plan", "memory", "devices", "doctor", "export"}
 
