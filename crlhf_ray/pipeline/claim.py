@@ -7,19 +7,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.policy.model import PRESETS, folder_digest, resolve
-from crlhf_ray.problems.data_sets import revision_of
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.samples import data_set_id
 
 INPUTS = "inputs.json"
-#: Commits by source, of the sources that are of the hub.
-VERSIONS = "versions.json"
+READ = "data_sets.json"
 
 
 @contextmanager
@@ -69,25 +68,29 @@ def check_inputs(directory: Path, now: Mapping[str, str], named: Mapping[str, st
             raise ConfigError(
                 f"{key}={named[key]} holds something else than when {directory} was begun (sha256 {digest[:12]}, then "
                 f"{before[key][:12]}): put the old content back, or start a new run in another run.dir"
-                f"{_pinned(directory, named[key])}"
+                f"{_pinned(directory, key)}"
             )
     file.write_text(json.dumps(dict(now), indent=2))
 
 
-def write_versions(directory: Path, config: Config, *, resumed: bool) -> None:
-    """Write down which commits of the hub the problems are of; of a run that goes on, those that it was begun with."""
-    if not (resumed and (directory / VERSIONS).exists()):
-        found = {source: revision_of(source) for source in (config.problems.source, config.evaluation.source)}
-        (directory / VERSIONS).write_text(json.dumps({name: commit for name, commit in found.items() if commit}))
+def write_data_sets(directory: Path, config: Config, train: Sequence[Problem], heldout: Sequence[Problem]) -> None:
+    """Write down what is trained on and what is measured on, as it was read: name, version, hash and number."""
+    read = {
+        "problems.source": (config.problems.source, train),
+        "evaluation.source": (config.evaluation.source, heldout),
+    }
+    known = {key: data_set_id(source, used) | {"problems": len(used)} for key, (source, used) in read.items()}
+    (directory / READ).write_text(json.dumps(known, indent=2))
 
 
-def commits(directory: Path) -> dict[str, str]:
-    """Of a run's sources of problems that are of the hub: the commits that it was begun with."""
-    file = directory / VERSIONS
-    found: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+def data_sets_read(directory: Path) -> dict[str, dict[str, Any]]:
+    """By setting, what `write_data_sets` wrote when the run was last started; {} where it did not."""
+    file = directory / READ
+    found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     return found
 
 
-def _pinned(directory: Path, source: str) -> str:
-    commit = commits(directory).get(source)
-    return f"; the earlier problems are problems.source={source.partition('@')[0]}@{commit}" if commit else ""
+def _pinned(directory: Path, key: str) -> str:
+    known = data_sets_read(directory).get(key, {})
+    name, commit = known.get("name", ""), known.get("version", "").removeprefix("revision ")
+    return f"; the earlier problems are {key}={name.partition('@')[0]}@{commit}" if "hub:" in name else ""

@@ -33,7 +33,7 @@ from crlhf_ray.feedback.settings import source_named
 from crlhf_ray.feedback.source import AGGREGATOR, Feedback, SimulatedFeedback
 from crlhf_ray.learner.forward_check import check_gap
 from crlhf_ray.learner.group import Experience
-from crlhf_ray.pipeline.claim import check_inputs, claimed, inputs, write_versions
+from crlhf_ray.pipeline.claim import check_inputs, claimed, inputs, write_data_sets
 from crlhf_ray.pipeline.flow import Flow
 from crlhf_ray.pipeline.problems import questions
 from crlhf_ray.pipeline.records import sample_rows
@@ -101,7 +101,7 @@ class Run:
             self.problems = {problem.problem_id: problem for problem in [*train, *self.heldout]}
             named = {"problems.source": config.problems.source, "model.name": config.model.name}
             check_inputs(self.dir, inputs(config, train), named)
-            write_versions(self.dir, config, resumed=self._resumed)
+            write_data_sets(self.dir, config, train, self.heldout)
             settings_file(self.dir).write_text(config.model_dump_json(indent=2))
             self._exit.enter_context(connect(config.ray.address))
             self.engines = self._exit.enter_context(Engines(config, self.tokenizer, logs, say=self.display.say))

@@ -13,16 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from crlhf_ray.errors import ConfigError, DataError
+from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.ledger import read_marks
 from crlhf_ray.feedback.settings import FeedbackSettings
-from crlhf_ray.pipeline.claim import commits
-from crlhf_ray.problems.load import load_problems
-from crlhf_ray.problems.settings import DataSetSettings
+from crlhf_ray.pipeline.claim import data_sets_read
 from crlhf_ray.report.headline import paired_gain
 from crlhf_ray.report.run_files import Run
-from crlhf_ray.sandbox.samples import data_set_id
 
 #: Whose versions decide what a run computes.
 PACKAGES = ("crlhf-ray", "ray", "torch", "transformers", "peft", "deepspeed")
@@ -47,7 +44,7 @@ def model_card(run: Run, *, base: str, form: str, dtype: str, checkpoint: str, r
             f"{_get(settings, 'run.samples_per_problem')} programs each",
             f"- Checked: reloaded, its log-probs differ from the learner's by at most {gap:.1e} nats a token",
         ],
-        "Trained on": _problems(settings, commits(run.directory)),
+        "Trained on": _problems(data_sets_read(run.directory)),
         "Who reviewed": reviewers(run, marks),
         "Method": [
             f"- Estimator of line correctness: `{_get(settings, 'aggregation.estimator')}`",
@@ -94,31 +91,15 @@ def _training(settings: Mapping[str, Any]) -> str:
     return f"LoRA of rank {lora['r']} (alpha {lora['alpha']})" if lora else "full fine-tuning"
 
 
-def _problems(settings: Mapping[str, Any], begun_with: Mapping[str, str]) -> list[str]:
-    """begun_with: commits by source, of those that are of the hub."""
-    lines = []
-    for use, key, split in (("Training", "problems", "train"), ("Held-out", "evaluation", "heldout")):
-        source = _get(settings, f"{key}.source")
-        if source is None:
-            continue
-        try:
-            same = source == _get(settings, "problems.source")
-            read_as = _get(settings, f"{key}.data_set") or (_get(settings, "problems.data_set") if same else None) or {}
-            problems = load_problems(source, split, DataSetSettings(**read_as))
-            known = data_set_id(source, problems)
-            if source in begun_with:
-                known["version"] = f"revision {begun_with[source]}"
-            lines.append(
-                f"- {use}: `{without_place(source)}` ({known['version']}), {split} split, "
-                f"{counted(len(problems), 'problem')}, "
-                f"sha256 `{known['sha256'][:16]}`"
-            )
-        except (DataError, OSError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            lines.append(
-                f"- {use}: `{without_place(source)}`, which could not be read when this was written ({reason})"
-            )
-    return lines
+def _problems(read: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """read: what the run wrote down of its data sets, by setting; they may hold something else by now."""
+    uses = (("Training", "problems.source", "train"), ("Held-out", "evaluation.source", "heldout"))
+    return [
+        f"- {use}: `{without_place(known['name'])}` ({known['version']}), {split} split, "
+        f"{counted(known['problems'], 'problem')}, sha256 `{known['sha256'][:16]}`"
+        for use, key, split in uses
+        if (known := read.get(key))
+    ] or ["- The run wrote down no problems."]
 
 
 def marks_of(run: Run) -> pa.Table:

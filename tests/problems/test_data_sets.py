@@ -15,7 +15,7 @@ from rich.console import Console
 
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError, DataError
-from crlhf_ray.pipeline.claim import check_inputs, commits, write_versions
+from crlhf_ray.pipeline.claim import check_inputs, data_sets_read, write_data_sets
 from crlhf_ray.problems.data_sets import _hub
 from crlhf_ray.problems.load import load_problems, load_splits
 from crlhf_ray.problems.preview import show
@@ -324,8 +324,9 @@ def test_what_the_hub_or_its_cache_has_not_is_said_in_plain_words(hub, source, s
 
 def test_a_run_writes_its_commit_down_and_a_changed_set_names_it(hub, tmp_path):
     config = load_config(changes=["problems.source=hub:ada/sums:small"])
-    write_versions(tmp_path, config, resumed=False)
-    assert commits(tmp_path) == {"hub:ada/sums:small": COMMIT}
+    read = load_splits(config.problems.source, config.problems.source)
+    write_data_sets(tmp_path, config, *read)
+    assert data_sets_read(tmp_path)["problems.source"]["version"] == f"revision {COMMIT}"
     check_inputs(tmp_path, {"problems.source": "a"}, {})
     with pytest.raises(ConfigError, match=f"the earlier problems are problems.source=hub:ada/sums:small@{COMMIT}"):
         check_inputs(tmp_path, {"problems.source": "b"}, {"problems.source": "hub:ada/sums:small"})

@@ -11,10 +11,14 @@ import yaml
 from example_run import write_example_run
 
 from crlhf_ray.aggregation.marks import ANNOTATION_SCHEMA
+from crlhf_ray.config import load_config
 from crlhf_ray.feedback.desk.client import ServerError
 from crlhf_ray.feedback.log import AnnotationLog
+from crlhf_ray.pipeline.claim import write_data_sets
+from crlhf_ray.problems.load import load_problems
 from crlhf_ray.report.card import agreement, marks_of, model_card
 from crlhf_ray.report.run_files import Run, read_run
+from crlhf_ray.sandbox.samples import data_set_id
 
 
 def marks(*said: tuple[str, int, str, int], source: str = "human") -> pa.Table:
@@ -39,6 +43,7 @@ def marks(*said: tuple[str, int, str, int], source: str = "human") -> pa.Table:
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     directory = write_example_run(tmp_path_factory.mktemp("runs") / "example")
+    write_data_sets(directory, load_config(), load_problems("starter", "train"), load_problems("starter", "heldout"))
     log = AnnotationLog(directory / "annotations")
     grace, alan = "grace@example.org", "alan@example.org"
     item = "item-0-1"
@@ -76,6 +81,17 @@ def test_where_the_annotation_server_holds_the_marks_and_is_away_it_says_so(run_
     assert "could not be reached when this was written" in card(run)
     with pytest.raises(ServerError, match="is `crlhf serve` running there"):
         marks_of(run)
+
+
+def test_problems_are_those_that_the_run_read_whatever_their_file_holds_now(run_dir, tmp_path):
+    file, problems = tmp_path / "own.jsonl", load_problems("starter", "heldout")
+    config = load_config(changes=[f"evaluation.source={file}"])  # which is not even there any more
+    (tmp_path / "run").mkdir()
+    write_data_sets(tmp_path / "run", config, load_problems("starter", "train"), problems[:7])
+    text = card(replace(read_run(run_dir), directory=tmp_path / "run"))
+    digest = data_set_id(str(file), problems[:7])["sha256"][:16]
+    assert f"- Held-out: `own.jsonl` (of its file), heldout split, 7 problems, sha256 `{digest}`" in text
+    assert "wrote down no problems" in card(replace(read_run(run_dir), directory=tmp_path))
 
 
 def test_it_names_the_problems_by_hash_and_marks_the_score_of_these_weights(run_dir):
