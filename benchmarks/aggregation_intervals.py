@@ -1,6 +1,6 @@
 """How often the 95% intervals of annotators' rates hold the true ones, on simulated crowds and on sets with truth.
 
-    python benchmarks/aggregation_intervals.py [--data FOLDER] [--crowds 3] [--draws 2] [--seed 0]
+    python benchmarks/aggregation_intervals.py [--data FOLDER] [--crowds 3] [--draws 2] [--seed 0] [--methods ...]
 
 The crowds are those of `aggregation_crowds.py`, most of which break an assumption of the estimators (tasks differ in
 difficulty, some mislead nearly everybody, answers are copied, half of the people guess), and crowds of more classes
@@ -24,10 +24,12 @@ from aggregation_crowds import KINDS, gold_of
 from crlhf_ray.aggregation.base import Estimator
 from crlhf_ray.aggregation.dawid_skene import DawidSkene
 from crlhf_ray.aggregation.hierarchical import Hierarchical
+from crlhf_ray.aggregation.one_coin import OneCoin
 from crlhf_ray.aggregation.two_coin import TwoCoin
 from crlhf_ray.errors import DataError
 
 METHODS: dict[str, Callable[[], Estimator]] = {
+    "one_coin": OneCoin,
     "two_coin": TwoCoin,
     "dawid_skene": DawidSkene,
     "hierarchical": Hierarchical,
@@ -104,12 +106,13 @@ def main() -> None:
     parser.add_argument("--crowds", type=int, default=3, help="crowds of each kind (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the first crowd and draw (default 0)")
     parser.add_argument("--draws", type=int, default=2, help="draws of honeypots of each set (default 2)")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="default: all")
     options = parser.parse_args()
     rows = []
     for kind, votes, truth, gold in cases(options.data, options.crowds, options.draws, options.seed):
-        for method, make in METHODS.items():
+        for method in options.methods:
             try:
-                fitted = make().fit(votes[["task", "worker", "label"]], gold)
+                fitted = METHODS[method]().fit(votes[["task", "worker", "label"]], gold)
             except DataError:  # for two classes only
                 continue
             found = coverage(fitted, votes, truth).mean()

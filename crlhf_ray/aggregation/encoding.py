@@ -283,7 +283,8 @@ def _gold_codes(values: Any, tasks: Codebook) -> np.ndarray:
     local, names = distinct(values)
     for i in np.flatnonzero(tasks.encode(names, grow=False) < 0):
         name = names[i]
-        twin = str(name) if isinstance(name, int) else int(name) if str(name).isdecimal() else name
+        whole = isinstance(name, int) or (isinstance(name, float) and name.is_integer())
+        twin = str(int(name)) if whole else int(name) if str(name).isdecimal() else name
         if type(twin) is not type(name) and tasks.encode([twin], grow=False)[0] >= 0:
             raise DataError(
                 f"gold is for task {name!r} ({type(name).__name__}), the votes are on task {twin!r} "

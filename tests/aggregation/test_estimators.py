@@ -508,6 +508,11 @@ def test_all_weights_are_zero_exactly_from_the_stated_penalty_on():
     assert fista(csr_array(votes), truth, edge * 0.99).any()
 
 
+def test_gold_whose_ids_became_floats_is_refused_where_the_votes_name_tasks_by_text(votes):
+    with pytest.raises(DataError, match="give both in one type"):
+        TwoCoin().fit(votes.assign(task=votes["task"].astype(str)), pd.Series([1, 0], index=[0.0, 1.0]))
+
+
 def test_the_l1_term_drops_those_who_guess():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 600)
