@@ -6,7 +6,7 @@ Rounding of allocators, fragments and the libraries' own buffers are not counted
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.learner.batching import deal
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.zero import reduce_bucket
 from crlhf_ray.policy.model import adapt
@@ -298,14 +299,19 @@ def memory_of(shape: Shape, config: Config) -> Memory:
 
 
 def expected_row(config: Config) -> Row:
-    """The largest row that a run will see: prompts as long as answers, answers of rollout.max_tokens."""
-    tokens, answer = config.learner.micro_batch_tokens, config.rollout.max_tokens
+    """The largest row of a minibatch whose answers are all of rollout.max_tokens, and prompts as long, as the learner
+    deals them: no more than a rank's part of the minibatch, however large learner.micro_batch_tokens is."""
+    learner, run, answer = config.learner, config.run, config.rollout.max_tokens
     prompt = max(1, min(answer, config.rollout.context - answer))
-    size = min(config.run.samples_per_problem, config.learner.minibatch_samples)
-    tree = prompt + size * answer
-    whole = max(1, tokens // tree)
-    answers = size if tokens >= tree else max(1, (tokens - prompt) // answer)
-    return Row.of([(prompt, *[answer] * answers)] * whole, answer * answers * whole)
+    size = min(run.samples_per_problem, learner.minibatch_samples)
+    trees = min(run.problems_per_round, learner.minibatch_samples // size)
+
+    def tokens(piece: Sequence[int]) -> int:
+        return prompt + len(piece) * (answer - 1)  # the last one predicts nothing
+
+    dealt = deal([range(size)] * trees, tokens, learner.ranks, learner.micro_batch_tokens)
+    row = max((row for rows in dealt for row in rows), key=lambda row: sum(map(tokens, row)))
+    return Row.of([(prompt, *[answer - 1] * len(piece)) for piece in row], answer * sum(map(len, row)))
 
 
 def _over(learner: LearnerSettings) -> int:

@@ -155,6 +155,18 @@ def _rows(batch: Sequence[Experience], trees: list[list[int]], ranks: int, budge
         prompt = len(batch[tree[0]].prompt_token_ids)
         return prompt + sum(len(batch[index].token_ids) - 1 for index in tree)
 
+    rows = deal(trees, tokens, ranks, budget)
+    longest = max(map(len, rows))
+    return [[pack(batch, row) for row in own] + [IDLE] * (longest - len(own)) for own in rows]
+
+
+def deal(
+    trees: Sequence[Sequence[int]], tokens: Callable[[Sequence[int]], int], ranks: int, budget: int
+) -> list[list[list[list[int]]]]:
+    """A minibatch's trees, each cut where it is longer than a rank's part or the budget: ``deal[rank][row][piece]``.
+
+    tokens: of a piece, its prompt included. A row has at most ``budget`` of them, or is one sample that has more.
+    """
     limit = min(budget, ceil(sum(map(tokens, trees)) / ranks))
     pieces: list[list[int]] = []
     for tree in trees:
@@ -168,9 +180,7 @@ def _rows(batch: Sequence[Experience], trees: list[list[int]], ranks: int, budge
     of_rank: list[list[list[int]]] = [[] for _ in range(ranks)]
     for piece in pieces:  # the longest piece to the rank with the least work
         min(of_rank, key=lambda own: sum(map(tokens, own))).append(piece)
-    rows = [_fill(own, tokens, budget) for own in of_rank]
-    longest = max(map(len, rows))
-    return [[pack(batch, row) for row in own] + [IDLE] * (longest - len(own)) for own in rows]
+    return [_fill(own, tokens, budget) for own in of_rank]
 
 
 def _fill(pieces: list[list[int]], tokens: Callable[[Sequence[int]], int], budget: int) -> list[list[list[int]]]:

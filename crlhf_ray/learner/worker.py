@@ -304,7 +304,7 @@ class LearnerWorker:
         found: dict[int, np.ndarray] = {}
         cut = plan(
             batch,
-            minibatch_samples=len(batch),
+            minibatch_samples=self.settings.minibatch_samples,  # rows no larger than those learnt from
             ranks=self.settings.ranks,
             micro_batch_tokens=self.settings.micro_batch_tokens,
             seed=[0],

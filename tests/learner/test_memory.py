@@ -14,12 +14,13 @@ from batches import problem
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from crlhf_ray.config import load_config
 from crlhf_ray.learner.batching import plan
 from crlhf_ray.learner.forward import ActorCritic
 from crlhf_ray.learner.linear import use_onednn
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.zero import checkpoint_layers
-from crlhf_ray.memory import Row, rank_items, shape_of, total
+from crlhf_ray.memory import Row, expected_row, rank_items, shape_of, total
 from crlhf_ray.policy.model import adapt
 from crlhf_ray.policy.settings import LoraSettings, ModelSettings
 
@@ -99,6 +100,26 @@ def test_a_ranks_memory_is_predicted_within_a_fifth(name, lora, again):
     assert total(staying) == pytest.approx(resident, rel=0.001)
     assert total(items) - total(staying) == pytest.approx(passing, rel=0.2), "gradients and activations"
     assert total(items) == pytest.approx(resident + passing, rel=0.2)
+
+
+@pytest.mark.parametrize(("problems", "samples", "minibatch"), [(8, 6, 16), (3, 4, 16), (5, 8, 8)])
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("tokens", [200, 700, 4096])
+def test_the_largest_row_is_the_one_that_the_learner_packs(problems, samples, minibatch, ranks, tokens):
+    length = 96
+    changes = {
+        "run.problems_per_round": problems,
+        "run.samples_per_problem": samples,
+        "learner.minibatch_samples": minibatch,
+        "learner.ranks": ranks,
+        "learner.micro_batch_tokens": tokens,
+        "rollout.max_tokens": length,
+    }
+    expected = expected_row(load_config(None, [f"{key}={value}" for key, value in changes.items()]))
+    batch = [one for number in range(problems) for one in problem(str(number), length, [length] * samples)]
+    cut = plan(batch, minibatch_samples=minibatch, ranks=ranks, micro_batch_tokens=tokens, seed=[0])
+    packed = max((row for step in cut for rows in step for row in rows), key=lambda row: len(row.input_ids))
+    assert expected == Row.of(packed.trees, len(packed.targets))
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(r=4)], ids=["full", "lora"])

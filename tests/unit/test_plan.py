@@ -57,10 +57,14 @@ def test_memory_grows_with_replicas_and_context_and_shrinks_with_shards():
         return on_one_machine(tiny(*changes)) / GIB
 
     assert needed("rollout.replicas=2") == pytest.approx(needed() + 1.5 + 0.6, abs=0.05)  # KV cache and process
-    assert needed("learner.micro_batch_tokens=2048") > needed()
-    assert needed("learner.micro_batch_tokens=2048", "learner.checkpoint_activations=true") < needed(
-        "learner.micro_batch_tokens=2048"
-    )
+    large = ("learner.minibatch_samples=48", "learner.micro_batch_tokens=4096")
+    assert needed(*large) > needed(large[0])
+    assert needed(*large, "learner.checkpoint_activations=true") < needed(*large)
+
+
+def test_a_row_holds_no_more_than_a_minibatch_however_many_tokens_it_may_have():
+    fits, vast = ([item.bytes for item in tiny(f"learner.micro_batch_tokens={n}")[1][2]] for n in (4096, 10**6))
+    assert vast == fits
 
 
 def test_zero_divides_what_its_stage_says_over_the_ranks():
