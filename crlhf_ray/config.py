@@ -275,19 +275,25 @@ def settings_of_run(run_dir: Path) -> Config:
         raise ConfigError(f"{file} is not of this version or was damaged: {error}") from error
 
 
+def differences(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, by path: what each was and is, None where there is none."""
+    old, new = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
+    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+
+
+def fits(key: str, patterns: Sequence[str]) -> bool:
+    """Whether a setting's path is among those that patterns such as FREE_ON_RESUME name."""
+    return any(fnmatch(key, pattern) for pattern in patterns)
+
+
 def check_unchanged(
     before: Config, now: Config, run_dir: Path, *, fixed: Sequence[str] = ("*",), free: Sequence[str] = ()
 ) -> None:
     """Raises ConfigError where settings differ in a key that fits a pattern of ``fixed`` and none of ``free``."""
-
-    def fits(key: str, patterns: Sequence[str]) -> bool:
-        return any(fnmatch(key, pattern) for pattern in patterns)
-
-    old, new = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
     changed = [
-        f"{key} was {old.get(key)!r} and is {new.get(key)!r} now"
-        for key in {**old, **new}
-        if old.get(key) != new.get(key) and fits(key, fixed) and not fits(key, free)
+        f"{key} was {was!r} and is {new!r} now"
+        for key, (was, new) in differences(before, now).items()
+        if fits(key, fixed) and not fits(key, free)
     ]
     if changed:
         raise ConfigError(

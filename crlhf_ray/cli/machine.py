@@ -44,6 +44,14 @@ def plan(
             "fit such nodes, with a setting that would help: 2x8x80.",
         ),
     ] = None,
+    diff: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Print only what differs from the settings of a run's folder, and what a resumed run would refuse.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --diff: print it as JSON.")] = False,
 ) -> None:
     """Print the resolved settings, batch arithmetic, resources and memory; start nothing.
 
@@ -51,7 +59,15 @@ def plan(
     """
     from crlhf_ray.config import load_config
 
+    if as_json and diff is None:
+        raise typer.BadParameter("--json has an effect with --diff only")
+    if diff is not None and devices is not None:
+        raise typer.BadParameter("--diff and --devices each print something else: give one")
     settings = load_config(config, changes or [])
+    if diff is not None:
+        from crlhf_ray.cli.difference import print_difference
+
+        return print_difference(diff, settings, console, as_json)
     from crlhf_ray.plan import print_devices, print_plan
 
     if devices is not None:
