@@ -20,7 +20,7 @@ from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.zero import reduce_bucket
 from crlhf_ray.policy.model import adapt
 from crlhf_ray.policy.settings import LoraSettings, ModelSettings
-from crlhf_ray.policy.support import EXPERTS
+from crlhf_ray.policy.support import EXPERTS, check_decoder
 
 GIB = 2**30
 #: vLLM, torch and Ray before any weight is loaded, measured as resident memory on CPU.
@@ -98,6 +98,7 @@ class Row:
 
 def shape_of(config: Any, lora: LoraSettings | None) -> Shape:
     """The numbers of a transformers configuration. Raises ConfigError where it does not say what is needed."""
+    check_decoder(config, f"a model of type {config.model_type}")
     text = config.get_text_config()
     try:
         hidden, layers, vocabulary = text.hidden_size, text.num_hidden_layers, text.vocab_size
@@ -105,7 +106,10 @@ def shape_of(config: Any, lora: LoraSettings | None) -> Shape:
     except AttributeError as error:
         raise ConfigError(f"the configuration of {config.model_type} does not say its size: {error}") from None
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
+        try:
+            model: Any = AutoModelForCausalLM.from_config(config)
+        except ValueError:
+            raise ConfigError(f"a model of type {config.model_type} is not a causal language model") from None
         parameters = sum(parameter.numel() for parameter in model.parameters())
         largest = max(parameter.numel() for parameter in model.parameters())
         rms = [
@@ -241,11 +245,19 @@ def start_items(shape: Shape, model: ModelSettings, learner: LearnerSettings) ->
     return items
 
 
+def cached_token(shape: Shape, config: Config) -> int:
+    """Bytes of the KV cache that a token takes in one process of a replica. Where there are more processes than heads
+    of keys, each holds a copy of one."""
+    head = shape.queries // shape.heads
+    each = max(shape.keys // head // config.rollout.tensor_parallel, 1) * head
+    return 2 * shape.layers * each * WIDTH[config.rollout.dtype]
+
+
 def replica_items(shape: Shape, config: Config) -> list[Item]:
     """One process of a rollout replica; `rollout.tensor_parallel` of them make a replica."""
     rollout = config.rollout
     width, parts = WIDTH[rollout.dtype], rollout.tensor_parallel
-    token = 2 * shape.layers * max(shape.keys // parts, 1) * width
+    token = cached_token(shape, config)
     held = int(rollout.kv_cache_gib * GIB / token)
     by = f" / {parts} processes" if parts > 1 else ""
     return [

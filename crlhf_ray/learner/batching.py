@@ -178,18 +178,24 @@ def deal(
     pieces.sort(key=tokens, reverse=True)
 
     of_rank: list[list[list[int]]] = [[] for _ in range(ranks)]
+    work = [0] * ranks
     for piece in pieces:  # the longest piece to the rank with the least work
-        min(of_rank, key=lambda own: sum(map(tokens, own))).append(piece)
+        least = work.index(min(work))
+        of_rank[least].append(piece)
+        work[least] += tokens(piece)
     return [_fill(own, tokens, budget) for own in of_rank]
 
 
 def _fill(pieces: list[list[int]], tokens: Callable[[Sequence[int]], int], budget: int) -> list[list[list[int]]]:
     """First-fit decreasing."""
     rows: list[list[list[int]]] = []
+    held: list[int] = []
     for piece in pieces:
-        fitting = next((row for row in rows if sum(map(tokens, row)) + tokens(piece) <= budget), None)
-        if fitting is None:
-            rows.append([piece])
-        else:
-            fitting.append(piece)
+        size = tokens(piece)
+        fitting = next((i for i, other in enumerate(held) if other + size <= budget), len(rows))
+        if fitting == len(rows):
+            rows.append([])
+            held.append(0)
+        rows[fitting].append(piece)
+        held[fitting] += size
     return rows

@@ -28,8 +28,7 @@ def check_config(config: Any, name: str, *, context: int, shards: int = 1) -> No
     """`check_supported` of a transformers configuration."""
     text = config.get_text_config()
     kind = f"model {name} ({config.model_type})"
-    if getattr(config, "is_encoder_decoder", False):
-        raise ConfigError(f"{kind} is an encoder with a decoder; a causal language model is needed")
+    check_decoder(config, kind)
     if any((getattr(text, field, None) or 0) > 1 for field in EXPERTS):
         raise ConfigError(
             f"{kind} is a mixture of experts: transformers keeps its experts in one tensor and vLLM keeps them apart, "
@@ -46,16 +45,37 @@ def check_config(config: Any, name: str, *, context: int, shards: int = 1) -> No
             f"{kind} attends to the last {window} tokens only, and rollout.context is {context}: set it to {window} or "
             "less, where the window never binds"
         )
-    heads = getattr(text, "num_attention_heads", None)
-    if shards > 1 and heads is not None and heads % shards:
-        fitting = [str(count) for count in range(2, heads + 1) if heads % count == 0]
+    if not divides(text, shards):
+        heads = text.num_attention_heads
+        fitting = [str(count) for count in range(1, heads + 1) if divides(text, count)]
         raise ConfigError(
-            f"{kind} has {heads} attention heads, which rollout.tensor_parallel={shards} does not divide; use 1 or "
-            + ", ".join(fitting)
+            f"{kind} has {heads} attention heads, {_key_heads(text)} of keys and values, and {text.vocab_size} tokens, "
+            f"which rollout.tensor_parallel={shards} does not divide; use {' or '.join(fitting)}"
         )
     positions = getattr(text, "max_position_embeddings", None)
     if positions is not None and context > positions:
         raise ConfigError(f"{kind} has {positions} positions, and rollout.context is {context}: set it to {positions}")
+
+
+def check_decoder(config: Any, kind: str) -> None:
+    """Raises ConfigError for an encoder with a decoder. kind: what the error calls the model."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(f"{kind} is an encoder with a decoder; a causal language model is needed")
+
+
+def divides(text: Any, parts: int) -> bool:
+    """Whether so many processes can hold a part of every layer each, by vLLM's rules: whole attention heads, whole
+    heads of keys or whole copies of them, and equal parts of a vocabulary that is filled up to a multiple of 64."""
+    heads = getattr(text, "num_attention_heads", None)
+    if parts == 1 or heads is None:
+        return True
+    keys = _key_heads(text)
+    vocabulary = -(-text.vocab_size // 64) * 64
+    return not (heads % parts or max(keys, parts) % min(keys, parts) or vocabulary % parts)
+
+
+def _key_heads(text: Any) -> int:
+    return getattr(text, "num_key_value_heads", None) or text.num_attention_heads
 
 
 def _window(text: Any) -> int | None:

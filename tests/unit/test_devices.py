@@ -12,7 +12,8 @@ from crlhf_ray.cli import app
 from crlhf_ray.config import load_config
 from crlhf_ray.devices import Devices, check_devices
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.memory import shape_of, sync_items
+from crlhf_ray.memory import memory_of, shape_of, sync_items
+from crlhf_ray.policy.support import divides
 
 FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 #: The published sizes of code models, by their rough number of billion parameters.
@@ -76,6 +77,52 @@ def test_a_32b_model_in_full_needs_adapters_since_a_rank_holds_it_whole_at_its_s
         check_devices(dense(32), settings(), Devices.parse("4x8x80"))
 
 
+def test_a_proposed_split_divides_the_heads_and_reserves_its_gpus():
+    changes = ("model.lora={r: 8}", "rollout.dtype=float32", "learner.checkpoint_activations=true")
+    with pytest.raises(ConfigError, match=r"with rollout\.tensor_parallel=4, rollout\.gpus_per_replica=4 it would"):
+        check_devices(dense(7), settings(*changes), Devices.parse("1x8x12"))  # 28 heads: 5, 6 and 8 do not divide them
+    with pytest.raises(ConfigError, match=r"stays on one node, which has 3 devices; set .* to 1 or 2$"):
+        check_devices(dense(7), settings("rollout.tensor_parallel=4", "rollout.gpus_per_replica=4"), Devices(1, 3, 80))
+
+
+def test_heads_are_divided_by_the_rules_of_vllm():
+    assert [parts for parts in range(1, 30) if divides(dense(7), parts)] == [1, 2, 4]  # 28 not: the vocabulary
+    alike = AutoConfig.for_model("llama", hidden_size=3584, num_attention_heads=28, vocab_size=28 * 64)
+    assert [parts for parts in range(1, 30) if divides(alike, parts)] == [1, 2, 4, 7, 14, 28]
+
+
+def test_replicas_that_share_a_device_share_its_room():
+    half = ("rollout.gpus_per_replica=0.5", "rollout.replicas=2")
+    check_devices(dense(1.5), settings(*half), Devices.parse("1x2x80"))
+    with pytest.raises(ConfigError, match=r"device of 40 GiB, shared by 2, has room for 18\.0 GiB: with rollout"):
+        check_devices(dense(1.5), settings(*half, "rollout.kv_cache_gib=20"), Devices.parse("1x3x40"))
+
+
+def test_a_smaller_kv_cache_and_fewer_tokens_a_row_are_proposed_before_it_says_that_nothing_helps():
+    with pytest.raises(ConfigError, match=r"process of a replica .*with rollout\.kv_cache_gib=37\.5 it would take"):
+        check_devices(dense(1.5), settings("rollout.kv_cache_gib=75"), Devices.parse("1x2x80"))
+    wide = ("learner.minibatch_samples=1024", "run.problems_per_round=256", "learner.micro_batch_tokens=65536")
+    with pytest.raises(ConfigError, match=r"learner rank .*with learner\.micro_batch_tokens=\d+ it would take"):
+        check_devices(dense(1.5), settings(*wide), Devices.parse("1x2x80"))
+
+
+def test_processes_beyond_the_heads_of_keys_hold_a_copy_of_one_each():
+    shape = shape_of(dense(7), None)
+
+    def held(parts):
+        changes = (f"rollout.tensor_parallel={parts}", f"rollout.gpus_per_replica={parts}")
+        cache = memory_of(shape, settings(*changes))[0][2][1]
+        return int(cache.formula.split(": ")[1].split(" tokens")[0].replace(",", ""))
+
+    assert held(4) == pytest.approx(4 * held(1), rel=0.01)
+    assert held(28) == held(4)
+
+
+def test_models_that_are_not_causal_are_refused_by_name():
+    with pytest.raises(ConfigError, match="type t5 is an encoder with a decoder; a causal language model is needed"):
+        shape_of(AutoConfig.for_model("t5"), None)
+
+
 def test_where_nothing_helps_it_says_so():
     with pytest.raises(ConfigError, match="no setting of this model helps"):
         check_devices(dense(32), settings("model.lora={r: 8}"), Devices.parse("1x2x24"))
@@ -86,6 +133,9 @@ def test_more_processes_than_devices_are_refused():
         check_devices(dense(1.5), settings("learner.ranks=8"), Devices.parse("1x8x80"))
     with pytest.raises(ConfigError, match="2x8x80"):
         Devices.parse("eight")
+    for text in ("1x1x" + "9" * 400, "9" * 5000 + "x1x80"):
+        with pytest.raises(ConfigError, match="below a million"):
+            Devices.parse(text)
 
 
 def test_a_transfer_sends_every_weight_to_every_replica():
