@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from copy import deepcopy
 
@@ -79,6 +80,7 @@ def measured(config, lora, learner):
     (row,) = plan(samples, minibatch_samples=9, ranks=1, micro_batch_tokens=400, seed=[0])[0][0]
     moments = [value for state in optimizer.state.values() for value in state.values()]
     resident = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *moments])
+    gc.collect()  # what earlier tests left would be given back while this one is measured
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         with torch.no_grad():
             states = [module(row, "frozen") for _ in range(2)]
