@@ -128,12 +128,14 @@ def _for_replicas(config: Config, devices: Devices, shapes: _Shapes) -> Iterator
     """Changes to try for a replica, from the cheapest on: more processes, a smaller KV cache, a narrower type."""
     rollout = config.rollout
     most = min(devices.each, (devices.count - config.learner.ranks) // rollout.most_replicas)
-    splits = [parts for parts in range(rollout.tensor_parallel, min(most, 64) + 1) if shapes.divides(parts)]
+    more = [parts for parts in range(rollout.tensor_parallel + 1, min(most, 64) + 1) if shapes.divides(parts)]
     for dtype in dict.fromkeys((rollout.dtype, "bfloat16")):
         kv = rollout.kv_cache_gib
         while True:
-            for parts in splits:
-                gpus = rollout.gpus_per_replica and float(parts)
+            for parts in (rollout.tensor_parallel, *more):
+                gpus = rollout.gpus_per_replica
+                if gpus and parts != rollout.tensor_parallel:
+                    gpus = float(parts)
                 changes = {"tensor_parallel": parts, "gpus_per_replica": gpus, "kv_cache_gib": kv, "dtype": dtype}
                 change, other = _changed(config, rollout=changes)
                 if kv * GIB >= rollout.context * cached_token(shapes.of(other), other):  # or vLLM does not start

@@ -315,14 +315,18 @@ def expected_row(config: Config) -> Row:
     deals them: no more than a rank's part of the minibatch, however large learner.micro_batch_tokens is."""
     learner, run, answer = config.learner, config.run, config.rollout.max_tokens
     prompt = max(1, min(answer, config.rollout.context - answer))
-    size = min(run.samples_per_problem, learner.minibatch_samples)
-    trees = min(run.problems_per_round, learner.minibatch_samples // size)
+    most, samples = learner.minibatch_samples, run.samples_per_problem
 
     def tokens(piece: Sequence[int]) -> int:
         return prompt + len(piece) * (answer - 1)  # the last one predicts nothing
 
-    dealt = deal([range(size)] * trees, tokens, learner.ranks, learner.micro_batch_tokens)
-    row = max((row for rows in dealt for row in rows), key=lambda row: sum(map(tokens, row)))
+    dealt = [
+        deal(
+            [range(size)] * min(run.problems_per_round, most // size), tokens, learner.ranks, learner.micro_batch_tokens
+        )
+        for size in {min(samples, most), samples % most} - {0}  # a problem of more samples is cut, and leaves a rest
+    ]
+    row = max((row for ranks in dealt for rows in ranks for row in rows), key=lambda row: sum(map(tokens, row)))
     return Row.of([(prompt, *[answer - 1] * len(piece)) for piece in row], answer * sum(map(len, row)))
 
 

@@ -86,7 +86,7 @@ def _reviewing(config: Config) -> list[tuple[str, str]]:
         queue = feedback.web.queue
         return [("reviews a program", f"{queue.labels_least} to {queue.labels_most}, until its lines are sure")]
     if feedback.source != "web":
-        return [("reviews a program", f"as {feedback.source} has them")]
+        return [("reviews a program", f"as {feedback.source} decides")]
     return [
         ("reviews a program", f"as {feedback.web.url} decides, until its lines are sure"),
         ("longest wait for people", f"{feedback.web.deadline_minutes:g} minutes a round"),

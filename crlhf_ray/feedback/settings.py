@@ -144,7 +144,7 @@ class FeedbackSettings(Settings):
             keeps = (
                 "where feedback.web.least_reviewed keeps people"
                 if self.source in SOURCES
-                else "which asks whom it likes"
+                else "which chooses its own reviewers"
             )
             refuse_unused(self, names, f"source={self.source}, {keeps}")
         if self.human_share == 1:
@@ -164,8 +164,12 @@ def source_named(name: str) -> Any:
     found = part(dict.fromkeys(SOURCES), name)
     if found is None:
         return None
+    from inspect import isabstract
+
     from crlhf_ray.feedback.source import Feedback  # loads Ray
 
     if not (isinstance(found, type) and issubclass(found, Feedback)):
         raise ValueError(f"{name!r} is not a source of reviews: give a class derived from crlhf_ray.Feedback")
+    if isabstract(found):
+        raise ValueError(f"{name!r} lacks {' and '.join(sorted(found.__abstractmethods__))}")
     return found

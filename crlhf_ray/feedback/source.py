@@ -61,7 +61,7 @@ class Feedback(ABC):
     #: Reviews that a line should have when a round goes on.
     labels_wanted = 3
     #: Between two looks at what was said, where nothing was.
-    pause_seconds = 0.0
+    pause_seconds = 1.0
 
     def __init__(self, aggregator: Any, wait_seconds: float, rounds: int):
         self._aggregator = aggregator
@@ -156,6 +156,8 @@ class Feedback(ABC):
 
 class SimulatedFeedback(Feedback):
     """The simulated crowd at work, in this process. directory: the run's."""
+
+    pause_seconds = 0.0
 
     def __init__(
         self,

@@ -388,7 +388,7 @@ class LearnerWorker:
     def _by_sample(self, found: dict[int, Any]) -> list[Any]:
         """What all ranks found, by the samples' places in the batch."""
         everything = {place: one for part in self._gather(found) for place, one in part.items()}
-        return [everything[place] for place in sorted(everything)]
+        return [everything[place] for place in range(len(everything))]
 
     def _sum(self, array: np.ndarray) -> np.ndarray:
         return np.sum(self._gather(array), axis=0)

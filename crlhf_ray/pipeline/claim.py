@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.output import write_whole
 from crlhf_ray.policy.model import PRESETS, folder_digest, resolve
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.samples import data_set_id
@@ -80,7 +81,7 @@ def write_data_sets(directory: Path, config: Config, train: Sequence[Problem], h
         "evaluation.source": (config.evaluation.source, heldout),
     }
     known = {key: data_set_id(source, used) | {"problems": len(used)} for key, (source, used) in read.items()}
-    (directory / READ).write_text(json.dumps(known, indent=2))
+    write_whole(directory / READ, json.dumps(known, indent=2))
 
 
 def data_sets_read(directory: Path) -> dict[str, dict[str, Any]]:

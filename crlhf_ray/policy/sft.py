@@ -58,6 +58,7 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
     """
     console = console or Console()
     root = settings.dir.absolute()
+    settings = settings.model_copy(update={"dir": root})  # workers have folders of their own
     finished = _claim(root, settings, resume)
     if finished:
         console.print(f"SFT was finished already: [bold]{finished}[/bold]")
@@ -76,8 +77,10 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
         console.print(f"[yellow]{complaint}[/yellow]")
     with connect():
         _check_resources(settings)
+        checkpoints = root / "checkpoints"
         config = {
             "settings": settings.model_dump_json(),
+            "tag": latest_tag(checkpoints) if (checkpoints / LATEST).exists() else None,
             "demonstrations": ray.put(demonstrations),
             "pad_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         }
@@ -111,6 +114,8 @@ def _claim(root: Path, settings: SftSettings, resume: bool) -> Path | None:
                 raise ConfigError(
                     f"{root} was begun with {key}={before.get(key)!r}, not {now[key]!r}; resume it as it was"
                 )
+    if (root / "checkpoints" / "checkpoint_manager_snapshot.json").exists():
+        raise ConfigError(f"{root} was made by an earlier version, whose checkpoints are not read; name another dir")
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(settings.model_dump_json(indent=2))
     return root / "model" if (root / "model").is_dir() else None
@@ -210,10 +215,10 @@ def train_worker(config: dict[str, Any]) -> None:
     root, steps = settings.dir, settings.steps(len(demonstrations))
 
     engine = _engine(settings, steps)
-    checkpoints, first = root / "checkpoints", 0
-    if (checkpoints / LATEST).exists():
+    first = 0
+    if config["tag"]:
         _, state = engine.load_checkpoint(
-            str(checkpoints), tag=latest_tag(checkpoints), load_module_strict=settings.model.lora is None
+            str(root / "checkpoints"), tag=config["tag"], load_module_strict=settings.model.lora is None
         )
         first = state["step"]
     if rank == 0:

@@ -49,8 +49,9 @@ def check_config(config: Any, name: str, *, context: int, shards: int = 1) -> No
         heads = text.num_attention_heads
         fitting = [str(count) for count in range(1, heads + 1) if divides(text, count)]
         raise ConfigError(
-            f"{kind} has {heads} attention heads, {_key_heads(text)} of keys and values, and {text.vocab_size} tokens, "
-            f"which rollout.tensor_parallel={shards} does not divide; use {' or '.join(fitting)}"
+            f"{kind} has {heads} attention heads, {_key_heads(text)} of keys and values, inner layers of "
+            f"{getattr(text, 'intermediate_size', None)} and {text.vocab_size} tokens, which "
+            f"rollout.tensor_parallel={shards} does not divide; use {' or '.join(fitting)}"
         )
     positions = getattr(text, "max_position_embeddings", None)
     if positions is not None and context > positions:
@@ -65,13 +66,15 @@ def check_decoder(config: Any, kind: str) -> None:
 
 def divides(text: Any, parts: int) -> bool:
     """Whether so many processes can hold a part of every layer each, by vLLM's rules: whole attention heads, whole
-    heads of keys or whole copies of them, and equal parts of a vocabulary that is filled up to a multiple of 64."""
+    heads of keys or whole copies of them, equal parts of the inner layer, and of a vocabulary that is filled up to a
+    multiple of 64."""
     heads = getattr(text, "num_attention_heads", None)
     if parts == 1 or heads is None:
         return True
     keys = _key_heads(text)
     vocabulary = -(-text.vocab_size // 64) * 64
-    return not (heads % parts or max(keys, parts) % min(keys, parts) or vocabulary % parts)
+    inner = getattr(text, "intermediate_size", None) or 0
+    return not (heads % parts or max(keys, parts) % min(keys, parts) or inner % parts or vocabulary % parts)
 
 
 def _key_heads(text: Any) -> int:

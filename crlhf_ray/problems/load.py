@@ -15,7 +15,7 @@ from crlhf_ray.problems.benchmarks import FORMS, read, rows
 from crlhf_ray.problems.classics import CLASSICS, humaneval
 from crlhf_ray.problems.data_sets import is_data_set, read_data_set, rows_of
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.problems.row import Split, read_rows
+from crlhf_ray.problems.row import Split, read_row, read_rows
 from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings
 
 MBPP_ON_THE_HUB = "mbpp:hub:google-research-datasets/mbpp:full"
@@ -47,6 +47,7 @@ def load_problems(
     if split not in (None, "train", "heldout"):
         raise DataError(f"unknown split {split!r}; it is 'train', 'heldout' or None for both")
     form, colon, place = source.partition(":")
+    numbers: list[int] = []
     if source in ("starter", "prose"):
         file = Path(str(resources.files("crlhf_ray.problems") / f"{source}.jsonl"))
         problems = read_rows(json_rows(file), str(file))
@@ -73,8 +74,9 @@ def load_problems(
     elif _OWN.fullmatch(source):
         problems = _own(source)
     else:
-        problems = read_rows(json_rows(_existing(source)), source)
-    if twice := repeated(problems, source):
+        numbered = {number: read_row(raw, source, number) for number, raw in json_rows(_existing(source))}
+        numbers, problems = list(numbered), list(numbered.values())
+    if twice := repeated(problems, source, numbers):
         if data_set.refused == "stop":
             raise twice[0]
         first: dict[str, Problem] = {}
@@ -88,17 +90,20 @@ def load_problems(
     return chosen
 
 
-def repeated(problems: Sequence[Problem], source: str) -> list[DataError]:
-    """An error for each problem that has the id of one before it."""
+def repeated(problems: Sequence[Problem], source: str, rows: Sequence[int] = ()) -> list[DataError]:
+    """An error for each problem that has the id of one before it. rows: their rows in a problem file."""
     first: dict[str, int] = {}
     return [
         DataError(
-            f"problem {number} has the id {problem.problem_id!r} of problem {before}: give each an id of its own, name "
-            "another column, or load one file or split at a time",
+            f"{problem.problem_id!r} is the id of row {before} too: give each an id of its own"
+            if rows
+            else f"problem {number} has the id {problem.problem_id!r} of problem {before}: give each an id of its own, "
+            "name another column, or load one file or split at a time",
             file=source,
+            row=number if rows else None,
             field="problem_id",
         )
-        for number, problem in enumerate(problems, start=1)
+        for number, problem in zip(rows or range(1, len(problems) + 1), problems, strict=True)
         if (before := first.setdefault(problem.problem_id, number)) != number
     ]
 

@@ -99,7 +99,7 @@ def _problems(read: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"{counted(known['problems'], 'problem')}, sha256 `{known['sha256'][:16]}`"
         for use, key, split in uses
         if (known := read.get(key))
-    ] or ["- The run wrote down no problems."]
+    ] or ["- The run recorded no problems."]
 
 
 def marks_of(run: Run) -> pa.Table:

@@ -159,6 +159,15 @@ def test_sampled_intervals_hold_also_where_everybody_has_few_labels(make):
     pd.testing.assert_frame_equal(fitted.reliability(names[7:8]), table[7:8])
 
 
+def test_intervals_of_one_coin_hold_where_an_annotator_has_one_rate():
+    rng = np.random.default_rng(0)
+    truth, rate = rng.integers(0, 2, 500), rng.beta(8, 4, 300)
+    fitted = OneCoin().fit(crowd(rng, truth, rate, rate, density=5 / 300), pd.Series(truth[:50]))
+    table = fitted.reliability([f"w{i}" for i in range(300)])
+    assert 0.9 < ((table["sensitivity_low"] <= rate) & (rate <= table["sensitivity_high"])).mean() < 0.99
+    assert np.allclose(table["sensitivity"], table["specificity"])
+
+
 @pytest.mark.parametrize("settings", [{"prior": 0.9}, {"strength": 4.0}, {"learn_from": "honeypots"}, {"decay": 0.9}])
 def test_sampled_intervals_follow_the_settings_of_two_coin(settings, votes):
     usual, other = (TwoCoin(**some).fit(votes, GOLD).reliability() for some in ({}, settings))
@@ -508,9 +517,10 @@ def test_all_weights_are_zero_exactly_from_the_stated_penalty_on():
     assert fista(csr_array(votes), truth, edge * 0.99).any()
 
 
-def test_gold_whose_ids_became_floats_is_refused_where_the_votes_name_tasks_by_text(votes):
+@pytest.mark.parametrize("kind", [int, float])
+def test_gold_whose_ids_became_floats_is_refused_where_the_votes_name_tasks_by_text(votes, kind):
     with pytest.raises(DataError, match="give both in one type"):
-        TwoCoin().fit(votes.assign(task=votes["task"].astype(str)), pd.Series([1, 0], index=[0.0, 1.0]))
+        TwoCoin().fit(votes.assign(task=votes["task"].astype(kind).astype(str)), pd.Series([1, 0], index=[0.0, 1.0]))
 
 
 def test_the_l1_term_drops_those_who_guess():

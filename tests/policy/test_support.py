@@ -63,10 +63,9 @@ def test_what_would_train_wrongly_is_refused_with_the_reason(config, reason):
 
 
 def test_shards_that_do_not_divide_the_heads_are_refused_with_those_that_do():
+    sizes = {"num_attention_heads": 9, "hidden_size": 576, "intermediate_size": 1536, "vocab_size": 49152}
     with pytest.raises(ConfigError, match=r"has 9 attention heads, .*=2 does not divide; use 1 or 3$"):
-        check_config(
-            LlamaConfig(num_attention_heads=9, hidden_size=576, vocab_size=49152), "mine", context=1024, shards=2
-        )
+        check_config(LlamaConfig(**sizes), "mine", context=1024, shards=2)
     check_config(LlamaConfig(num_attention_heads=8), "mine", context=1024, shards=4)
 
 

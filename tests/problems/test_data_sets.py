@@ -182,7 +182,7 @@ def test_a_problem_that_comes_twice_is_left_out_where_that_is_asked_for(tmp_path
 
 
 def test_rows_without_an_id_are_told_apart_by_what_they_ask(tmp_path):
-    """Whatever their files are called, and in whatever order they stand."""
+    """In whatever folder their files lie, and in whatever order they stand."""
     row = {name: value for name, value in WORDS.items() if name != "task_id"}
     other = row | {"text": "Add two numbers, both small."}
     for folder in ("a", "b"):

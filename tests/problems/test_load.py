@@ -110,7 +110,7 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_file(tmp_path):
 
 
 def test_a_problem_id_used_twice_is_refused_with_both_places(tmp_path):
-    with pytest.raises(DataError, match="field 'problem_id': problem 2 has the id 'own/add' of problem 1"):
+    with pytest.raises(DataError, match="row 2, field 'problem_id': 'own/add' is the id of row 1 too"):
         load_problems(write(tmp_path / "own.jsonl", GOOD, GOOD))
 
 

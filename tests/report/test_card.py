@@ -91,7 +91,7 @@ def test_problems_are_those_that_the_run_read_whatever_their_file_holds_now(run_
     text = card(replace(read_run(run_dir), directory=tmp_path / "run"))
     digest = data_set_id(str(file), problems[:7])["sha256"][:16]
     assert f"- Held-out: `own.jsonl` (of its file), heldout split, 7 problems, sha256 `{digest}`" in text
-    assert "wrote down no problems" in card(replace(read_run(run_dir), directory=tmp_path))
+    assert "recorded no problems" in card(replace(read_run(run_dir), directory=tmp_path))
 
 
 def test_it_names_the_problems_by_hash_and_marks_the_score_of_these_weights(run_dir):

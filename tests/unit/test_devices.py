@@ -87,8 +87,11 @@ def test_a_proposed_split_divides_the_heads_and_reserves_its_gpus():
 
 def test_heads_are_divided_by_the_rules_of_vllm():
     assert [parts for parts in range(1, 30) if divides(dense(7), parts)] == [1, 2, 4]  # 28 not: the vocabulary
-    alike = AutoConfig.for_model("llama", hidden_size=3584, num_attention_heads=28, vocab_size=28 * 64)
+    sizes = {"hidden_size": 3584, "num_attention_heads": 28, "vocab_size": 28 * 64}
+    alike = AutoConfig.for_model("llama", intermediate_size=28 * 400, **sizes)
     assert [parts for parts in range(1, 30) if divides(alike, parts)] == [1, 2, 4, 7, 14, 28]
+    odd = AutoConfig.for_model("llama", intermediate_size=14 * 401, **sizes)
+    assert [parts for parts in range(1, 30) if divides(odd, parts)] == [1, 2, 7, 14]
 
 
 def test_replicas_that_share_a_device_share_its_room():
@@ -96,6 +99,8 @@ def test_replicas_that_share_a_device_share_its_room():
     check_devices(dense(1.5), settings(*half), Devices.parse("1x2x80"))
     with pytest.raises(ConfigError, match=r"device of 40 GiB, shared by 2, has room for 18\.0 GiB: with rollout"):
         check_devices(dense(1.5), settings(*half, "rollout.kv_cache_gib=20"), Devices.parse("1x3x40"))
+    with pytest.raises(ConfigError, match=r"shared by 2, has room for 18\.0 GiB: with rollout\.kv_cache_gib=10 it"):
+        check_devices(dense(1.5), settings(*half, "rollout.kv_cache_gib=20"), Devices.parse("1x2x40"))
 
 
 def test_a_smaller_kv_cache_and_fewer_tokens_a_row_are_proposed_before_it_says_that_nothing_helps():

@@ -66,6 +66,7 @@ def test_both_are_named_in_the_settings_of_a_run():
         ("aggregation={estimator: one_coin, strength: 3}", "strength=3.0 has no effect with estimator=one_coin"),
         ("feedback.source=webb", r"'webb' is not known: did you mean web\?"),
         ("feedback.source=my_parts:Trusting", "is not a source of reviews: give a class derived from"),
+        ("feedback.source=my_parts:Deaf", "'my_parts:Deaf' lacks hear"),
         ("learner.algorithm=rlo", r"learner\.algorithm: 'rlo' is not known: did you mean rloo\?"),
         ("learner.algorithm=my_parts:limit", "is neither an Algorithm nor a function"),
     ],
