@@ -5,8 +5,8 @@ import os
 
 from hypothesis import settings
 
-# Ray's workers run at niceness 15. Beside tests that compute they start so slowly that Ray gives them up for lost; at 0,
-# they keep a second cluster's own processes from starting within the 30 s that Ray gives these.
+# Ray's workers run at niceness 15. Beside tests that compute they start so slowly that Ray gives them up for lost; at 0
+# they can keep another cluster's own processes from starting within the 30 s that Ray gives these.
 os.environ.setdefault("RAY_worker_niceness", "5")
 
 settings.register_profile("without a clock", deadline=None)
