@@ -283,13 +283,12 @@ def _gold_codes(values: Any, tasks: Codebook) -> np.ndarray:
     local, names = distinct(values)
     for i in np.flatnonzero(tasks.encode(names, grow=False) < 0):
         name = names[i]
-        twins: list[Any] = [str(name)]
-        if isinstance(name, float) and name.is_integer():
-            twins.append(str(int(name)))
-        if isinstance(name, str) and name.isdecimal():
-            twins = [int(name)]
+        if isinstance(name, str):
+            twins: list[Any] = [int(name)] if name.isdecimal() else []
+        else:
+            twins = [str(name), str(int(name))] if isinstance(name, float) and name.is_integer() else [str(name)]
         for twin in twins:
-            if type(twin) is not type(name) and tasks.encode([twin], grow=False)[0] >= 0:
+            if tasks.encode([twin], grow=False)[0] >= 0:
                 raise DataError(
                     f"gold is for task {name!r} ({type(name).__name__}), the votes are on task {twin!r} "
                     f"({type(twin).__name__}): give both in one type, such as with .astype(str)",

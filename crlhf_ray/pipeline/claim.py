@@ -71,7 +71,7 @@ def check_inputs(directory: Path, now: Mapping[str, str], named: Mapping[str, st
                 f"{before[key][:12]}): put the old content back, or start a new run in another run.dir"
                 f"{_pinned(directory, key)}"
             )
-    file.write_text(json.dumps(dict(now), indent=2))
+    write_whole(file, json.dumps(dict(now), indent=2))
 
 
 def write_data_sets(directory: Path, config: Config, train: Sequence[Problem], heldout: Sequence[Problem]) -> None:

@@ -73,11 +73,11 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
         f"SFT of [bold]{settings.model.name}[/bold] on {len(demonstrations)} demonstrations: {steps} steps of "
         f"{settings.minibatch_samples}, {settings.ranks} rank(s), ZeRO {settings.zero_stage}"
     )
-    if (complaint := recover(root / "checkpoints")) is not None:
+    checkpoints = root / "checkpoints"
+    if (complaint := recover(checkpoints)) is not None:
         console.print(f"[yellow]{complaint}[/yellow]")
     with connect():
         _check_resources(settings)
-        checkpoints = root / "checkpoints"
         config = {
             "settings": settings.model_dump_json(),
             "tag": latest_tag(checkpoints) if (checkpoints / LATEST).exists() else None,

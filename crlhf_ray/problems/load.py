@@ -15,7 +15,7 @@ from crlhf_ray.problems.benchmarks import FORMS, read, rows
 from crlhf_ray.problems.classics import CLASSICS, humaneval
 from crlhf_ray.problems.data_sets import is_data_set, read_data_set, rows_of
 from crlhf_ray.problems.problem import Problem
-from crlhf_ray.problems.row import Split, read_row, read_rows
+from crlhf_ray.problems.row import Split, read_row
 from crlhf_ray.problems.settings import DEFAULTS, DataSetSettings
 
 MBPP_ON_THE_HUB = "mbpp:hub:google-research-datasets/mbpp:full"
@@ -48,10 +48,7 @@ def load_problems(
         raise DataError(f"unknown split {split!r}; it is 'train', 'heldout' or None for both")
     form, colon, place = source.partition(":")
     numbers: list[int] = []
-    if source in ("starter", "prose"):
-        file = Path(str(resources.files("crlhf_ray.problems") / f"{source}.jsonl"))
-        problems = read_rows(json_rows(file), str(file))
-    elif source == "humaneval":
+    if source == "humaneval":
         problems = humaneval()
     elif source == "cvx":
         from crlhf_ray.problems.cvx import cvx_problems
@@ -74,7 +71,9 @@ def load_problems(
     elif _OWN.fullmatch(source):
         problems = _own(source)
     else:
-        numbered = {number: read_row(raw, source, number) for number, raw in json_rows(_existing(source))}
+        ours = Path(str(resources.files("crlhf_ray.problems") / f"{source}.jsonl"))
+        file = ours if source in ("starter", "prose") else _existing(source)
+        numbered = {number: read_row(raw, str(file), number) for number, raw in json_rows(file)}
         numbers, problems = list(numbered), list(numbered.values())
     if twice := repeated(problems, source, numbers):
         if data_set.refused == "stop":

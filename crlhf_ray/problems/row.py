@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -239,8 +238,3 @@ def read_row(raw: dict[str, Any], file: str, number: int) -> Problem:
             field="entry_point",
         )
     return row.problem()
-
-
-def read_rows(rows: Iterable[tuple[int, dict[str, Any]]], file: str) -> list[Problem]:
-    """The problems of numbered rows. Raises DataError as `read_row`."""
-    return [read_row(raw, file, number) for number, raw in rows]

@@ -127,7 +127,7 @@ def test_the_largest_row_is_as_long_as_the_longest_that_the_learner_packs(proble
     expected = expected_row(load_config(None, [f"{key}={value}" for key, value in changes.items()]))
     batch = [one for number in range(problems) for one in problem(str(number), length, [length] * samples)]
     packed = max(len(row.input_ids) for order in range(40) for row in rows_of(batch, minibatch, ranks, tokens, order))
-    assert expected.tokens == pytest.approx(packed, rel=0.01)
+    assert expected.tokens == (packed if samples <= minibatch else pytest.approx(packed, rel=0.01))
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(r=4)], ids=["full", "lora"])
