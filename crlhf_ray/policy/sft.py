@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 POLL_SECONDS = 0.5
+#: Names the driver that came last: workers that outlive theirs would delete the checkpoint that the next one reads.
+OWNER = "owner"
 #: Longest wait of a rank for the others, at the start and in any collective.
 GROUP_SECONDS = 1800.0
 
@@ -73,14 +76,15 @@ def run_sft(settings: SftSettings, *, resume: bool = False, console: Console | N
         f"SFT of [bold]{settings.model.name}[/bold] on {len(demonstrations)} demonstrations: {steps} steps of "
         f"{settings.minibatch_samples}, {settings.ranks} rank(s), ZeRO {settings.zero_stage}"
     )
-    checkpoints = root / "checkpoints"
-    if (complaint := recover(checkpoints)) is not None:
+    owner = uuid.uuid4().hex
+    (root / OWNER).write_text(owner)
+    if (complaint := recover(root / "checkpoints")) is not None:
         console.print(f"[yellow]{complaint}[/yellow]")
     with connect():
         _check_resources(settings)
         config = {
             "settings": settings.model_dump_json(),
-            "tag": latest_tag(checkpoints) if (checkpoints / LATEST).exists() else None,
+            "owner": owner,
             "demonstrations": ray.put(demonstrations),
             "pad_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         }
@@ -216,9 +220,9 @@ def train_worker(config: dict[str, Any]) -> None:
 
     engine = _engine(settings, steps)
     first = 0
-    if config["tag"]:
+    if tag := _tag(root / "checkpoints"):
         _, state = engine.load_checkpoint(
-            str(root / "checkpoints"), tag=config["tag"], load_module_strict=settings.model.lora is None
+            str(root / "checkpoints"), tag=tag, load_module_strict=settings.model.lora is None
         )
         first = state["step"]
     if rank == 0:
@@ -247,6 +251,8 @@ def train_worker(config: dict[str, Any]) -> None:
             "seconds": round(time.monotonic() - begun, 3),
         }
         if rank == 0:
+            if (root / OWNER).read_text() != config["owner"]:
+                raise EngineError(f"{root} was taken over by a run that was started later")
             with (root / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
@@ -255,6 +261,13 @@ def train_worker(config: dict[str, Any]) -> None:
     if rank == 0:
         _save(weights, settings)
     deepspeed.comm.barrier()
+
+
+def _tag(checkpoints: Path) -> str | None:
+    """The checkpoint to begin from, as rank 0 sees it now: Ray Train may start the ranks again. Collective."""
+    tag = [latest_tag(checkpoints) if torch.distributed.get_rank() == 0 and (checkpoints / LATEST).exists() else None]
+    torch.distributed.broadcast_object_list(tag)
+    return tag[0]
 
 
 def _save_checkpoint(engine: Any, settings: SftSettings, step: int, *, write: bool) -> None:

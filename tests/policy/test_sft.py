@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ import ray
 import torch
 from pydantic import ValidationError
 
-from crlhf_ray.errors import ConfigError, ResourceError
+from crlhf_ray.errors import ConfigError, EngineError, ResourceError
 from crlhf_ray.policy.model import load_model, load_tokenizer
 from crlhf_ray.policy.settings import LoraSettings, ModelSettings, SftSettings
 from crlhf_ray.policy.sft import read_metrics, run_sft
@@ -106,6 +107,21 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_weights(trained, pairs, tmp
     before, after = weights(trained.dir / "model"), weights(chosen.dir / "model")
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.engine
+def test_workers_of_an_earlier_run_end_once_another_has_the_folder(cluster, pairs, tmp_path):
+    chosen = settings(pairs, tmp_path / "run")
+
+    def take_over():
+        while not read_metrics(chosen.dir):
+            time.sleep(0.02)
+        (chosen.dir / "owner").write_text("another")
+
+    threading.Thread(target=take_over, daemon=True).start()
+    with pytest.raises(EngineError, match="taken over by a run that was started later"):
+        run_sft(chosen)
+    assert len(read_metrics(chosen.dir)) < 96
 
 
 @pytest.mark.engine
