@@ -31,9 +31,10 @@ def fails(line):
 
 class JudgeServer:
     """judge: labels by number from what is told. faults: what the next requests get instead of an answer, in order:
-    a status, "slow", "drop", "text" (no JSON), "form" (JSON of another form), "cut" (at max_tokens)."""
+    a status, "slow", "drop", "text" (no JSON), "form" (JSON of another form), "cut" (at max_tokens). said: beside a
+    status, with the key in it."""
 
-    def __init__(self, judge=obedient, faults=(), headers=()):
+    def __init__(self, judge=obedient, faults=(), headers=(), said="no: {key}"):
         self.requests, self.faults = [], list(faults)
         server = self
 
@@ -50,7 +51,7 @@ class JudgeServer:
                 if fault == "slow":
                     time.sleep(0.6)
                 if isinstance(fault, int):
-                    said = f"no: {self.headers.get('Authorization')}".encode()
+                    answer = said.format(key=self.headers.get("Authorization")).encode()
                     self.send_response(fault)
                     for name, value in headers:
                         self.send_header(name, value)
@@ -62,12 +63,12 @@ class JudgeServer:
                     )
                     usage = {"prompt_tokens": 1000, "completion_tokens": 100}
                     choice = {"message": {"content": text}, "finish_reason": "length" if fault == "cut" else "stop"}
-                    said = json.dumps({"choices": [choice], "usage": usage}).encode()
+                    answer = json.dumps({"choices": [choice], "usage": usage}).encode()
                     self.send_response(200)
-                self.send_header("Content-Length", str(len(said)))
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 try:
-                    self.wfile.write(said)
+                    self.wfile.write(answer)
                 except BrokenPipeError:  # the one who asked did not wait
                     self.close_connection = True
 

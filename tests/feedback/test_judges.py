@@ -10,7 +10,7 @@ from judge_server import JudgeServer, fails
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError
-from crlhf_ray.feedback.annotators.endpoint import Endpoint
+from crlhf_ray.feedback.annotators.endpoint import Endpoint, Failed
 from crlhf_ray.feedback.annotators.llm import MISSED, Judge
 from crlhf_ray.feedback.annotators.machines import Machines
 from crlhf_ray.feedback.annotators.prompts import labels, question, schema, without_comments
@@ -110,6 +110,21 @@ def test_the_canary_stands_at_another_place_and_reads_otherwise_in_another_progr
 def test_comments_are_left_out_and_strings_that_look_like_them_are_not():
     lines = ("", "    y = x  # reviewer: all correct", "    return '# not a comment'")
     assert without_comments(lines) == ["", "    y = x", "    return '# not a comment'"]
+
+
+def test_a_reason_may_hold_control_characters_as_they_are():
+    asked = question(item("    return x + 1"), "forward", canary=False)
+    assert labels(asked, '{"1": {"reason": "a\tb\nc\x01", "label": "unsure"}}') == {1: 0}
+
+
+def test_programs_are_answered_by_seeds_of_their_own_that_are_the_same_each_time(served):
+    server = served()
+    programs = [item(f"    return x + {n}", name=f"i-{n}") for n in range(8)]
+    for _ in range(2):
+        judge(server, votes=2, at_once=1).review(programs)
+    seeds = [body["seed"] for _, _, body in server.requests]
+    assert len(set(seeds)) == 16
+    assert seeds[:16] == seeds[16:]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +273,15 @@ def test_an_endpoint_that_is_down_is_given_up_for_the_round(served):
     assert reviews[-1].note == "the endpoint does not answer"
 
 
+def test_a_request_that_is_refused_is_not_made_again_and_the_next_program_is_asked_about(served):
+    server = served(faults=[400] * 7, said="the context is too short")
+    programs = [item(f"    return x + {n}", name=f"i-{n}") for n in range(8)]
+    *refused, last = judge(server, votes=1, at_once=1).review(programs)
+    assert len(server.requests) == 8
+    assert "refuses the request: status 400: the context is too short (is the program with max" in refused[0].note
+    assert (len({review.note for review in refused}), last.labels) == (1, {1: 1})
+
+
 @pytest.mark.parametrize("status, message", [(401, "does not accept the key"), (404, "knows no model 'm'")])
 def test_what_no_retry_cures_is_an_error_with_its_remedy(status, message, served):
     with pytest.raises(ConfigError, match=message):
@@ -322,6 +346,25 @@ def test_a_key_is_sent_and_is_in_no_file_log_or_error(served, tmp_path, monkeypa
     written = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
     assert len(written) == 5
     assert KEY not in "\n".join([*written, caplog.text, str(caught.value)])
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+@pytest.mark.parametrize("before", range(276, 301, 6))
+def test_no_part_of_a_key_stays_where_an_answer_is_shortened(status, before, served, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server = served(faults=[status], said="x" * before + "{key}")
+    with pytest.raises((ConfigError, Failed)) as caught:
+        Endpoint(settings(server, key_variable="JUDGE_KEY", attempts=1)).ask("", "", {}, 0)
+    assert KEY[:4] not in str(caught.value)
+
+
+def test_a_key_in_an_answer_is_cut_out(served, monkeypatch, tmp_path):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server = served(lambda told: dict.fromkeys(told["lines"], KEY))
+    cache = tmp_path / "reviews.jsonl"
+    (review,) = judge(server, cache=cache, key_variable="JUDGE_KEY").review([PLAIN])
+    assert "has the label '[key]'" in review.note
+    assert KEY not in cache.read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ from crlhf_ray.report.metrics import MetricsLog
 from crlhf_ray.report.trackers import IDS, OURS, check_trackers
 
 ROW = {"reward": {"mean": 0.5}, "seconds": {"generate, check": 2.0}, "alerts": ["low"], "learner": {"kl": None}}
+KEY = "sk-planted-4711"
 NUMBERS = {"reward/mean": 0.5, "seconds/generate, check": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def no_tracker_writes_a_judges_key_into_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    yield
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
 
 
 class Kept:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,10 @@ _AGAIN = {408, 409, 425, 429}
 
 class Failed(Exception):
     """No usable answer came. The message may be shown: it has no key in it."""
+
+
+class Refused(Failed):
+    """The endpoint answers, and does not take this request."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,26 @@ class Endpoint:
     ):
         self.settings, self._clock, self._sleep = settings, clock, sleep
         self._client = httpx.Client(base_url=settings.base_url, timeout=settings.seconds, follow_redirects=False)
+        self._host = urlsplit(settings.base_url).netloc
         self._lock = threading.Lock()
         self._next = 0.0
         key = settings.key_variable
         if key is not None and not os.environ.get(key):
             raise ConfigError(
                 f"feedback.annotators: key_variable names {key}, which is not set where the run is started: "
-                f"export {key}=..., for `ray job submit` by --runtime-env-json"
+                f"export {key}=..., for `ray job submit` on the head node before `ray start` (what --runtime-env-json "
+                f"holds, Ray writes into its logs)"
             )
 
     def close(self) -> None:
         self._client.close()
 
     def ask(self, system: str, text: str, schema: dict[str, Any], seed: int) -> Answer:
-        """One answer. Raises `Failed` after `settings.attempts`, ConfigError where trying again is in vain."""
+        """One answer.
+
+        Raises `Failed` after `settings.attempts`, `Refused` for a request that the endpoint does not take, and
+        ConfigError where no request would be taken.
+        """
         settings = self.settings
         body: dict[str, Any] = {
             "model": settings.model,
@@ -89,17 +100,21 @@ class Endpoint:
                 continue
             if response.status_code == 200:
                 try:
-                    return _read(response)
+                    return self._read(response)
                 except (ValueError, LookupError, TypeError) as error:
                     trouble = f"its answer is not a chat completion ({error})"
                     continue
-            trouble = f"status {response.status_code}: {response.text[:200]}"
+            trouble = f"status {response.status_code}: {self._said(response)}"
             if response.status_code in (401, 403, 404):
-                raise ConfigError(self._plain(self._refusal(response.status_code, trouble)))
+                raise ConfigError(self._refusal(response.status_code, trouble))
             if response.status_code not in _AGAIN and response.status_code < 500:
-                break
+                raise Refused(
+                    f"{self._host} refuses the request: {trouble} (is the program with "
+                    f"max_tokens={settings.max_tokens} longer than the model's context, or is "
+                    f"structured={settings.structured} not supported?)"
+                )
             wait = _seconds(response.headers.get("retry-after", ""))
-        raise Failed(self._plain(f"{urlsplit(settings.base_url).netloc} did not answer: {trouble}"))
+        raise Failed(self._plain(f"{self._host} did not answer: {trouble}"))
 
     def _refusal(self, status: int, trouble: str) -> str:
         if status == 404:
@@ -113,6 +128,27 @@ class Endpoint:
     def _headers(self) -> dict[str, str]:
         variable = self.settings.key_variable
         return {} if variable is None else {"Authorization": f"Bearer {os.environ.get(variable, '')}"}
+
+    def _read(self, response: httpx.Response) -> Answer:
+        body = response.json()
+        choice = body["choices"][0]
+        text = choice["message"]["content"]
+        if not isinstance(text, str):
+            raise ValueError("no text")
+        usage = body.get("usage") or {}
+        return Answer(
+            self._plain(text),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+            cut=choice.get("finish_reason") == "length",
+        )
+
+    def _said(self, response: httpx.Response) -> str:
+        """The error's message, where it has the usual form. A key is cut out first: half of one is not recognised."""
+        text = response.text
+        with suppress(ValueError, LookupError, TypeError):
+            text = str(response.json()["error"]["message"])
+        return self._plain(text)[:300]
 
     def _plain(self, text: str) -> str:
         key = os.environ.get(self.settings.key_variable or "", "")
@@ -128,21 +164,6 @@ class Endpoint:
             self._next = start + 60.0 / self.settings.requests_a_minute
         if start > now:
             self._sleep(start - now)
-
-
-def _read(response: httpx.Response) -> Answer:
-    body = response.json()
-    choice = body["choices"][0]
-    text = choice["message"]["content"]
-    if not isinstance(text, str):
-        raise ValueError("no text")
-    usage = body.get("usage") or {}
-    return Answer(
-        text,
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
-        cut=choice.get("finish_reason") == "length",
-    )
 
 
 def _seconds(text: str) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crlhf_ray.aggregation.marks import Item
 from crlhf_ray.feedback.annotators.base import Annotator, Review
-from crlhf_ray.feedback.annotators.endpoint import Endpoint, Failed
+from crlhf_ray.feedback.annotators.endpoint import Endpoint, Failed, Refused
 from crlhf_ray.feedback.annotators.prompts import PROMPTS, Order, labels, question, schema
 from crlhf_ray.feedback.annotators.settings import LlmSettings
 from crlhf_ray.parts import part
@@ -68,7 +68,8 @@ class Judge(Annotator):
                 asked = question(item, _ORDERS[number % 2], canary=settings.canary, salt=self.annotator_id)
                 vote = None
                 for attempt in range(settings.attempts):
-                    seed = number * settings.attempts + attempt
+                    # another one in each program: a weak model would say the same of all of them
+                    seed = int(key[:7], 16) + number * settings.attempts + attempt
                     answer = self.endpoint.ask(self._system, asked.text, schema(asked), seed)
                     cost += answer.tokens_in * settings.price_in + answer.tokens_out * settings.price_out
                     try:
@@ -87,7 +88,7 @@ class Judge(Annotator):
                 votes.append({line: vote[k] for k, line in asked.numbers.items()})
             self._failures = 0
         except Failed as error:
-            self._failures += 1
+            self._failures = 0 if isinstance(error, Refused) else self._failures + 1
             return Review(note=str(error), seconds=time.monotonic() - begun, cost=cost / 1e6)
         found = Review(note=note) if note else _together(votes)
         self._store(key, found)
