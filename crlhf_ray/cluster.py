@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -16,11 +16,17 @@ import ray.data
 from ray._private import services
 from ray.autoscaler.v2.sdk import get_cluster_status
 
+from crlhf_ray.errors import ResourceError
+
 #: Handed to every Ray worker: nothing phones home.
 WORKER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 #: How long the processes of an ended cluster may take before they are killed.
 LEAVING_SECONDS = 3.0
+
+#: What Ray says where a node of its own is not up within the 30 s that it gives it, and how often one is started.
+SLOW_START = "timed out during startup"
+ATTEMPTS = 3
 
 
 @contextmanager
@@ -28,7 +34,7 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
     """The named cluster, the one of RAY_ADDRESS, or one of this machine's own that ends with the block.
 
     Where Ray is initialised already that is used and left as it is. local: arguments of `ray.init` for a cluster
-    that is started here.
+    that is started here. Raises ResourceError where none starts on a machine that is too busy.
     """
     if ray.is_initialized():
         yield
@@ -43,15 +49,28 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
 
     started: set[psutil.Process] = set()
     try:
-        with _undisturbed(), _apart():
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
-                **({} if address else {"include_dashboard": False, **local}),
-            )
-            started = children()
+        arguments = {} if address else {"include_dashboard": False, **local}
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _undisturbed(), _apart():
+                    ray.init(
+                        address=address,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+                        **arguments,
+                    )
+                    started = children()
+                break
+            except Exception as error:
+                if address or SLOW_START not in str(error):
+                    raise
+                _end(children())
+                if attempt == ATTEMPTS:
+                    raise ResourceError(
+                        f"Ray did not start on this machine in {ATTEMPTS} attempts, of 30 s each: the machine is too "
+                        "busy. End what else runs on it and try again, or name a running cluster with RAY_ADDRESS"
+                    ) from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
@@ -61,10 +80,14 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
         ray.shutdown()
         # Ray returns while workers are still ending: see them out, so that nothing outlives the command.
         _, stubborn = psutil.wait_procs(list(started), timeout=LEAVING_SECONDS)
-        for process in stubborn:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(stubborn, timeout=1)
+        _end(stubborn)
+
+
+def _end(processes: Collection[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(list(processes), timeout=1)
 
 
 @contextmanager
@@ -127,7 +150,7 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
-        if callable(handler := handlers[came[0]]):  # the command's own knows which signal it was
-            handler(came[0], None)
-        raise KeyboardInterrupt
+        if came:
+            if callable(handler := handlers[came[0]]):  # the command's own knows which signal it was
+                handler(came[0], None)
+            raise KeyboardInterrupt
