@@ -27,7 +27,7 @@ from crlhf_ray.settings import Settings, flat, read_settings, refuse_unused, val
 #: vLLM samples at this temperature where a lower one above 0 is asked for.
 LEAST_TEMPERATURE = 0.01
 #: Those of `crlhf_ray.report.trackers`.
-TRACKERS = ("tensorboard", "wandb", "mlflow")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "prometheus")
 
 
 class RunSettings(Settings):
@@ -54,8 +54,8 @@ class RunSettings(Settings):
     export: Form | None = "merged"
     """What the run leaves in model/ at its end: the whole model (merged), the LoRA adapter (adapter), or nothing."""
     tracking: tuple[str, ...] = ("tensorboard",)
-    """Who else is told the numbers of metrics.jsonl: tensorboard, wandb, mlflow (docs/report.md), or your own as
-    package.module:Name."""
+    """Who else is told the numbers of metrics.jsonl: tensorboard, wandb, mlflow, prometheus (docs/report.md), or your
+    own as package.module:Name."""
 
     @field_validator("tracking")
     @classmethod

@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.output import write_whole
 from crlhf_ray.parts import part
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
 
 #: In a run's folder: under which id each tracker knows it, so that a resumed run goes to the same place.
 IDS = "trackers.json"
@@ -118,13 +121,40 @@ class Mlflow:
         self._client.set_terminated(self._run)
 
 
-OURS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
+class Prometheus:
+    """Gauges among Ray's own metrics, which every node of the cluster serves: ``ray_crlhf_learner_kl{run="..."}``.
+
+    clusters/grafana.json draws them.
+    """
+
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any], resume_at: int | None):
+        self._run = run_dir.name
+        self._gauges: dict[str, Gauge] = {}
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        from ray.util.metrics import Gauge
+
+        for name, value in {**numbers, "round": step}.items():
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(re.sub(r"\W+", "_", f"crlhf_{name}"), name, tag_keys=("run",))
+            self._gauges[name].set(value, {"run": self._run})
+
+    def close(self) -> None:
+        """Ray shows each number until the driver's process ends."""
+
+
+OURS: dict[str, type[Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+    "prometheus": Prometheus,
+}
 
 
 def check_trackers(names: Sequence[str]) -> None:
     """Raises ConfigError for one of ours whose package is not installed, before anything heavy starts."""
     for name in names:
-        if name in OURS and find_spec(name) is None:
+        if name in OURS and name != "prometheus" and find_spec(name) is None:  # which is Ray's own
             raise ConfigError(f"run.tracking: {name} is not installed here; pip install 'crlhf-ray[{name}]'")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from crlhf_ray.config import load_config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.report.run_files import read_run
+from crlhf_ray.report.trackers import flatten
 from tests.desk.conftest import review, serve
 
 __all__ = ["serve"]
@@ -27,7 +29,13 @@ __all__ = ["serve"]
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 SMALL = {
-    "run": {"rounds": 2, "problems_per_round": 2, "samples_per_problem": 2, "keep_best": True},
+    "run": {
+        "rounds": 5,
+        "checkpoint_every": 3,
+        "problems_per_round": 2,
+        "samples_per_problem": 2,
+        "keep_best": True,
+    },
     "model": {"name": "tiny", "lora": {"r": 4}},
     "rollout": {"max_tokens": 24, "temperature": 0.7},  # away from 1, where a forgotten temperature would not show
     "feedback": {"first_honeypots": 2, "honeypots_per_round": 1},
@@ -75,7 +83,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
 
 def test_a_run_measures_before_and_after_and_says_where_the_report_lies(whole):
     run_dir, output, _ = whole
-    assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 2]
+    assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 5]
     assert "report.html" in output
     assert (run_dir / "report.html").read_text().startswith("<!doctype html>")
 
@@ -109,12 +117,22 @@ def test_engine_noise_stays_out_of_the_terminal(whole):
 
 def test_a_run_leaves_its_model_and_keeps_its_best_checkpoint(whole):
     run_dir, output, _ = whole
-    assert json.loads((run_dir / "model" / "export.json").read_text())["checkpoint"] == "step-00000002"
+    assert json.loads((run_dir / "model" / "export.json").read_text())["checkpoint"] == "step-00000005"
     assert "vllm serve" in output
     card = (run_dir / "model" / "README.md").read_text()
     assert "simulated: 10 reviewers" in card
-    assert "| 2 (these weights) |" in card
-    assert (run_dir / "checkpoints" / "best").read_text() == "step-00000002"
+    assert "| 5 (these weights) |" in card
+    assert (run_dir / "checkpoints" / "best").read_text() == "step-00000005"
+
+
+def test_the_dashboard_for_grafana_draws_numbers_that_a_run_writes(whole):
+    rows = read_run(whole[0]).metrics
+    written = {re.sub(r"\W+", "_", name) for row in rows for name, _ in flatten(row)} | {"heldout_pass_at_1"}
+    written |= {"learner_age_mean", "learner_age_max"}  # side by side only
+    dashboard = (Path(__file__).parents[2] / "clusters" / "grafana.json").read_text()
+    drawn = set(re.findall(r"ray_crlhf_(\w+){", dashboard))
+    assert len(drawn) > 10
+    assert drawn <= written
 
 
 def test_no_process_is_left_behind(whole):
@@ -133,8 +151,8 @@ def test_a_run_resumed_with_fewer_rounds_than_it_played_ends_at_once(whole, tmp_
     shutil.copytree(whole[0], run_dir)
     finish(start(run_dir, "run.rounds=1", resume=True))
     found = read_run(run_dir)
-    assert [row["round"] for row in found.metrics] == [0, 1]
-    assert [row["round"] for row in found.heldout()] == [0, 2]
+    assert [row["round"] for row in found.metrics] == list(range(5))
+    assert [row["round"] for row in found.heldout()] == [0, 5]
 
 
 def test_an_evaluation_of_a_run_needs_no_other_settings_and_a_file_for_each_policy(whole, tmp_path: Path):
@@ -143,7 +161,7 @@ def test_an_evaluation_of_a_run_needs_no_other_settings_and_a_file_for_each_poli
     done = subprocess.run([*command, "--set", "evaluation.samples=2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     head, *rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert (head["model"]["name"], head["checkpoint"]["step"]) == ("tiny", "step-00000002")
+    assert (head["model"]["name"], head["checkpoint"]["step"]) == ("tiny", "step-00000005")
     assert (head["max_tokens"], head["n"], len(rows)) == (24, 2, 3 * 2)
     refused = subprocess.run(
         [*command, "--set", "evaluation.samples=2", "--set", "run.seed=5"], capture_output=True, text=True
@@ -177,30 +195,14 @@ def assert_equal_runs(left_dir: Path, right_dir: Path) -> None:
     assert expected.reliability == found.reliability
 
 
-def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(whole, tmp_path: Path):
-    run_dir = tmp_path / "cut"
-    stop_after(start(run_dir), run_dir, rounds=1)
-    finish(start(run_dir, resume=True))
-    assert_equal_runs(whole[0], run_dir)
-
-
-def test_a_run_stopped_between_two_checkpoints_equals_an_uninterrupted_one(tmp_path: Path):
-    rare = ("run.rounds=5", "run.checkpoint_every=3", "evaluation.limit=1")
-    finish(start(tmp_path / "through", *rare))
+def test_a_run_stopped_before_its_first_checkpoint_and_between_two_equals_an_uninterrupted_one(whole, tmp_path: Path):
     run_dir = tmp_path / "stopped"
-    process = start(run_dir, *rare)
-    stop_after(process, run_dir, rounds=4)  # the checkpoint is of three rounds, the crowd has heard of the fourth
-    assert (run_dir / "checkpoints" / "latest").exists()
-    finish(start(run_dir, *rare, resume=True))
-    assert_equal_runs(tmp_path / "through", run_dir)
-
-
-def test_a_run_stopped_before_its_first_checkpoint_starts_anew(whole, tmp_path: Path):
-    run_dir = tmp_path / "early"
-    process = start(run_dir, "run.checkpoint_every=2")
-    stop_after(process, run_dir, rounds=1)
+    stop_after(start(run_dir), run_dir, rounds=1)
     assert not (run_dir / "checkpoints").exists()
-    finish(start(run_dir, "run.checkpoint_every=2", resume=True))
+    # Now the checkpoint is of three rounds, and the crowd has heard of the fourth.
+    stop_after(start(run_dir, resume=True), run_dir, rounds=4)
+    assert (run_dir / "checkpoints" / "latest").read_text() == "step-00000003"
+    finish(start(run_dir, resume=True))
     assert_equal_runs(whole[0], run_dir)
 
 
@@ -245,7 +247,7 @@ def test_problems_without_tests_are_trained_on_by_what_people_say_alone(serve, t
 
 
 def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_loses_and_repeats_no_group(tmp_path: Path):
-    run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.rounds=5", "evaluation.limit=1")
+    run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.checkpoint_every=1", "evaluation.limit=1")
     # Twelve programs are begun at once, and a replica draws four at a time: a second one joins while the run goes on.
     changes += ("rollout.autoscale={most: 2, grow_seconds: 0}", "rollout.max_num_seqs=4")
     changes += ("rollout.cpus_per_replica=0.25",)

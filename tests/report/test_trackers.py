@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from contextlib import suppress
 
+import httpx
 import pytest
+import ray
 
 from crlhf_ray.config import TRACKERS, load_config
 from crlhf_ray.errors import ConfigError
 from crlhf_ray.report.metrics import MetricsLog
-from crlhf_ray.report.trackers import IDS, OURS, check_trackers
+from crlhf_ray.report.trackers import IDS, OURS, Prometheus, check_trackers
+from tests.clusters import free_port
 
 ROW = {"reward": {"mean": 0.5}, "seconds": {"generate, check": 2.0}, "alerts": ["low"], "learner": {"kl": None}}
 KEY = "sk-planted-4711"
@@ -116,3 +121,28 @@ def test_without_a_key_wandb_writes_beside_the_run(tmp_path, monkeypatch):
     play(tmp_path, "wandb", say=said.append)
     assert said == []
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.engine
+def test_prometheus_is_served_the_numbers_by_the_nodes_of_the_cluster(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    port = free_port()
+    fast = {"metrics_report_interval_ms": 500}
+    ray.init(num_cpus=0, include_dashboard=False, _metrics_export_port=port, _system_config=fast)
+    try:
+        tracker = Prometheus(tmp_path / "mine", {}, None)
+        tracker.log(3, {"reward/mean": 0.5, "seconds/generate, check": 2.0})
+        values, deadline = [], time.monotonic() + 120
+        while len(values) < 3 and time.monotonic() < deadline:
+            time.sleep(0.5)
+            with suppress(httpx.TransportError):  # the node's server is still starting
+                served = httpx.get(f"http://{ray.util.get_node_ip_address()}:{port}/metrics").text
+                values = [line for line in served.splitlines() if line.startswith("ray_crlhf_")]
+    finally:
+        ray.shutdown()
+    assert {line.split("{")[0]: float(line.split()[-1]) for line in values} == {
+        "ray_crlhf_round": 3.0,
+        "ray_crlhf_reward_mean": 0.5,
+        "ray_crlhf_seconds_generate_check": 2.0,
+    }
+    assert all('run="mine"' in line for line in values)
