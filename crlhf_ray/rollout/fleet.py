@@ -2,11 +2,12 @@
 
 Who waits for whom. A replica is asked for first and waited for afterwards, because an autoscaler adds nodes only for
 actors that exist. Tasks wait in one queue; replicas get as many as they have room for, and `poll` sleeps until a sample
-is finished. `sync` waits until nobody draws, then lets the learner send and the replicas receive at the same time, and
-sleeps until both have ended. Every wait is bounded, and its error names the replica. A replica that fails is killed and
-never used again: what it left undone goes to the others, and its slot is filled in the background, so that a lost node
-delays nobody; the new one takes the current weights when it has loaded, while the others draw. Only where no replica is
-left does `poll` wait for a new one. A replica that is let go (`resize`) finishes what it is drawing first.
+is finished. `sync` waits until nobody draws, where rollout.on_update does not say otherwise, then lets the learner send
+and the replicas receive at the same time, and sleeps until both have ended. Every wait is bounded, and its error names
+the replica. A replica that fails is killed and never used again: what it left undone goes to the others, and its slot
+is filled in the background, so that a lost node delays nobody; the new one takes the current weights when it has
+loaded, while the others draw. Only where no replica is left does `poll` wait for a new one. A replica that is let go
+(`resize`) finishes what it is drawing first.
 """
 
 from __future__ import annotations
@@ -203,13 +204,13 @@ class Fleet:
     def sync(self, learner: Learner, version: int) -> None:
         """Bring the learner's present weights to every replica that has loaded and call them ``version``.
 
-        Replicas finish what they are drawing first; what waits is drawn with the new weights. Empty slots are filled in
-        the background. The learner's weights must not change while `poll` runs, because a replica may have to take them
-        again.
+        Replicas finish what they are drawing first, or go on with it under the new weights (rollout.on_update); what
+        waits is drawn with the new weights. Empty slots are filled in the background. The learner's weights must not
+        change while `poll` runs, because a replica may have to take them again.
 
         Raises TransferError, naming replica and weight, when no replica could be brought up to date.
         """
-        while self._drawing.busy():  # what they draw now is of the weights that they hold
+        while self.settings.on_update == "finish" and self._drawing.busy():
             self._listen(POLL_SECONDS)
         if learner is not self._learner:
             self._connected.clear()

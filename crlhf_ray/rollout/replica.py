@@ -70,6 +70,7 @@ class Replica:
                 dtype=settings.dtype,
                 backend=settings.backend,
                 tensor_parallel=settings.tensor_parallel,
+                on_update=settings.on_update,
             ),
         )
 
@@ -86,11 +87,13 @@ class Replica:
         self._more.extend(tasks)
 
     def draw(self, version: int, tasks: Sequence[Task]) -> Iterator[Sample]:
-        """Draw the tasks, and those that are added meanwhile, with the weights of ``version``; each as it is finished.
+        """Draw the tasks, and those that are added meanwhile, from weights of ``version`` on; each as it is finished.
 
         Raises EngineError when the replica holds other weights, or when its engine fails.
         """
-        if self.version != version:
+        # An update may have come between the call and this, where it waits for nobody.
+        newer = self.settings.on_update != "finish" and self.version is not None and self.version > version
+        if self.version != version and not newer:
             held = "no synced weights" if self.version is None else f"version {self.version}"
             raise EngineError(f"replica {self.replica_id} holds {held}, wanted is version {version}: sync it first")
         self._more.extend(tasks)
@@ -106,9 +109,10 @@ class Replica:
                     logprobs=drawn.logprobs[:kept],
                     text=text,
                     lines=lines,
-                    weight_version=version,
+                    weight_version=drawn.versions[0][0],
                     finish_reason=drawn.finish_reason if stop is None else "stop",
                     replica_id=self.replica_id,
+                    newer=tuple((version, first) for version, first in drawn.versions[1:] if first < kept),
                 )
 
     def _handed_over(self) -> list[Task]:
@@ -137,8 +141,7 @@ class Replica:
             self.engine.join(self._spec)
 
     def receive(self, version: int) -> None:
-        """Take the learner's weights, which are of ``version``. Until that is done the replica is stale."""
-        self.version = None
+        """Take the learner's weights, which are of ``version``; beside a `draw` too, see `Engine.receive`."""
         with self._fatal("receive"):
             self.engine.receive(version)
         self.version = version

@@ -29,7 +29,8 @@ class Sample:
 
     token_ids, logprobs: int and float arrays of equal length T; log-probs are of the distribution that was sampled
         from (after temperature), one per token. An end-of-sequence token, if drawn, is the last one.
-    weight_version: the learner version whose weights produced it.
+    weight_version: the learner's version whose weights drew its first token, the oldest that it is of.
+    newer: those that came while it was drawn (rollout.on_update=keep), as (version, their first token), in order.
     """
 
     sample_id: str
@@ -42,3 +43,4 @@ class Sample:
     weight_version: int
     finish_reason: str
     replica_id: str
+    newer: tuple[tuple[int, int], ...] = ()

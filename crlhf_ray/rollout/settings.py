@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from crlhf_ray.settings import Settings, refuse_unused
 
+#: What becomes of completions that are being drawn when new weights come.
+OnUpdate = Literal["finish", "keep", "restart"]
+
 
 class AutoscaleSettings(Settings):
     """A pool that grows and shrinks with what there is to draw (`scaling.py`). Times are in seconds."""
@@ -37,6 +40,9 @@ class AutoscaleSettings(Settings):
 class RolloutSettings(Settings):
     """How programs are sampled, by how many vLLM replicas, and with how much of the machine."""
 
+    on_update: OnUpdate = "finish"
+    """What becomes of programs that are being drawn when the learner has new weights. finish: the update waits for
+    them. keep: they go on with the new weights from the tokens that they have. restart: they begin again."""
     replicas: int = Field(1, ge=1)
     """vLLM engines, each a Ray actor. One saturates the memory bandwidth of a small machine."""
     autoscale: AutoscaleSettings | None = None

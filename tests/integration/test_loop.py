@@ -250,7 +250,7 @@ def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_lose
     run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.checkpoint_every=1", "evaluation.limit=1")
     # Twelve programs are begun at once, and a replica draws four at a time: a second one joins while the run goes on.
     changes += ("rollout.autoscale={most: 2, grow_seconds: 0}", "rollout.max_num_seqs=4")
-    changes += ("rollout.cpus_per_replica=0.25",)
+    changes += ("rollout.cpus_per_replica=0.25", "rollout.on_update=keep")
     stop_after(start(run_dir, *changes), run_dir, rounds=2)
     finish(start(run_dir, *changes, resume=True))
     run = read_run(run_dir)

@@ -41,12 +41,19 @@ class HfModel:
         torch.set_num_threads(2)
         self.model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=torch.float32).eval()
         self.senders = Senders()
+        self.kept = {}
 
     def shake(self, scale):
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weight in self.model.parameters():
                 weight += scale * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
+
+    def keep(self, version):
+        self.kept[version] = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+
+    def return_to(self, version):
+        self.model.load_state_dict(self.kept[version])
 
     def connect(self, specs):
         weights = self.model.named_parameters()
@@ -331,3 +338,45 @@ def test_a_pool_that_grows_and_shrinks_while_tasks_are_open_draws_each_once_and_
     assert len({sample.replica_id for sample in samples}) == 2
     assert gap(samples, learner, 1.0) < 1e-3
     assert list(fleet.members.actors) == fleet.replicas()
+
+
+@pytest.mark.parametrize("on_update", ["keep", "restart"])
+def test_what_is_drawn_during_an_update_goes_on_with_the_new_weights(cluster, on_update):
+    settings = RolloutSettings(on_update=on_update, max_num_seqs=4, threads=1, kv_cache_gib=0.25, transfer_seconds=60)
+    fleet, learner = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster), StandIn("tiny")
+    fleet.start()
+    try:
+        ray.get(learner.rank.keep.remote(0))
+        fleet.submit(fleet.tasks(requests("tiny", n=6), seed=7, max_tokens=60))
+        samples = []
+        for version in (1, 2, 3):
+            while len(samples) < 4 * version:
+                samples += fleet.poll(5.0)
+            learner.shake(0.1)
+            ray.get(learner.rank.keep.remote(version))
+            fleet.sync(learner, version)
+        while len(samples) < 18:
+            samples += fleet.poll(5.0)
+        spans = {one.sample_id: [(one.weight_version, 0), *one.newer] for one in samples}
+        assert len(spans) == 18
+        assert any(len(span) > 1 for span in spans.values()) == (on_update == "keep")
+        wanted = {}
+        for version in range(4):
+            ray.get(learner.rank.return_to.remote(version))
+            told = learner.logprobs([[*one.prompt_token_ids, *one.token_ids] for one in samples])
+            wanted[version] = {
+                one.sample_id: w[len(one.prompt_token_ids) - 1 :] for one, w in zip(samples, told, strict=True)
+            }
+        gaps, gaps_of_the_first = [], []
+        for one in samples:
+            own = np.empty(len(one.token_ids))
+            for version, first in spans[one.sample_id]:
+                own[first:] = wanted[version][one.sample_id][first:]
+            gaps.append(np.abs(own - one.logprobs).max())
+            gaps_of_the_first.append(np.abs(wanted[one.weight_version][one.sample_id] - one.logprobs).max())
+        assert max(gaps) < 1e-3
+        assert (max(gaps_of_the_first) > 0.01) == (on_update == "keep")
+        assert {span[-1][0] for span in spans.values()} == {0, 1, 2, 3}
+    finally:
+        fleet.close()
+        ray.kill(learner.rank)

@@ -201,3 +201,9 @@ def test_what_is_not_a_settings_file_is_refused_by_its_name(tmp_path, content):
     file.mkdir() if content is None else file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"own\.yaml (cannot be read as a settings file|is not YAML)"):
         load_config(file)
+
+
+def test_how_an_update_treats_what_is_being_drawn_is_refused_where_nothing_is():
+    with pytest.raises(ConfigError, match=r"on_update=keep has no effect with pipeline\.max_staleness=0"):
+        load_config(changes=["rollout.on_update=keep"])
+    assert load_config(changes=["rollout.on_update=keep", "pipeline.max_staleness=1"]).rollout.on_update == "keep"
