@@ -149,7 +149,7 @@ def _source(path: Path) -> tuple[str, str, Callable[[], BinaryIO]]:
             kind = ".jsonl" if b'"task"' in data[:LONGEST_ROW].splitlines()[0] else ".json"
         return "standard input", kind, lambda: io.BytesIO(data)
     if not path.exists():
-        raise DataError("there is no such file", file=str(path))
+        raise DataError("no such file", file=str(path))
     refuse_folder(path)
     if path.suffix == ".gz":
         return str(path), path.with_suffix("").suffix, lambda: gzip.open(path)  # type: ignore[return-value]

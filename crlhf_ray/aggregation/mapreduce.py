@@ -119,7 +119,7 @@ def _row_groups(paths: Sequence[Path], columns: Columns) -> tuple[list[dict[str,
     groups, total = [], 0
     for path in paths:
         if not path.exists():
-            raise DataError("there is no such file", file=str(path))
+            raise DataError("no such file", file=str(path))
         refuse_folder(path)
         try:
             with pq.ParquetFile(path) as file:

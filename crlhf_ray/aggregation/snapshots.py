@@ -78,7 +78,7 @@ def read_snapshot(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except FileNotFoundError:
         raise DataError(
-            "there is no such file: it was deleted, or an older version made the checkpoint; start a new run",
+            "no such file: it was deleted, or an older version made the checkpoint; start a new run",
             file=str(path),
         ) from None
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:

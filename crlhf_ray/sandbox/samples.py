@@ -62,7 +62,7 @@ def read_samples(
     jobs: list[tuple[Problem, str]] = []
     rows: list[dict[str, Any]] = []
     if not path.is_file():
-        raise DataError("there is no such file; give JSONL with task_id and completion in each line", file=str(path))
+        raise DataError("no such file; give JSONL with task_id and completion in each line", file=str(path))
     open_bytes = gzip.open if path.suffix == ".gz" else open
     with open_bytes(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):

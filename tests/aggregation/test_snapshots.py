@@ -41,5 +41,5 @@ def test_damage_of_the_disk_is_an_error_that_names_the_file(tmp_path, place):
 
 
 def test_a_checkpoint_without_the_crowds_state_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.npz: there is no such file"):
+    with pytest.raises(DataError, match=r"gone\.npz: no such file"):
         go_back(tmp_path / "crowd", tmp_path / "gone.npz")
