@@ -14,10 +14,13 @@ import pytest
 import yaml
 
 from crlhf_ray.config import load_config
+from crlhf_ray.feedback.desk.settings import WebSettings
+from crlhf_ray.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
 RAY_UP = yaml.safe_load((ROOT / "clusters" / "ray-up.yaml").read_text())
 KUBERAY = yaml.safe_load((ROOT / "clusters" / "kuberay.yaml").read_text())
+COMPOSE = yaml.safe_load((ROOT / "clusters" / "desk" / "compose.yaml").read_text())
 RAY_VERSION = importlib.metadata.version("ray")
 
 
@@ -201,3 +204,23 @@ def test_the_clusters_job_asks_for_no_more_than_the_files_can_give(name, nodes):
     assert all(amount <= node[resource] for resource, amount in replica.items())
     assert rollout.most_replicas <= count
     assert min(learner.resources_seconds, rollout.resources_seconds) > 0, "nodes take minutes to come"
+
+
+def test_the_annotation_server_in_containers_gets_settings_that_it_knows_and_believes_its_proxy_alone():
+    services = COMPOSE["services"]
+    command, *arguments = services["desk"]["command"][1:]
+    assert command == "serve"
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    changes = [value for name, value in zip(arguments[::2], arguments[1::2], strict=True) if name == "--set"]
+    settings = read_settings(WebSettings, changes=changes)
+    assert settings.trusted_proxies == (services["caddy"]["networks"]["front"]["ipv4_address"],)
+    assert settings.secure_cookies
+    assert settings.database is not None
+    user, name = (services["postgres"]["environment"][key] for key in ("POSTGRES_USER", "POSTGRES_DB"))
+    assert settings.database.startswith(f"postgresql+psycopg://{user}:")
+    assert settings.database.endswith(f"@postgres/{name}")
+    assert given["--host"] == "0.0.0.0"
+    assert str(settings.dir) in [volume.split(":")[1] for volume in services["desk"]["volumes"]]
+    caddyfile = (ROOT / "clusters" / "desk" / "Caddyfile").read_text()
+    assert all(f"{{${name}:" in caddyfile for name in ("DOMAIN", "DESK"))
+    assert (ROOT / services["desk"]["build"]["dockerfile"]).exists()
