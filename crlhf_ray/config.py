@@ -94,6 +94,8 @@ class EvaluationSettings(Settings):
     else by the names of its columns."""
     every: int = Field(0, ge=0)
     """Rounds between evaluations. 0: only before the first round and after the last."""
+    target: float | None = Field(None, gt=0, le=1)
+    """Held-out pass@1 at which training ends, whatever rounds are left. None: it plays all."""
     samples: int = Field(4, ge=1)
     """Samples a problem (n in pass@k)."""
     temperature: float = Field(0.8, ge=0)
@@ -104,6 +106,8 @@ class EvaluationSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> EvaluationSettings:
         refuse_data_set(self, "source")
+        if not self.every:
+            refuse_unused(self, ("target",), "every=0, where nothing is measured before the last round")
         return self
 
 

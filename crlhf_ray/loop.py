@@ -58,7 +58,7 @@ def train(
         while True:
             if run.evaluation_due():
                 evaluate(run)
-            if run.round >= config.run.rounds:
+            if run.round >= config.run.rounds or run.reached_target():
                 break
             play_round(run)
         report = write_report(run.dir)

@@ -250,10 +250,24 @@ class Run:
         own = scores.pop(self.round, None)
         if own is None or own <= max(scores.values(), default=-1.0):
             return
+        self._save_now()
+        point(self.dir / "checkpoints", BEST, latest_tag(self.dir / "checkpoints"))
+
+    def reached_target(self) -> bool:
+        """Whether the current weights, once trained, score evaluation.target on the held-out problems. Saves them."""
+        target, scores = self.config.evaluation.target, {row["round"]: row for row in self.metrics.evaluations()}
+        if target is None or not self.round or self.round not in scores:
+            return False
+        if (score := scores[self.round]["pass_at_1"]) < target:
+            return False
+        self._save_now()
+        self.display.say(f"held-out pass@1 is {score:.1%} after round {self.round}: evaluation.target is reached")
+        return True
+
+    def _save_now(self) -> None:
         if self._saved_at != self.round:
             with self.phase("checkpoint"):
                 self._checkpoint()
-        point(self.dir / "checkpoints", BEST, latest_tag(self.dir / "checkpoints"))
 
     def finish_round(
         self,

@@ -6,11 +6,13 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from crlhf_ray.aggregation.monitors import unchecked
 from crlhf_ray.config import load_config
 from crlhf_ray.loop import evaluate
 from crlhf_ray.pipeline.experience import experiences
+from crlhf_ray.pipeline.trainer import Run
 from crlhf_ray.problems.load import load_problems
 from crlhf_ray.reward.credit import Score
 from crlhf_ray.rollout.sample import Sample
@@ -79,3 +81,26 @@ def test_programs_left_out_of_a_round_are_told_in_the_alerts():
     assert unchecked(0) == []
     (alert,) = unchecked(2)
     assert "failed on 2 programs of the round" in str(alert)
+
+
+@pytest.mark.parametrize(
+    "target, round, scores, ends",
+    [
+        (0.5, 2, {0: 0.1, 2: 0.5}, True),
+        (0.5, 2, {0: 0.1, 2: 0.49}, False),
+        (0.5, 3, {0: 0.1, 2: 0.9}, False),  # not measured: the weights have changed since
+        (0.5, 0, {0: 0.9}, False),  # nothing was trained
+        (None, 2, {2: 1.0}, False),
+    ],
+)
+def test_training_ends_at_the_target_and_keeps_the_weights_that_reached_it(target, round, scores, ends):
+    done = []
+    run = SimpleNamespace(
+        config=load_config(changes=["evaluation.every=1", f"evaluation.target={'null' if target is None else target}"]),
+        round=round,
+        metrics=SimpleNamespace(evaluations=lambda: [{"round": n, "pass_at_1": one} for n, one in scores.items()]),
+        display=SimpleNamespace(say=done.append),
+        _save_now=lambda: done.append("saved"),
+    )
+    assert Run.reached_target(run) is ends
+    assert done == (["saved", "held-out pass@1 is 50.0% after round 2: evaluation.target is reached"] if ends else [])
