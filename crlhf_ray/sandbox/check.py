@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import signal
 import time
@@ -20,6 +21,7 @@ from crlhf_ray.sandbox.program import Ended, Program, Refused, Stopped, is_of_th
 from crlhf_ray.sandbox.verdict import Status, Verdict
 
 OUT_OF_MEMORY = 137  # as guest/script.py ends one
+LOOK_SECONDS = 0.2  # between two looks at what a program and its processes use
 VERIFIER_MB = 1024  # MiB of address space beyond what it has: an answer may be made to unfold (`range(10**10)`)
 
 ADDRESS_SPACE = resource.getrlimit(resource.RLIMIT_AS)
@@ -43,7 +45,8 @@ class Check:
         self._jail, self._limits = jail, limits
         self._wall = limits.wall()
         self._deadline = time.monotonic() + self._wall
-        self._cpu, self._most_cpu, self._memory_kb = 0.0, 0.0, 0
+        self._cpu, self._most_cpu, self._seen_cpu, self._memory_kb = 0.0, 0.0, 0.0, 0
+        self._began = 0.0
         self._running = False
         self._program: Program | None = None
         self._channel: Any = None
@@ -71,7 +74,7 @@ class Check:
             self._channel.send(source)
         except (OSError, ValueError, TimeoutError) as error:
             raise Stopped("error", f"cannot be sent: {error}") from None
-        ending = self._finish(max(0.001, self._deadline - time.monotonic()), self._watch)
+        ending = self._finish(max(0.001, self._deadline - time.monotonic()))
         if ending is None or ending.signal:
             raise Ended("killed")
         if ending.code == OUT_OF_MEMORY:
@@ -86,37 +89,51 @@ class Check:
             self._channel = self._jail.spawn(self._limits, self._deadline, **options)
         except Stopped as stopped:  # our own time limit: nobody knows how far the start had come
             raise SlotLost(f"a process was not started in time: {stopped.detail}") from None
+        self._began, self._seen_cpu = time.monotonic(), 0.0
         self._running = True
-        self._channel.watch = self._watch
 
-    def _watch(self) -> None:
-        """Stop a program whose processes together use more than one may."""
-        cpu, memory = self._jail.usage()
-        if cpu > math.ceil(self._limits.cpu_seconds) + 0.5:
-            self._over("timeout", f"{self._limits.cpu_seconds:g} s of CPU, of all its processes together")
-        if memory > self._limits.memory_mb + 16:
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        """Stop a program whose processes together use more than one may, whatever this process is at just now."""
+        if not self._running:
+            return
+        memory = self._limits.memory_mb + 16
+        cpu, taken = self._jail.usage(memory)
+        self._seen_cpu = max(self._seen_cpu, cpu)
+        if self._is_too_much(cpu):
+            self._over("timeout", self._too_much())
+        if taken > memory:
             self._over("out_of_memory", f"more than {self._limits.memory_mb} MiB, of all its processes together")
 
-    def _over(self, status: Status, detail: str) -> NoReturn:
-        if self._program is not None:
-            self._program.stop(status, detail)
-        raise Stopped(status, detail)
+    def _is_too_much(self, cpu: float) -> bool:
+        return cpu > math.ceil(self._limits.cpu_seconds) + 0.5
 
-    def _finish(self, seconds: float = 0.0, watch: Callable[[], None] = lambda: None) -> Ending | None:
+    def _too_much(self) -> str:
+        return f"{self._limits.cpu_seconds:g} s of CPU, of all its processes together"
+
+    def _over(self, status: Status, detail: str) -> NoReturn:
+        self._overtime = self._overtime or Stopped(status, detail)
+        if self._program is not None:
+            self._program.stopped = self._program.stopped or self._overtime
+        raise self._overtime
+
+    def _finish(self, seconds: float = 0.0) -> Ending | None:
+        """How the program ended; it is ended unless it does so by itself within so many seconds."""
         if not self._running:
             return None
+        if seconds:
+            self._jail.wait(seconds)
         self._running = False
+        if self._is_too_much((time.monotonic() - self._began) * (os.cpu_count() or 1)):
+            self._seen_cpu = max(self._seen_cpu, self._jail.usage(math.inf)[0])
         try:
-            self.ending = self._jail.finish(seconds, watch)
+            self.ending = self._jail.finish()
         except Stopped as stopped:  # our own time limit: the zygote's report is still on its way
-            if stopped.status == "out_of_memory" or "together" in stopped.detail:
-                self._running = True
-                raise
             raise SlotLost(f"the program's end was not reported in time: {stopped.detail}") from None
         finally:
             self._channel.sock.close()
-        self._cpu += self.ending.cpu
-        self._most_cpu = max(self._most_cpu, self.ending.cpu)
+        cpu = max(self.ending.cpu, self._seen_cpu)  # children that are ended with it are in no report
+        self._cpu += cpu
+        self._most_cpu = max(self._most_cpu, cpu)
         self._memory_kb = max(self._memory_kb, self.ending.memory_kb)
         return self.ending
 
@@ -135,8 +152,8 @@ class Check:
         if last is not None:
             status, detail = self._told(problem, last)
         self._finish()
-        if status == "passed" and self._most_cpu > math.ceil(self._limits.cpu_seconds) + 0.5:
-            status, detail = "timeout", f"{self._limits.cpu_seconds:g} s of CPU, of all its processes together"
+        if status == "passed" and self._is_too_much(self._most_cpu):
+            status, detail = "timeout", self._too_much()
         return Verdict(
             status=status,
             failing_test=None if status == "passed" else self.test,
@@ -154,7 +171,7 @@ class Check:
     def _run(self, problem: Problem, completion: str) -> tuple[Status, str]:
         """How the checker ended, in one word and in some. Within our own limits: errors may hold answers."""
         try:
-            _limit_ourselves(self._limits.cpu_seconds, self._out_of_time)
+            _limit_ourselves(self._limits.cpu_seconds, self._out_of_time, self._look)
             problem.checker.verify(problem, problem.program(completion), self)
         except Stopped as stopped:
             return self._told(problem, stopped)
@@ -179,10 +196,7 @@ class Check:
         return stopped.status, stopped.detail
 
     def _out_of_time(self, number: int, frame: FrameType | None) -> None:
-        self._overtime = Stopped("timeout", "comparing the program's answers took more CPU time than a program may")
-        if self._program is not None:
-            self._program.stopped = self._program.stopped or self._overtime
-        raise self._overtime
+        self._over("timeout", "comparing the program's answers took more CPU time than a program may")
 
     def _how_it_ended(self) -> tuple[Status, str]:
         ending = self._finish(1.0) or self.ending
@@ -207,10 +221,18 @@ def told(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _limit_ourselves(cpu_seconds: float, out_of_time: Callable[[int, FrameType | None], None]) -> None:
-    """Bound what this process itself uses for comparing, whatever the program's answers make the tests do."""
+Handler = Callable[[int, FrameType | None], None]
+
+
+def _limit_ourselves(cpu_seconds: float, out_of_time: Handler, look: Handler) -> None:
+    """Bound what this process itself uses for comparing, whatever the program's answers make the tests do.
+
+    look: called now and then meanwhile.
+    """
     signal.signal(signal.SIGVTALRM, out_of_time)
     signal.setitimer(signal.ITIMER_VIRTUAL, cpu_seconds)
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
     with open("/proc/self/statm", "rb") as statm:
         memory = int(statm.read().split()[0]) * resource.getpagesize() + (VERIFIER_MB << 20)
     hard = ADDRESS_SPACE[1]
@@ -219,4 +241,5 @@ def _limit_ourselves(cpu_seconds: float, out_of_time: Callable[[int, FrameType |
 
 def _lift_our_limits() -> None:
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     resource.setrlimit(resource.RLIMIT_AS, ADDRESS_SPACE)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,6 @@ from crlhf_ray.sandbox.limits import Limits
 GUEST = Path(__file__).parent / "guest"
 NOBODY = 65534
 START_SECONDS = 60.0
-LOOK_SECONDS = 0.2  # between two looks at what a program and its processes use
 SPAWN_SECONDS = 10.0  # a process is made, or gone, in milliseconds
 INSTALL = (
     "install it with `make sandbox` (Debian, Ubuntu: `apt-get install bubblewrap`; Fedora: `dnf install bubblewrap`)"
@@ -200,6 +198,18 @@ def resident_mb(pid: int) -> float:
         return 0.0
 
 
+def proportional_mb(pid: int) -> float | None:
+    """Resident memory in which a page counts as its share among the processes that have it; None: not to be read."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (ProcessLookupError, FileNotFoundError):  # has ended
+        return 0.0
+    except OSError:
+        return None
+    found = re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE)
+    return int(found[1]) / 1024 if found else None
+
+
 class Jail:
     """The jail of one slot: a zygote in its own namespaces, and at most one program at a time.
 
@@ -314,27 +324,28 @@ class Jail:
         channel.deadline = deadline
         return channel
 
-    def usage(self) -> tuple[float, float]:
-        """CPU seconds of the program and all that it has started, and MiB that those have now which still run."""
-        zygote, *programs = below(self.process.pid, 0 if self.isolation == "weak" else 2)
-        ours = resident_mb(zygote)
-        return sum(map(cpu_seconds, programs)), sum(max(0.0, resident_mb(pid) - ours) for pid in programs)
+    def usage(self, memory_mb: float) -> tuple[float, float]:
+        """CPU seconds of the program and all that it has started, and MiB that those have now which still run.
 
-    def finish(self, seconds: float = 0.0, watch: Callable[[], None] = lambda: None) -> Ending:
-        """How the program ended; kills it unless it ends by itself within ``seconds``. Raises SlotLost.
-
-        watch: called now and then while the program runs.
+        memory_mb: what they may have. Only beyond that is it looked at which pages they share, which takes long.
         """
-        until = time.monotonic() + seconds
-        while (
-            seconds
-            and not select.select([self.control], [], [], min(LOOK_SECONDS, max(0.0, until - time.monotonic())))[0]
-        ):
-            if time.monotonic() >= until:
-                seconds = 0.0
-            else:
-                watch()
-        if not seconds:
+        zygote, *programs = below(self.process.pid, 0 if self.isolation == "weak" else 2) or [0]
+        ours = resident_mb(zygote)
+        resident = [max(0.0, resident_mb(pid) - ours) for pid in programs]
+        if len(programs) > 1 and sum(resident) > memory_mb:
+            shares = map(proportional_mb, programs)
+            resident = [
+                most if share is None else min(most, share) for most, share in zip(resident, shares, strict=True)
+            ]
+        return sum(map(cpu_seconds, programs)), sum(resident)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the program has ended by itself, within so many seconds."""
+        return bool(select.select([self.control], [], [], seconds)[0])
+
+    def finish(self) -> Ending:
+        """How the program ended; kills it if it has not. Raises SlotLost."""
+        if not self.wait(0):
             try:
                 self.control.sendall(b'{"kill": true}')
             except OSError:

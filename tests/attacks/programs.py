@@ -529,6 +529,64 @@ def largest_gap(xs):
 """,
         "out_of_memory",
     ),
+    "children that burn while answers keep coming": (
+        """
+import os, time
+def burn():
+    if os.fork() == 0:
+        until = time.process_time() + 0.9
+        while time.process_time() < until: pass
+        os._exit(0)
+def largest_gap(xs, call=None):
+    for _ in range(4): burn()
+    left = 4
+    while left:
+        call(0)
+        time.sleep(0.02)
+        left -= os.waitpid(-1, os.WNOHANG)[0] != 0
+    return 3
+""",
+        "timeout",
+    ),
+    "children that fill the memory while answers keep coming": (
+        """
+import os, time
+def largest_gap(xs, call=None):
+    filled, full = os.pipe()
+    for _ in range(5):
+        if os.fork() == 0:
+            hold = bytearray(b'x') * (90 << 20)
+            os.write(full, b'x')
+            time.sleep(60)
+    for _ in range(5): os.read(filled, 1)
+    for _ in range(60):
+        call(0)
+        time.sleep(0.02)
+    return 3
+""",
+        "out_of_memory",
+    ),
+    "children that burn while nobody reads an argument": (
+        """
+import gc, os, time
+def largest_gap(xs, call=None):
+    if xs == [9]: return 9
+    (channel,) = [thing for thing in gc.get_objects() if type(thing).__name__ == 'Channel']
+    receive = channel.receive
+    def late():
+        for _ in range(4):
+            if os.fork() == 0:
+                until = time.process_time() + 0.9
+                while time.process_time() < until: pass
+                os._exit(0)
+        while True:
+            try: os.wait()
+            except ChildProcessError: return receive()
+    channel.receive = late
+    return 3
+""",
+        "timeout",
+    ),
 }
 
 # Answers that the verifier's own side would burn or fill itself with: compact as they travel, huge as tests use them.
@@ -647,6 +705,18 @@ import os, subprocess
 for path in ('/bin/sh', '/bin/true', '/usr/bin/env', '/usr/bin/python3'):
     try: subprocess.run([path]); done.append(path)
     except OSError: pass
+""",
+    "lets the kernel forget what its children used": """
+import ctypes, signal
+for handler in (signal.SIG_IGN, signal.SIG_DFL):
+    try: signal.signal(signal.SIGCHLD, handler); done.append(str(handler))
+    except OSError: pass
+libc = ctypes.CDLL(None)
+for flags in (0, 2):  # SA_NOCLDWAIT
+    action = (ctypes.c_uint64 * 20)(1 - flags // 2, *[0] * 16, flags)
+    if libc.sigaction(17, action, None) == 0: done.append(flags)
+signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, None) or done.append('changed')
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
 """,
     "sees other processes": """
 import os

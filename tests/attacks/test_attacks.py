@@ -185,17 +185,53 @@ def test_memory_that_no_process_owns_is_the_programs_all_the_same(sandbox):
         assert verdict.status in ("out_of_memory", "timeout"), verdict
 
 
-@pytest.mark.parametrize("name", TOGETHER)
-def test_processes_are_counted_together_without_control_groups_too(name):
-    program, status = TOGETHER[name]
+@pytest.fixture(scope="module")
+def ungrouped():
+    """A slot without control groups, in which a program's processes are looked at now and then."""
     slot = Slot(SandboxSettings(limits=Limits(cpu_seconds=1, wall_seconds=60, memory_mb=128)))
-    try:
-        verdict = slot.check(ASSERTS, program)
-        assert (verdict.status, verdict.memory_by) == (status, "watch"), verdict
-        assert "together" in verdict.detail
-        assert slot.check(ASSERTS, SOLUTION).passed
-    finally:
-        slot.close()
+    yield slot
+    slot.close()
+
+
+CALLED = Problem(
+    problem_id="attacked/called",
+    prompt=PROMPT,
+    entry_point="largest_gap",
+    checker=AssertChecker(("assert largest_gap([1, 4], lambda x: x) == 3", "largest_gap([9] * 2_000_000)")),
+    references=(),
+)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_processes_are_counted_together_without_control_groups_too(ungrouped, name):
+    program, status = TOGETHER[name]
+    problem = CALLED if "call=None" in program else ASSERTS
+    verdict = ungrouped.check(problem, program)
+    assert (verdict.status, verdict.memory_by) == (status, "watch"), verdict
+    assert "together" in verdict.detail
+    # Between two looks all cores may be the program's.
+    assert verdict.cpu_seconds <= LIMITS.cpu_seconds + 1 + 0.2 * (os.cpu_count() or 1)
+    assert ungrouped.check(ASSERTS, SOLUTION).passed
+
+
+def test_memory_that_processes_share_counts_once(ungrouped):
+    program = """
+import os, time
+data = bytearray(b'x') * (60 << 20)
+def largest_gap(xs):
+    ended, end = os.pipe()
+    for _ in range(3):
+        if os.fork() == 0:
+            os.close(end)
+            os.read(ended, 1)
+            os._exit(0)
+    time.sleep(0.5)
+    os.close(end)
+    for _ in range(3): os.wait()
+    return 3
+"""
+    problem = Problem("shared", PROMPT, "largest_gap", AssertChecker(("assert largest_gap([1, 4]) == 3",)), ())
+    assert ungrouped.check(problem, program).passed
 
 
 @pytest.mark.parametrize("isolation", ["jailed", "weak"])

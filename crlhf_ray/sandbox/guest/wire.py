@@ -12,14 +12,12 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable
 from typing import Any
 
 MAX_MESSAGE = 16 << 20  # bytes: more than any honest answer, little enough to parse in a second or two
 MAX_DEPTH = 100  # of tuples and other values within each other; lists, dictionaries and objects nest as they like
 MAX_BITS = 1 << 22  # of an integer: an answer of HumanEval+ has 3.3 million; longer ones take seconds an operation
 MAX_FRACTION_BITS = 1 << 14
-LOOK_SECONDS = 0.2
 MARK = "_of_the_program"  # on exceptions that a test may raise, and the program made
 MAX_SHARED = 2048  # objects whose changes are followed; of the oldest beyond that, only the value was taken over
 #: Special methods of a program's objects that tests may use, as the functions of `operator` are called.
@@ -59,16 +57,15 @@ class Channel:
 
     def __init__(self, sock: socket.socket, deadline: float | None = None):
         self.sock, self.deadline = sock, deadline
-        self.watch: Callable[[], None] | None = None  # called now and then while a message is awaited
         self.size = 0  # bytes of the last message received
         self._received = b""
 
-    def _arm(self, most: float | None = None) -> None:
+    def _arm(self) -> None:
         if self.deadline is not None:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            self.sock.settimeout(left if most is None else min(left, most))
+            self.sock.settimeout(left)
 
     def send(self, message: Any) -> None:
         """Raises Unsendable where the message is too long, OSError where nobody listens, TimeoutError."""
@@ -92,16 +89,11 @@ class Channel:
     def _exactly(self, size: int) -> bytes:
         parts, have = [self._received], len(self._received)
         while have < size:
-            self._arm(self.watch and LOOK_SECONDS)
+            self._arm()
             try:
                 part = self.sock.recv(max(65536, min(size - have, 1 << 20)))
             except ConnectionError:
                 part = b""
-            except TimeoutError:
-                if self.watch is None:
-                    raise
-                self.watch()
-                continue
             if not part:
                 raise EOFError
             parts.append(part)

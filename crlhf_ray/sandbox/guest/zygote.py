@@ -110,6 +110,7 @@ class Zygote:
             os.close(config["control"])
             config["control"] = CONTROL
         self.control = socket.socket(fileno=CONTROL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else what children used would be forgotten as they end
         self.home: str = config["home"]
         statm = open("/proc/self/statm")  # noqa: SIM115 - read after /proc is hidden
         self.oom_score = os.open("/proc/self/oom_score_adj", os.O_RDWR)
