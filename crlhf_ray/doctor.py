@@ -105,8 +105,9 @@ def _sandbox() -> list[Finding]:
     try:
         with Sandbox() as sandbox:
             grouped = all(slot.groups for slot in sandbox._slots)
-            memory = "a control group bounds" if grouped else "a look every 0.2 s bounds"
-            return [Finding("sandbox", f"{sandbox.settings.isolation}; {memory} the memory of each program")]
+            memory = "a control group" if grouped else "a look every 0.2 s"
+            bounds = f"all processes of a program: memory by {memory}, CPU seconds by a look every 0.2 s"
+            return [Finding("sandbox", f"{sandbox.settings.isolation}; {bounds}")]
     except Exception as error:  # whatever keeps the sandbox from starting is the finding
         return [Finding("sandbox", "cannot start", str(error))]
 

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from crlhf_ray.cli.app import app, console, errors
 from crlhf_ray.cli.stopping import stopped
-from crlhf_ray.problems.settings import DataSetSettings
+
+if TYPE_CHECKING:
+    from crlhf_ray.problems.settings import DataSetSettings
+    from crlhf_ray.sandbox.limits import SandboxSettings
+
+Slots = Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")]
+CpuSeconds = Annotated[float, typer.Option(min=0.1, help="CPU seconds that a program has for all of its tests.")]
+WallSeconds = Annotated[
+    float | None, typer.Option(min=0.1, help="Seconds of wall clock. Default: from CPU seconds and load.")
+]
+MemoryMb = Annotated[int, typer.Option(min=1, help="MiB that a program may take.")]
+Isolation = Annotated[Literal["jailed", "weak"], typer.Option(help="weak: no jail, for programs that you trust.")]
+
+
+def _sandbox(
+    slots: int, cpu_seconds: float, wall_seconds: float | None, memory_mb: int, isolation: str
+) -> SandboxSettings:
+    from crlhf_ray.sandbox.limits import SandboxSettings
+    from crlhf_ray.settings import validated
+
+    limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_mb": memory_mb}
+    return validated(SandboxSettings, {"slots": slots, "limits": limits, "isolation": isolation})
 
 
 @app.command()
@@ -24,17 +45,11 @@ def check(
     ] = "humaneval",
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: SAMPLES_results.jsonl")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
-    slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
-    cpu_seconds: Annotated[
-        float, typer.Option(min=0.1, help="CPU seconds that a program has for all of its tests.")
-    ] = 5.0,
-    wall_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds of wall clock. Default: from CPU seconds and load.")
-    ] = None,
-    memory_mb: Annotated[int, typer.Option(min=1, help="MiB that a program may take.")] = 512,
-    isolation: Annotated[
-        Literal["jailed", "weak"], typer.Option(help="weak: no jail, for programs that you trust.")
-    ] = "jailed",
+    slots: Slots = 2,
+    cpu_seconds: CpuSeconds = 5.0,
+    wall_seconds: WallSeconds = None,
+    memory_mb: MemoryMb = 512,
+    isolation: Isolation = "jailed",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run programs against their tests in the sandbox: pass@k, verdicts, what fails and what is slow.
@@ -42,11 +57,8 @@ def check(
     Example: crlhf check samples.jsonl --problems humaneval --cpu-seconds 3
     """
     from crlhf_ray.evaluation.check import check_file, show
-    from crlhf_ray.sandbox.limits import SandboxSettings
-    from crlhf_ray.settings import validated
 
-    limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_mb": memory_mb}
-    settings = validated(SandboxSettings, {"slots": slots, "limits": limits, "isolation": isolation})
+    settings = _sandbox(slots, cpu_seconds, wall_seconds, memory_mb, isolation)
     try:
         found = check_file(samples, source, settings, out, resume=resume, progress=errors)
     except KeyboardInterrupt:
@@ -69,6 +81,7 @@ def problems() -> None:
 
 
 def _data_set(column: list[str] | None, limit: int | None) -> DataSetSettings:
+    from crlhf_ray.problems.settings import DataSetSettings
     from crlhf_ray.settings import read_settings
 
     changes = [f"columns.{one}" for one in column or ()] + ([f"limit={limit}"] if limit else [])
@@ -111,8 +124,11 @@ def check_problems(
     mutants: Annotated[
         int, typer.Option(min=0, help="Maximum number of mutants (small mistakes in a reference) to try per problem.")
     ] = 20,
-    slots: Annotated[int, typer.Option(min=1, help="Programs checked at the same time; about one a core.")] = 2,
-    cpu_seconds: Annotated[float, typer.Option(min=0.1, help="CPU seconds that a program has for all tests.")] = 5.0,
+    slots: Slots = 2,
+    cpu_seconds: CpuSeconds = 5.0,
+    wall_seconds: WallSeconds = None,
+    memory_mb: MemoryMb = 512,
+    isolation: Isolation = "jailed",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Run the references of each problem, and mutants of them, against its tests; exit code 1 where one has a fault.
@@ -120,10 +136,8 @@ def check_problems(
     Example: crlhf problems check own.jsonl
     """
     from crlhf_ray.evaluation import problem_check
-    from crlhf_ray.sandbox.limits import SandboxSettings
-    from crlhf_ray.settings import validated
 
-    settings = validated(SandboxSettings, {"slots": slots, "limits": {"cpu_seconds": cpu_seconds}})
+    settings = _sandbox(slots, cpu_seconds, wall_seconds, memory_mb, isolation)
     data_set = _data_set(column, limit)
     found = problem_check.check_problems(source, settings, mutants=mutants, progress=errors, data_set=data_set)
     if as_json:

@@ -77,6 +77,7 @@ def summary(rows: list[dict[str, Any]], problems: int) -> dict[str, Any]:
         "pass_at_k": [asdict(pass_at_k_interval(found.counts, k)) for k in sorted({*KS, fewest}) if 0 < k <= fewest],
         "verdicts": dict(Counter(row["result"] for row in rows).most_common()),
         "isolation": sorted({row["verdict"]["isolation"] for row in rows}),
+        "memory_by": sorted({row["verdict"]["memory_by"] for row in rows}),
         "slowest": [
             {"row": i + 1, "task_id": rows[i]["task_id"], "cpu_seconds": round(rows[i]["verdict"]["cpu_seconds"], 3)}
             for i in slowest
@@ -133,4 +134,6 @@ def show(found: dict[str, Any], console: Console) -> None:
         )
     if found["isolation"] != ["jailed"]:
         console.print(f"isolation: {', '.join(found['isolation'])}")
+    if found["memory_by"] != ["control group"]:
+        console.print(f"memory of a program's processes together bounded by: {', '.join(found['memory_by'])}")
     console.print(f"rows with verdicts: {found['output']}", markup=False)

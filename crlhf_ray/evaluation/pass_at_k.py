@@ -59,6 +59,8 @@ def pass_at_k_interval(
     """
     if not counts:
         raise ValueError("pass@k over no problems is undefined: give at least one (n, c)")
+    if len(counts) == 1:  # which says nothing of other problems, and needs no numpy
+        return PassAtK(k=k, mean=pass_at_k(*counts[0], k), low=0.0, high=1.0, problems=1)
     import numpy as np
 
     values = np.array([pass_at_k(n, c, k) for n, c in counts])

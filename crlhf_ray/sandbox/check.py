@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crlhf_ray.problems.faults import fault
 from crlhf_ray.problems.names import Given
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.jail import Ending, Jail, SlotLost
-from crlhf_ray.sandbox.limits import Limits
 from crlhf_ray.sandbox.program import Ended, Program, Refused, Stopped, is_of_the_program
 from crlhf_ray.sandbox.verdict import Status, Verdict
+
+if TYPE_CHECKING:
+    from crlhf_ray.sandbox.limits import Limits
 
 OUT_OF_MEMORY = 137  # as guest/script.py ends one
 LOOK_SECONDS = 0.2  # between two looks at what a program and its processes use
@@ -43,7 +45,7 @@ class Check:
 
     def __init__(self, jail: Jail, limits: Limits):
         self._jail, self._limits = jail, limits
-        self._wall = limits.wall()
+        self._wall = limits.wall_seconds or limits.wall()  # which the sandbox has settled by the load of its machine
         self._deadline = time.monotonic() + self._wall
         self._cpu, self._most_cpu, self._seen_cpu, self._memory_kb = 0.0, 0.0, 0.0, 0
         self._began = 0.0

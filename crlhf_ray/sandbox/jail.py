@@ -18,12 +18,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from crlhf_ray.errors import EngineError
 from crlhf_ray.sandbox.cgroups import oom_kills
 from crlhf_ray.sandbox.guest.wire import Channel, ProtocolError
-from crlhf_ray.sandbox.limits import Limits
+
+if TYPE_CHECKING:
+    from crlhf_ray.sandbox.limits import Limits
 
 GUEST = Path(__file__).parent / "guest"
 NOBODY = 65534
@@ -34,7 +36,10 @@ INSTALL = (
 )
 #: Packages that are imported before the first program, because importing them takes longer than most programs.
 IMPORTED_WARM = ("numpy", "pandas", "cvxpy")
-WEAK = "or set `isolation: weak`, which runs programs with resource limits only and marks every verdict so"
+WEAK = (
+    "or set `isolation: weak` (`crlhf check` and `crlhf problems check`: `--isolation weak`), which runs programs with "
+    "resource limits only and marks every verdict so"
+)
 
 
 class SlotLost(Exception):
@@ -306,7 +311,7 @@ class Jail:
         order = {
             "script": script,
             "cpu_seconds": max(1, math.ceil(limits.cpu_seconds)),
-            **limits.model_dump(include={"memory_mb", "file_mb", "disk_mb", "processes"}),
+            **{name: getattr(limits, name) for name in ("memory_mb", "file_mb", "disk_mb", "processes")},
         }
         channel = Channel(ours, time.monotonic() + SPAWN_SECONDS)
         try:

@@ -39,6 +39,10 @@ class Limits(Settings):
             return self.wall_seconds
         return (20 + 2 * self.cpu_seconds) * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
+    def from_now(self) -> Limits:
+        """The same, with the wall clock of a program that starts now."""
+        return self.model_copy(update={"wall_seconds": self.wall()})
+
 
 class SandboxSettings(Settings):
     """How the sandbox runs."""

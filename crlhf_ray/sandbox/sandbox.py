@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -65,8 +66,8 @@ class _SlotProcess:
         ours, theirs = socket.socketpair()
         # Whose other end is ours alone: it closes with this process, however that ends, and the slot ends with it.
         ends, self._life = os.pipe()
-        command = [sys.executable, "-m", "crlhf_ray.sandbox.slot", str(theirs.fileno()), str(ends)]
-        command.append(settings.model_dump_json())
+        command = [sys.executable, "-m", "crlhf_ray.sandbox.slot", str(theirs.fileno())]
+        command.append(settings.model_copy(update={"limits": settings.limits.from_now()}).model_dump_json())
         home = str(Path(crlhf_ray.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
@@ -76,6 +77,9 @@ class _SlotProcess:
             env={**os.environ, **FRUGAL, "PYTHONPATH": path, **({"TMPDIR": self.folder} if self.folder else {})},
         )
         theirs.close()
+        # The kernel sends SIGIO, which ends the slot, as soon as this process is gone, be the slot ever so young.
+        fcntl.fcntl(ends, fcntl.F_SETOWN, self.process.pid)
+        fcntl.fcntl(ends, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
         os.close(ends)
         self.connection = Connection(ours.detach())
 
@@ -95,9 +99,8 @@ class _SlotProcess:
             # Problems are large and few: each is sent once, and known by its identity while it is kept here.
             fresh = id(problem) not in self.known
             self.known[id(problem)] = problem
-            limits = self.settings.limits
-            limits = limits.model_copy(update={"wall_seconds": limits.wall()})
-            self.connection.send((id(problem), problem if fresh else None, completion, limits))
+            limits = self.settings.limits.from_now()
+            self.connection.send((id(problem), problem if fresh else None, completion, limits.model_dump()))
         except OSError:
             raise _Lost(started=False) from None
         answer = self._receive(START_SECONDS) if fresh else None

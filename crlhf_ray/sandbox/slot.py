@@ -1,14 +1,13 @@
 """The process of one slot: holds problems and tests outside the jail, and says the verdicts.
 
-Started by the sandbox as ``python -m crlhf_ray.sandbox.slot FD LIFE SETTINGS GROUPS``; speaks to it over
-the first of these descriptors.
+Started by the sandbox as ``python -m crlhf_ray.sandbox.slot FD SETTINGS GROUPS``; speaks to it over this descriptor.
+Settings are plain objects here: the library that reads and checks them takes longer to import than all else.
 """
 
 from __future__ import annotations
 
-import fcntl
 import importlib
-import os
+import json
 import signal
 import sys
 import traceback
@@ -16,14 +15,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from crlhf_ray.errors import EngineError
 from crlhf_ray.problems.checkers import AssertChecker
 from crlhf_ray.problems.problem import Problem
 from crlhf_ray.sandbox.check import Check, told
 from crlhf_ray.sandbox.jail import Jail, SlotLost
-from crlhf_ray.sandbox.limits import Limits, SandboxSettings
 from crlhf_ray.sandbox.verdict import Status, Verdict
+
+if TYPE_CHECKING:
+    from crlhf_ray.sandbox.limits import Limits, SandboxSettings
 
 #: Passes wherever anything can: tells a program that ends its sandbox from a sandbox that does not work.
 CANARY, CANARY_COMPLETION = Problem("canary", "", "f", AssertChecker(("assert f() == 1",)), ()), "def f(): return 1\n"
@@ -140,19 +143,20 @@ def serve(connection: Connection, slot: Slot) -> None:
             if key in unprepared:
                 connection.send(Verdict("infra_error", detail=unprepared[key], isolation=slot.settings.isolation))
             else:
-                connection.send(slot.check(problems[key], completion, limits))
+                connection.send(slot.check(problems[key], completion, _plain(limits)))
         except EngineError as error:
             connection.send(error)
 
 
+def _plain(fields: dict[str, Any]) -> Any:
+    return SimpleNamespace(**fields)
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sandbox's to handle; it closes the connection
-    connection, life = Connection(int(sys.argv[1])), int(sys.argv[2])
-    # The kernel sends SIGIO, which ends this process, as soon as the sandbox's own process is gone.
-    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    settings = SandboxSettings.model_validate_json(sys.argv[3])
-    slot = Slot(settings, tuple(map(Path, sys.argv[4:])), on_start=lambda: connection.send(None))
+    connection = Connection(int(sys.argv[1]))
+    settings = json.loads(sys.argv[2], object_hook=_plain)
+    slot = Slot(settings, tuple(map(Path, sys.argv[3:])), on_start=lambda: connection.send(None))
     try:
         slot.jail(())
         connection.send(None)

@@ -12,6 +12,7 @@ from crlhf_ray.evaluation.check import summary
 
 def row(task, result, test=None, cpu=0.1, text=""):
     verdict = {"failing_test": test, "cpu_seconds": cpu, "detail": "no memory", "isolation": "jailed"}
+    verdict["memory_by"] = "watch"
     passed = None if result == "infra_error" else result == "passed"
     return {"task_id": task, "completion": text, "passed": passed, "result": result, "verdict": verdict}
 

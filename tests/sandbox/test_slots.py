@@ -132,6 +132,41 @@ def test_a_slot_in_the_middle_of_a_program_ends_with_its_sandbox():
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_a_slot_that_is_still_starting_ends_with_its_sandbox(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(100)")
+    code = (
+        "import os\n"
+        "from crlhf_ray.sandbox.sandbox import Sandbox, SandboxSettings\n"
+        "class Waiting(Sandbox):\n"
+        "    def _await(self, number): print(self._slots[0].process.pid, flush=True); super()._await(number)\n"
+        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}\n"
+        "Waiting(SandboxSettings(slots=1))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    slot = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 50
+    while is_running(slot) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(slot)
+
+
+def is_running(pid: int) -> bool:
+    """Not so a process that has ended and that nobody has asked about yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_slot_imports_nothing_that_takes_long():
+    code = "import sys, crlhf_ray.sandbox.slot; print({'pydantic', 'numpy', 'rich', 'yaml'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
 def test_a_program_may_sleep_longer_where_it_may_compute_longer_or_the_machine_is_busy(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
