@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from crlhf_ray.feedback.desk.queue import QueueSettings
 from crlhf_ray.report.run_files import read_run
 from crlhf_ray.report.trackers import flatten
 from tests.desk.conftest import review, serve
+from tests.feedback.judge_server import JudgeServer
 
 __all__ = ["serve"]
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
+KEY = "sk-planted-4711"
 SMALL = {
     "run": {
         "rounds": 5,
@@ -206,13 +209,41 @@ def test_a_run_stopped_before_its_first_checkpoint_and_between_two_equals_an_uni
     assert_equal_runs(whole[0], run_dir)
 
 
-def test_the_simulated_crowd_can_review_over_http(tmp_path: Path):
-    run_dir = tmp_path / "served"
-    finish(start(run_dir, "feedback.source=simulated", "run.rounds=1", "evaluation.limit=1"))
-    (row,) = read_run(run_dir).metrics
-    wanted = places(read_run(run_dir).samples)
-    assert 2 * wanted <= row["aggregation"]["labels"] <= 7 * wanted
-    assert len(read_run(run_dir).reliability) == 10
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, Path, JudgeServer]]:
+    """A round that a simulated crowd reviews over HTTP, and a judge with a key: the run's folder, its output, and the
+    folder of Ray's own logs. At first the judge's endpoint takes no request, and sends the key back."""
+    run_dir, logs = tmp_path_factory.mktemp("runs") / "served", Path(tempfile.mkdtemp(dir="/tmp"))  # sockets: short
+    judge = JudgeServer(lambda told: dict.fromkeys(told["lines"], "correct"), faults=[500, 429, 400])
+    entry = f"kind: llm, model: m, base_url: '{judge.url}', key_variable: JUDGE_KEY, canary: false, longest_wait: 0"
+    changes = ["feedback.source=simulated", f"feedback.annotators=[{{{entry}}}]", "run.rounds=1", "evaluation.limit=1"]
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JUDGE_KEY", KEY)
+            patch.setenv("RAY_TMPDIR", str(logs))
+            process = start(run_dir, *changes)
+        yield run_dir, finish(process), logs, judge
+    finally:
+        judge.close()
+        shutil.rmtree(logs, ignore_errors=True)
+
+
+def test_the_simulated_crowd_can_review_over_http_beside_a_machine(served):
+    run = read_run(served[0])
+    wanted = places(run.samples)
+    assert 2 * wanted <= run.metrics[0]["aggregation"]["labels"] <= 8 * wanted
+    assert len(run.reliability) == 10 + 1
+
+
+def test_a_judges_key_is_in_nothing_that_a_run_leaves(served):
+    run_dir, output, logs, judge = served
+    assert {headers["Authorization"] for _, headers, _ in judge.requests} == {f"Bearer {KEY}"}
+    assert judge.faults == []
+    files = [file for folder in (run_dir, logs) for file in folder.rglob("*") if file.is_file()]
+    assert {"report.html", "metrics.jsonl", "raylet.out"} <= {file.name for file in files}
+    assert any("checkpoints" in file.parts for file in files)
+    assert KEY not in output
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
 
 
 def test_problems_without_tests_are_trained_on_by_what_people_say_alone(serve, tmp_path: Path):
