@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from crlhf_ray.errors import EngineError
+from crlhf_ray.errors import DataError, EngineError
 from crlhf_ray.evaluation.pass_at_k import pass_at_k_interval
 from crlhf_ray.evaluation.results import Outcomes
 from crlhf_ray.problems.load import load_problems
@@ -33,6 +33,8 @@ def check_file(
     """
     problems = load_problems(source)
     jobs, _ = read_samples(samples, problems)  # what cannot be read starts nothing
+    if not jobs:
+        raise DataError("holds no sample: give JSONL with task_id and completion in each line", file=str(samples))
     refuse_output(samples, out or output_of(samples), resume=resume)
     settings = settings.model_copy(update={"slots": max(1, min(settings.slots, len(jobs)))})
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
@@ -52,8 +54,7 @@ def check_file(
     rows = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
     found = {"output": str(written), "source": source, **summary(rows, len(problems))}
     if not found["checked"]:
-        reason = rows[0]["verdict"]["detail"] if rows else "the file holds no sample"
-        raise EngineError(f"not one of {len(rows)} programs got a verdict; of the first: {reason}")
+        raise EngineError(f"not one of {len(rows)} programs got a verdict: {rows[0]['verdict']['detail']}")
     return found
 
 
@@ -128,8 +129,8 @@ def show(found: dict[str, Any], console: Console) -> None:
             )
     if found["fenced"]:
         console.print(
-            f"hint: {len(found['fenced'])} programs hold ``` (row {found['fenced'][0]}): take the code out of it "
-            "first, for the fence is not Python",
+            f"hint: {len(found['fenced'])} of {found['samples']} programs have ``` in them (row {found['fenced'][0]}): "
+            "remove the fences first, which are not Python",
             markup=False,
         )
     if found["isolation"] != ["jailed"]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from crlhf_ray.problems.faults import fault
 from crlhf_ray.problems.names import Given
 from crlhf_ray.problems.problem import Problem
+from crlhf_ray.sandbox.exchange import NO_ANSWER
 from crlhf_ray.sandbox.jail import Ending, Jail, SlotLost
 from crlhf_ray.sandbox.program import Ended, Program, Refused, Stopped, is_of_the_program
 from crlhf_ray.sandbox.verdict import Status, Verdict
@@ -86,7 +87,7 @@ class Check:
     def _spawn(self, **options: Any) -> None:
         self._finish()
         if time.monotonic() >= self._deadline:
-            raise Stopped("timeout", f"{self._wall:g} s of wall clock")
+            raise Stopped("timeout", self._wall_clock())
         try:
             self._channel = self._jail.spawn(self._limits, self._deadline, **options)
         except Stopped as stopped:  # our own time limit: nobody knows how far the start had come
@@ -195,7 +196,10 @@ class Check:
                 return "error", stopped.detail
             place = fault(problem, stopped)
             return "infra_error", f"the tests of {problem.problem_id} cannot run here: {place}: {stopped.detail}"
-        return stopped.status, stopped.detail
+        return stopped.status, self._wall_clock() if stopped.detail == NO_ANSWER else stopped.detail
+
+    def _wall_clock(self) -> str:
+        return f"{self._wall:g} s of wall clock"
 
     def _out_of_time(self, number: int, frame: FrameType | None) -> None:
         self._over("timeout", "comparing the program's answers took more CPU time than a program may")
@@ -206,7 +210,7 @@ class Check:
         if ending.signal == signal.SIGKILL and ending.cpu >= 0.5 * self._limits.cpu_seconds:
             return "timeout", f"{self._limits.cpu_seconds:g} s of CPU"
         if ending.signal == signal.SIGKILL and time.monotonic() >= self._deadline:
-            return "timeout", f"{self._wall:g} s of wall clock"
+            return "timeout", self._wall_clock()
         large = ending.memory_kb >= self._limits.memory_mb << 9
         if ending.signal == signal.SIGKILL and (large or self._jail.ran_out_of_memory()):
             return "out_of_memory", "the slot's control group ran out of memory"

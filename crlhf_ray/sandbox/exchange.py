@@ -20,6 +20,8 @@ from crlhf_ray.sandbox.guest.heap import Heap
 from crlhf_ray.sandbox.remote import RemoteClass, mark
 from crlhf_ray.sandbox.verdict import Status
 
+NO_ANSWER = "no answer within the wall-clock limit"
+
 
 class Stopped(BaseException):
     """The check is over. Not an Exception, so that no handler in a test can catch it by accident."""
@@ -130,7 +132,7 @@ class Exchange:
         try:
             self._channel.send(message)
         except TimeoutError:
-            self.stop("timeout", "no answer within the wall-clock limit")
+            self.stop("timeout", NO_ANSWER)
         except (wire.Unsendable, RecursionError) as error:
             self._refuse(error)
         except OSError:
@@ -140,7 +142,7 @@ class Exchange:
         try:
             answer = self._channel.receive()
         except TimeoutError:
-            self.stop("timeout", "no answer within the wall-clock limit")
+            self.stop("timeout", NO_ANSWER)
         except wire.ProtocolError as error:
             self.stop("error", f"protocol: {error}")
         except (EOFError, OSError):

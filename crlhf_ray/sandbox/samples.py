@@ -124,17 +124,16 @@ def check_samples(
     jobs, rows = read_samples(path, problems, stops)
     conditions = checked_under(problems, sandbox)
     refuse_output(path, output, resume=resume)
-    done = _resume(output, rows, conditions)
+    written, length = _resume(output, rows, conditions)
     known: dict[int, Verdict] = {}
-    written = len(done)
-    with output.open("w", encoding="utf-8") as file:
-        for row in done:
-            file.write(json.dumps(row) + "\n")
-        file.flush()
+    first = written
+    on_verdict(written, len(jobs))
+    with output.open("a", encoding="utf-8") as file:
+        file.truncate(length)  # what is kept is not written again: a kill at any moment loses none of it
 
         def keep(index: int, verdict: Verdict) -> None:
             nonlocal written
-            known[len(done) + index] = verdict
+            known[first + index] = verdict
             while written in known:
                 row = {**rows[written], **verdict_fields(known.pop(written)), "checked_under": conditions}
                 file.write(json.dumps(row) + "\n")
@@ -142,7 +141,7 @@ def check_samples(
             file.flush()
             on_verdict(written + len(known), len(jobs))
 
-        sandbox.check(jobs[len(done) :], keep)
+        sandbox.check(jobs[first:], keep)
     return output
 
 
@@ -152,7 +151,7 @@ def output_of(path: Path) -> Path:
 
 def refuse_output(path: Path, output: Path, *, resume: bool) -> None:
     """Raises DataError where writing the output would lose something."""
-    if output.resolve() == path.resolve():
+    if output.exists() and path.exists() and output.samefile(path):
         raise DataError("is the file of the samples itself; name another file with --out", file=str(output))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -178,23 +177,23 @@ def checked_under(problems: Sequence[Problem], sandbox: AnySandbox) -> dict[str,
     return found
 
 
-def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[dict[str, Any]]:
-    """The leading rows of an earlier output that belong to the same samples, were checked under the same conditions and
-    need no second try."""
-    done: list[dict[str, Any]] = []
+def _resume(output: Path, rows: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> tuple[int, int]:
+    """How many leading rows of an earlier output, and bytes, belong to the same samples, were checked under the same
+    conditions and need no second try."""
+    done = length = 0
     if not output.exists():
-        return done
-    for line, row in zip(output.read_text(encoding="utf-8").splitlines(), rows, strict=False):
+        return done, length
+    for line, row in zip(output.read_bytes().splitlines(keepends=True), rows, strict=False):
         try:
-            old = json.loads(line)
-        except json.JSONDecodeError:
+            old = json.loads(line if line.endswith(b"\n") else b"")
+        except (json.JSONDecodeError, UnicodeDecodeError):
             break  # cut off in the middle of a write
         same = all(old.get(field) == value for field, value in row.items())
         same = same and old.get("checked_under") == conditions
         if not same or old.get("result") in (None, "infra_error"):
             break
-        done.append(old)
-    return done
+        done, length = done + 1, length + len(line)
+    return done, length
 
 
 def checked_ones(

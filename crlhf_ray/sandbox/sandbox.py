@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import socket
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import crlhf_ray
 from crlhf_ray.errors import EngineError
@@ -239,7 +240,8 @@ class Sandbox:
         self._slots[number] = _SlotProcess(self.settings)
 
     def _check(self, number: int, problem: Problem, completion: str) -> Verdict:
-        isolation = self.settings.isolation
+        bound: Literal["control group", "watch"] = "control group" if self._slots[number].groups else "watch"
+        said = functools.partial(Verdict, isolation=self.settings.isolation, memory_by=bound)
         started = True
         for _ in range(self.settings.attempts):
             self._await(number)
@@ -248,12 +250,10 @@ class Sandbox:
             except _Lost as lost:
                 self._replace(number)
                 if lost.hung:
-                    detail = "comparing the program's answers did not end"
-                    return Verdict("timeout", detail=detail, isolation=isolation)
+                    return said("timeout", detail="comparing the program's answers did not end")
                 started = started and lost.started
         status: Status = "killed" if started and self._is_well(number) else "infra_error"
-        detail = f"the slot was lost {self.settings.attempts} times"
-        return Verdict(status, detail=detail, isolation=isolation)
+        return said(status, detail=f"the slot was lost {self.settings.attempts} times")
 
     def _is_well(self, number: int) -> bool:
         """Whether a new slot lets the simplest program pass: then it was a program that ended the others."""

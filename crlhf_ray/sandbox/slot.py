@@ -16,7 +16,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from crlhf_ray.errors import EngineError
 from crlhf_ray.problems.checkers import AssertChecker
@@ -76,10 +76,15 @@ class Slot:
             self.on_start()
             if self._drop(problem.packages):
                 detail = "the slot's control group ran out of memory"
-                return Verdict("out_of_memory", detail=detail, isolation=self.settings.isolation)
+                return self.verdict("out_of_memory", detail)
         status: Status = "killed" if self._is_well(problem.packages) else "infra_error"
         detail = f"the sandbox was lost {self.settings.attempts} times: {reason}"
-        return Verdict(status, detail=detail, isolation=self.settings.isolation)
+        return self.verdict(status, detail)
+
+    def verdict(self, status: Status, detail: str) -> Verdict:
+        """What is said where no check came to an end."""
+        bound: Literal["control group", "watch"] = "control group" if self.cgroups else "watch"
+        return Verdict(status, detail=detail, isolation=self.settings.isolation, memory_by=bound)
 
     def _a_reference_passes(self, problem: Problem, limits: Limits) -> bool:
         """Whether the tests can be passed here: then what keeps them from running is the program's answers."""
@@ -141,7 +146,7 @@ def serve(connection: Connection, slot: Slot) -> None:
                 slot.jail(problem.packages)
                 connection.send(None)
             if key in unprepared:
-                connection.send(Verdict("infra_error", detail=unprepared[key], isolation=slot.settings.isolation))
+                connection.send(slot.verdict("infra_error", unprepared[key]))
             else:
                 connection.send(slot.check(problems[key], completion, _plain(limits)))
         except EngineError as error:

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from crlhf_ray.cli import app
-from crlhf_ray.errors import EngineError
+from crlhf_ray.errors import DataError, EngineError
 from crlhf_ray.evaluation.check import summary
 
 
@@ -63,9 +63,23 @@ def test_a_file_of_which_nothing_could_be_checked_is_an_error(tmp_path):
     problems.write_text(json.dumps(problem))
     result = invoke(tmp_path, problem=str(problems))
     assert isinstance(result.exception, EngineError)
-    assert "not one of 1 programs got a verdict" in str(result.exception)
+    assert "not one of 1 programs got a verdict: the tests of" in str(result.exception)
     assert "test 0, line 1: NameError: name 'typo'" in str(result.exception)
     assert json.loads((tmp_path / "samples.jsonl_results.jsonl").read_text())["passed"] is None
+
+
+def test_a_file_without_samples_is_refused(tmp_path):
+    result = invoke(tmp_path, completions=())
+    assert isinstance(result.exception, DataError)
+    assert "samples.jsonl: holds no sample" in str(result.exception)
+
+
+def test_a_program_that_sleeps_beyond_the_wall_clock_is_told_its_limit(tmp_path):
+    result = invoke(
+        tmp_path, "--wall-seconds", "0.5", "--cpu-seconds", "40", completions=("    import time; time.sleep(9)\n",)
+    )
+    row = json.loads((tmp_path / "samples.jsonl_results.jsonl").read_text())
+    assert (row["result"], row["verdict"]["detail"]) == ("timeout", "0.5 s of wall clock"), result.output
 
 
 @pytest.mark.parametrize("option, value", [("--slots", "0"), ("--cpu-seconds", "0"), ("--isolation", "none")])

