@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 from typing import Any
 
 from crlhf_ray.config import Config
 from crlhf_ray.errors import ConfigError
+from crlhf_ray.learner.settings import OFFLOADS_FROM
 from crlhf_ray.memory import GIB, Shape, cached_token, memory_of, shape_of, total
 from crlhf_ray.policy.settings import LoraSettings
 from crlhf_ray.policy.support import divides
@@ -152,18 +154,23 @@ def _for_ranks(config: Config, devices: Devices, shapes: _Shapes) -> Iterator[tu
     while tokens[-1] > max(16, 2 * config.rollout.max_tokens):  # about a prompt and one answer
         tokens.append(max(16, tokens[-1] // 2))
     for lora in [config.model.lora] + [LoraSettings()] * (config.model.lora is None):
-        for dtype in dict.fromkeys((config.model.dtype, "bfloat16")):
+        for dtype, away in product(
+            dict.fromkeys((config.model.dtype, "bfloat16")), dict.fromkeys((learner.offload, *OFFLOADS_FROM))
+        ):
             for ranks in sorted({learner.ranks, *(2**n for n in range(1, 7) if learner.ranks < 2**n <= free)}):
-                for stage in sorted({learner.zero_stage, 3 if ranks > 1 else 0}):
-                    for again in dict.fromkeys((learner.checkpoint_activations, True)):
-                        for most in tokens:
-                            changes = {
-                                "ranks": ranks,
-                                "zero_stage": stage,
-                                "checkpoint_activations": again,
-                                "micro_batch_tokens": most,
-                            }
-                            yield _changed(config, model={"dtype": dtype, "lora": lora}, learner=changes)
+                stages = sorted({learner.zero_stage, 3 if ranks > 1 or away != "none" else 0})
+                for stage, again, most in product(
+                    stages, dict.fromkeys((learner.checkpoint_activations, True)), tokens
+                ):
+                    changes = {
+                        "ranks": ranks,
+                        "zero_stage": stage,
+                        "offload": away,
+                        "checkpoint_activations": again,
+                        "micro_batch_tokens": most,
+                    }
+                    if stage >= OFFLOADS_FROM[away]:
+                        yield _changed(config, model={"dtype": dtype, "lora": lora}, learner=changes)
 
 
 def _changed(config: Config, **groups: dict[str, Any]) -> tuple[str, Config]:

@@ -32,11 +32,12 @@ WIDTH = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the arithmetic: what it is, how it is reckoned in words, and its bytes."""
+    """One line of the arithmetic: what it is, its formula in words, its bytes, and whether they lie in host memory."""
 
     name: str
     formula: str
     bytes: int
+    on_host: bool = False
 
 
 Memory = list[tuple[str, int, list[Item]]]
@@ -191,33 +192,38 @@ def rank_items(shape: Shape, row: Row, model: ModelSettings, learner: LearnerSet
     """One learner rank while it learns. answers: tokens that are scored in a batch, over all ranks."""
     width, ranks, stage = WIDTH[model.dtype], learner.ranks, learner.zero_stage
     bf16, full = width == 2, model.lora is None
-    head = shape.head
-    trained = shape.trained + head
+    away, all_away = learner.offload != "none", learner.offload == "all"
+    trained = shape.trained + shape.head
     sharded = ranks if stage == 3 else 1
     by = f" / {ranks} ranks" if ranks > 1 else ""
-    policy = shape.parameters + shape.adapters + head
+    policy = shape.parameters + shape.adapters + shape.head
     items = [
         Item(
             "weights",
             f"{policy:,} x {width}{by if stage == 3 else ''}: model, adapters, value head",
             policy * width // sharded,
+            all_away,
         ),
         Item(
             "reference",
             f"{shape.parameters:,} x {width}{by if stage == 3 else ''}" if full else "the model without its adapters",
             shape.parameters * width // sharded * full,
+            all_away,
         ),
         Item(
             "gradients",
             f"{trained:,} trained x {width}{by if stage > 1 else ''}" + (", and in fp32 at the step" if bf16 else ""),
             trained * width // (ranks if stage > 1 else 1) + bf16 * trained * 4 // (ranks if stage else 1),
+            away,
         ),
-        Item("optimizer", f"{trained:,} x 8{by if stage else ''}: two moments in fp32", trained * 8 // _over(learner)),
+        Item(
+            "optimizer",
+            f"{trained:,} x 8{by if stage else ''}: two moments in fp32",
+            trained * 8 // _over(learner),
+            away,
+        ),
+        *_master_weights(trained, width, learner),
     ]
-    if bf16 or stage in (1, 2):
-        items.append(
-            Item("master weights", f"{trained:,} x 4{by if stage else ''}: fp32", trained * 4 // _over(learner))
-        )
     if stage:
         bucket = reduce_bucket(trained)
         items.append(Item("bucket", f"{bucket:,} x {width}: gradients on their way to other ranks", bucket * width))
@@ -232,17 +238,35 @@ def rank_items(shape: Shape, row: Row, model: ModelSettings, learner: LearnerSet
     return items
 
 
+def _master_weights(trained: int, width: int, learner: LearnerSettings) -> list[Item]:
+    """The fp32 copy that DeepSpeed trains, where there is one: at stage 3 in fp32 only if it lies elsewhere."""
+    away = learner.offload != "none"
+    if width == 4 and learner.zero_stage in (0, 3) and not away:
+        return []
+    by = f" / {learner.ranks} ranks" if learner.zero_stage and learner.ranks > 1 else ""
+    return [Item("master weights", f"{trained:,} x 4{by}: fp32", trained * 4 // _over(learner), away)]
+
+
 def start_items(shape: Shape, model: ModelSettings, learner: LearnerSettings) -> list[Item]:
-    """A rank at its start, when it holds everything whole, whatever the ZeRO stage; the optimizer's state is made at
-    the first step."""
+    """A rank at its start, when stages below 3 hold everything whole; the optimizer's state is made at the first
+    step."""
     width, full = WIDTH[model.dtype], model.lora is None
-    copies = 1 + full
-    whole = shape.parameters * copies + shape.adapters + shape.head
-    trained = shape.trained + shape.head
-    items = [Item("whole model", f"{whole:,} x {width}" + (": model and reference" if full else ""), whole * width)]
-    if width == 2 or learner.zero_stage in (1, 2):
-        items.append(Item("master weights", f"{trained:,} x 4", trained * 4 // _over(learner)))
-    return items
+    weights, beside = shape.parameters * (1 + full), shape.adapters + shape.head
+    what = ": model and reference" if full else ""
+    master = _master_weights(shape.trained + shape.head, width, learner)
+    if learner.zero_stage < 3:
+        return [Item("whole model", f"{weights + beside:,} x {width}{what}", (weights + beside) * width), *master]
+    return [
+        Item(
+            "weights",
+            f"{weights:,} x {width} / {learner.ranks} rank(s){what}",
+            weights * width // learner.ranks,
+            learner.offload == "all",
+        ),
+        Item("beside them", f"{beside:,} x {width}: adapters, value head", beside * width),
+        Item("largest weight", f"{shape.largest:,} x {width}: whole while it is read", shape.largest * width),
+        *master,
+    ]
 
 
 def cached_token(shape: Shape, config: Config) -> int:
@@ -293,19 +317,22 @@ def sync_items(shape: Shape, config: Config) -> list[Item]:
 def memory_of(shape: Shape, config: Config) -> Memory:
     """Of each kind of process: its name, how many there are, and what one holds.
 
-    A rank's memory is that of its highest point: its start, or the backward pass of its largest row.
+    A rank's memory is that of its highest point: its start, or the backward pass of its largest row. What it offloads
+    is apart, before the last entry.
     """
     process = Item("process", "Python, torch, Ray, vLLM or DeepSpeed before any weight", int(PROCESS_GIB * GIB))
     run, rollout, learner = config.run, config.rollout, config.learner
     answers = run.problems_per_round * run.samples_per_problem * rollout.max_tokens
     learning = rank_items(shape, expected_row(config), config.model, learner, answers)
     starting = start_items(shape, config.model, learner)
+    away = [item for item in learning if item.on_host]
     parts = rollout.tensor_parallel
     of_replica = "rollout replica" if parts == 1 else f"of {parts} processes of a rollout replica"
     return [
         (of_replica, rollout.most_replicas * parts, [*replica_items(shape, config), process]),
-        ("learner rank, learning", learner.ranks, [*learning, process]),
-        ("learner rank, at its start", learner.ranks, [*starting, process]),
+        ("learner rank, learning", learner.ranks, [*_on_device(learning), process]),
+        ("learner rank, at its start", learner.ranks, [*_on_device(starting), process]),
+        *([("offloaded part of the learner, in host memory", learner.ranks, away)] if away else []),
         ("driver, aggregation actor, Ray", 3, [process]),
     ]
 
@@ -328,6 +355,10 @@ def expected_row(config: Config) -> Row:
     ]
     row = max((row for ranks in dealt for rows in ranks for row in rows), key=lambda row: sum(map(tokens, row)))
     return Row.of([(prompt, *[answer - 1] * len(piece)) for piece in row], answer * sum(map(len, row)))
+
+
+def _on_device(items: Iterable[Item]) -> list[Item]:
+    return [item for item in items if not item.on_host]
 
 
 def _over(learner: LearnerSettings) -> int:

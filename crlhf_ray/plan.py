@@ -118,8 +118,8 @@ def _machines(config: Config) -> list[tuple[str, str]]:
 
 def on_one_machine(parts: Memory) -> int:
     """Bytes of all processes: a rank is counted once, at its highest point."""
-    replica, learning, starting, rest = (count * total(items) for _, count, items in parts)
-    return replica + max(learning, starting) + rest
+    replica, learning, starting, *others = (count * total(items) for _, count, items in parts)
+    return replica + max(learning, starting) + sum(others)
 
 
 def _up_to(config: Config) -> str:

@@ -60,8 +60,9 @@ def probe(vocabulary: int) -> list[Experience]:
 def plain_logprobs(policy: Any) -> torch.Tensor:
     """Log-probs [8] of the probe's answer by the model as it is, before DeepSpeed has it."""
     asked = probe(policy.config.vocab_size)[0]
-    ids = torch.tensor([asked.prompt_token_ids + asked.token_ids])
-    logits = policy(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    ids = torch.tensor([asked.prompt_token_ids + asked.token_ids], device=policy.device)
+    logits = policy(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1).cpu()
+    ids = ids.cpu()
     start = len(asked.prompt_token_ids)
     return logits[range(start - 1, ids.shape[1] - 1), ids[0, start:]]
 

@@ -14,6 +14,8 @@ from crlhf_ray.settings import Settings, refuse_unused
 #: What only a value function, and only an adaptive KL coefficient, reads.
 _OF_VALUES = ("gamma", "gae_lambda", "value_clip", "value_coef", "value_trunk", "value_lr")
 _OF_ADAPTIVE = ("target", "horizon")
+#: The ZeRO stage that `learner.offload` needs at least.
+OFFLOADS_FROM = {"none": 0, "optimizer": 2, "all": 3}
 
 
 class KLSettings(Settings):
@@ -99,6 +101,9 @@ class LearnerSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients as well, 3 weights as well. With one rank
     there is nothing to shard, and 0 is fastest."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What waits in host memory instead of the device's, for time. optimizer: the optimizer's state, fp32 weights and
+    gradients (zero_stage 2 or 3), and AdamW's step is computed on the host. all: the weights as well (zero_stage 3)."""
     cpus_per_rank: float = Field(default=0.5, ge=0)
     """Ray CPUs reserved a rank. Rollouts and learning take turns, so on one machine both may count on all cores."""
     gpus_per_rank: float = Field(default=0.0, ge=0)
@@ -132,6 +137,11 @@ class LearnerSettings(Settings):
     def _fits(self) -> LearnerSettings:
         if not algorithm_named(self.algorithm).needs_values:
             refuse_unused(self, _OF_VALUES, f"algorithm={self.algorithm}, which has no value function")
+        if self.offload != "none" and self.zero_stage < (least := OFFLOADS_FROM[self.offload]):
+            raise ValueError(
+                f"offload={self.offload} moves what DeepSpeed divides over the ranks, and zero_stage={self.zero_stage} "
+                f"leaves it whole: set zero_stage to {'2 or 3' if least == 2 else '3'}"
+            )
         if self.algorithm == "reinforce_pp" and not self.whiten:
             raise ValueError("algorithm=reinforce_pp has no baseline but the batch's mean: leave whiten on")
         if self.lr_schedule == "constant":

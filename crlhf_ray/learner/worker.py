@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,21 @@ from crlhf_ray.learner.advantage import (
     signal,
 )
 from crlhf_ray.learner.batching import Experience, Packed, plan
-from crlhf_ray.learner.forward import ActorCritic, Frozen
-from crlhf_ray.learner.forward_check import check_exact, check_names, plain_logprobs, probe
+from crlhf_ray.learner.forward import Frozen
+from crlhf_ray.learner.forward_check import check_exact, check_names, probe
 from crlhf_ray.learner.kl import KLController
 from crlhf_ray.learner.linear import use_onednn
+from crlhf_ray.learner.loading import load_actor
 from crlhf_ray.learner.loss import policy_loss, value_loss
 from crlhf_ray.learner.measures import Clock, gaps
 from crlhf_ray.learner.policy_weights import PolicyWeights
 from crlhf_ray.learner.schedule import lr_factor
 from crlhf_ray.learner.settings import LearnerSettings
 from crlhf_ray.learner.staleness import correct
-from crlhf_ray.learner.zero import checkpoint_layers, deepspeed_config, optimizer_of
+from crlhf_ray.learner.zero import deepspeed_config, optimizer_of
 from crlhf_ray.output import print_to
 from crlhf_ray.policy.checkpoints import temporary_tag
-from crlhf_ray.policy.model import ModelSettings, leave_out_frozen, load_model
+from crlhf_ray.policy.model import ModelSettings
 from crlhf_ray.process_group import join_group
 from crlhf_ray.rollout.weights import Senders, TransferSpec, WeightMeta
 
@@ -80,16 +80,7 @@ class LearnerWorker:
                 self.settings.threads_per_rank or max(1, (os.cpu_count() or 1) // self.settings.ranks)
             )
         deepspeed = join_group(cuda=cuda, timeout_seconds=self.settings.timeout_seconds)
-        policy: Any = load_model(self.model_settings)
-        adapted = self.model_settings.lora is not None
-        expected = plain_logprobs(policy)
-        reference = None if adapted else deepcopy(policy).requires_grad_(False)
-        module = ActorCritic(policy, reference, self.settings.value_trunk)
-        leave_out_frozen(module)
-        if self.settings.checkpoint_activations:
-            checkpoint_layers(module)
-        if not self.algorithm.needs_values:
-            module.value_head.requires_grad_(False)
+        module, expected = load_actor(self.model_settings, self.settings, needs_values=self.algorithm.needs_values)
         if cuda:
             module.to("cuda")
         else:
@@ -106,9 +97,10 @@ class LearnerWorker:
         self.module = module
         gathered = deepspeed.zero.GatheredParameters if self.settings.zero_stage == 3 else None
         self.weights = PolicyWeights(module, gathered)
-        check_names(policy.config, self.weight_meta())
-        self.probe = probe(policy.config.vocab_size)
-        check_exact(self.model_settings, policy.config, expected, self.logprobs(self.probe))
+        known: Any = module.policy.config
+        check_names(known, self.weight_meta())
+        self.probe = probe(known.vocab_size)
+        check_exact(self.model_settings, known, expected, self.logprobs(self.probe))
 
     def update(self, batch: Sequence[Experience]) -> dict[str, float]:
         """One PPO update from a batch: see `LearnerGroup.update`."""

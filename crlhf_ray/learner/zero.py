@@ -17,7 +17,16 @@ def deepspeed_config(
     settings: LearnerSettings, model: ModelSettings, module: ActorCritic, *, clips: bool = True
 ) -> dict[str, Any]:
     """DeepSpeed's settings. clips: whether DeepSpeed bounds the gradients' norm."""
-    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in module.parameters() if weight.requires_grad)
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "overlap_comm": False,
+        "reduce_bucket_size": reduce_bucket(trained),
+    }
+    if settings.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if settings.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -25,11 +34,8 @@ def deepspeed_config(
         "gradient_clipping": settings.max_grad_norm if clips else 0.0,
         "bf16": {"enabled": model.dtype == "bfloat16"},
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": settings.zero_stage,
-            "overlap_comm": False,
-            "reduce_bucket_size": reduce_bucket(trained),
-        },
+        "zero_force_ds_cpu_optimizer": False,  # its own Adam would have to be compiled at the first start
+        "zero_optimization": zero,
         "steps_per_print": 10**9,
     }
 

@@ -35,6 +35,7 @@ from crlhf_ray.policy.demonstrations import (
 from crlhf_ray.policy.export import assemble, save
 from crlhf_ray.policy.model import leave_out_frozen, load_model, load_tokenizer, resolve
 from crlhf_ray.policy.settings import SftSettings
+from crlhf_ray.policy.sharded import loaded_in_parts, one_type
 from crlhf_ray.process_group import join_group
 
 if TYPE_CHECKING:
@@ -291,7 +292,10 @@ def _save_checkpoint(engine: Any, settings: SftSettings, step: int, *, write: bo
 
 def _engine(settings: SftSettings, steps: int) -> Any:
     deepspeed = join_group(cuda=settings.gpus_per_rank > 0, timeout_seconds=GROUP_SECONDS)
-    model = load_model(settings.model)
+    with loaded_in_parts(settings.model.dtype, enabled=settings.zero_stage == 3):
+        model = load_model(settings.model)
+    if settings.zero_stage == 3:
+        one_type(model, getattr(torch, settings.model.dtype))
     leave_out_frozen(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)

@@ -159,6 +159,15 @@ def test_sampled_intervals_hold_also_where_everybody_has_few_labels(make):
     pd.testing.assert_frame_equal(fitted.reliability(names[7:8]), table[7:8])
 
 
+def test_intervals_of_one_coin_hold_where_an_annotator_has_one_rate():
+    rng = np.random.default_rng(0)
+    truth, rate = rng.integers(0, 2, 500), rng.beta(8, 4, 300)
+    fitted = OneCoin().fit(crowd(rng, truth, rate, rate, density=5 / 300), pd.Series(truth[:50]))
+    table = fitted.reliability([f"w{i}" for i in range(300)])
+    assert 0.9 < ((table["sensitivity_low"] <= rate) & (rate <= table["sensitivity_high"])).mean() < 0.99
+    assert np.allclose(table["sensitivity"], table["specificity"])
+
+
 @pytest.mark.parametrize("settings", [{"prior": 0.9}, {"strength": 4.0}, {"learn_from": "honeypots"}, {"decay": 0.9}])
 def test_sampled_intervals_follow_the_settings_of_two_coin(settings, votes):
     usual, other = (TwoCoin(**some).fit(votes, GOLD).reliability() for some in ({}, settings))

@@ -66,10 +66,14 @@ def curve(group, updates):
     return [group.update(samples) for _ in range(updates)]
 
 
-def test_two_ranks_at_stage_3_learn_what_one_rank_at_stage_0_learns(alone, pair):
+def assert_alike(*curves):
     for name in ("loss", "policy_loss", "value_loss", "grad_norm", "approx_kl", "entropy"):
-        expected, found = ([metrics[name] for metrics in side[1]] for side in (alone, pair))
+        expected, found = ([metrics[name] for metrics in side] for side in curves)
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-5), name
+
+
+def test_two_ranks_at_stage_3_learn_what_one_rank_at_stage_0_learns(alone, pair):
+    assert_alike(alone[1], pair[1])
     for one, two in zip(alone[0].logprobs(batch()), pair[0].logprobs(batch()), strict=True):
         assert np.abs(one - two).max() < 1e-3
     assert alone[1][2]["value_loss"] < alone[1][0]["value_loss"], "three updates must have learnt something"
@@ -77,6 +81,17 @@ def test_two_ranks_at_stage_3_learn_what_one_rank_at_stage_0_learns(alone, pair)
 
 def test_sharded_ranks_go_back_to_their_checkpoint(pair, tmp_path):
     group = pair[0]
+    before = group.logprobs(batch())
+    group.save(tmp_path, {"round": 3})
+    curve(group, 1)
+    assert group.load(tmp_path) == {"round": 3}
+    for one, other in zip(before, group.logprobs(batch()), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_offloaded_weights_and_optimizer_learn_the_same_and_go_back_to_their_checkpoint(alone, start, tmp_path):
+    group = start(TWO.model_copy(update={"offload": "all"}))
+    assert_alike(alone[1], curve(group, 3))
     before = group.logprobs(batch())
     group.save(tmp_path, {"round": 3})
     curve(group, 1)
@@ -144,9 +159,10 @@ def test_a_checkpoint_of_another_shape_is_refused(alone, start, tmp_path):
     with pytest.raises(DataError, match="no finished checkpoint"):
         alone[0].load(tmp_path / "nowhere")
     alone[0].save(tmp_path, {})
-    other = start(ONE.model_copy(update={"zero_stage": 2}))
+    other = start(ONE.model_copy(update={"zero_stage": 2, "offload": "optimizer"}))
     with pytest.raises(EngineError, match=r"written with learner.zero_stage=0, this run has 2"):
         other.load(tmp_path)
+    assert_alike(alone[1], curve(other, 3))  # with the optimizer's state in host memory
 
 
 def test_an_update_whose_scores_hardly_differ_takes_no_step_and_says_so(alone):

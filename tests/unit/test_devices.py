@@ -72,9 +72,13 @@ def test_a_replica_that_one_device_cannot_hold_is_split_over_several():
         check_devices(dense(32), settings(*changes), Devices.parse("1x8x80"))
 
 
-def test_a_32b_model_in_full_needs_adapters_since_a_rank_holds_it_whole_at_its_start():
-    with pytest.raises(ConfigError, match=r"a learner rank takes .*with model\.lora="):
+def test_a_32b_model_in_full_that_no_device_holds_is_divided_over_many_ranks_or_offloaded():
+    with pytest.raises(ConfigError, match=r"takes .*with learner\.ranks=16, learner\.zero_stage=3 it would take"):
         check_devices(dense(32), settings(), Devices.parse("4x8x80"))
+    with pytest.raises(ConfigError, match=r"with learner\.ranks=2, learner\.zero_stage=3, learner\.offload=optimizer"):
+        check_devices(dense(32), settings(), Devices.parse("1x3x80"))
+    with pytest.raises(ConfigError, match=r"takes .*with learner\.zero_stage=3, learner\.offload=all"):
+        check_devices(dense(32), settings(), Devices.parse("1x2x80"))
 
 
 def test_a_proposed_split_divides_the_heads_and_reserves_its_gpus():

@@ -79,6 +79,30 @@ def test_zero_divides_what_its_stage_says_over_the_ranks():
             assert sharded[name] == pytest.approx(whole[name] / (4 if stage >= since else 1), abs=4), (stage, name)
 
 
+def test_zero_3_divides_a_rank_from_its_start_on():
+    whole, parts = (tiny(f"learner.zero_stage={stage}", "learner.ranks=4")[2][2] for stage in (2, 3))
+    assert whole[0].name == "whole model"
+    assert parts[0].bytes < whole[0].bytes / 4
+
+
+@pytest.mark.parametrize(("offload", "moved"), [("optimizer", 3), ("all", 5)])
+def test_what_is_offloaded_leaves_the_device_and_is_counted_in_host_memory(offload, moved):
+    shared = ("learner.zero_stage=3", "learner.ranks=2", "model.lora=null", "learner.lr=1e-5")
+    before, after = tiny(*shared), tiny(*shared, f"learner.offload={offload}")
+    (name, ranks, host) = after[3]
+    assert ("host memory" in name, ranks, len(host)) == (True, 2, moved)
+    gone = {item.name for item in before[1][2]} - {item.name for item in after[1][2]}
+    assert gone == {item.name for item in host} - {"master weights"}  # in fp32 a copy that only offloading makes
+
+
+@pytest.mark.parametrize(
+    ("offload", "stage", "needed"), [("optimizer", 0, "2 or 3"), ("optimizer", 1, "2 or 3"), ("all", 2, "3")]
+)
+def test_offloading_what_the_zero_stage_leaves_whole_is_refused(offload, stage, needed):
+    with pytest.raises(ConfigError, match=rf"zero_stage={stage} leaves it whole: set zero_stage to {needed}"):
+        load_config(QUICKSTART, [f"learner.offload={offload}", f"learner.zero_stage={stage}"])
+
+
 def test_tensor_parallelism_divides_a_replicas_weights():
     (_, one, alone), (_, two, halves) = tiny()[0], tiny("rollout.tensor_parallel=2")[0]
     assert (one, two) == (1, 2)
