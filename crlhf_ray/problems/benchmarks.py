@@ -18,8 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from crlhf_ray.errors import DataError
-from crlhf_ray.problems.checkers import AssertChecker, CallChecker, Case, Checker, ReferenceChecker, ScriptChecker
+from crlhf_ray.problems.checkers import (
+    AssertChecker,
+    CallChecker,
+    Case,
+    Checker,
+    InsertChecker,
+    ReferenceChecker,
+    ScriptChecker,
+)
 from crlhf_ray.problems.fit import not_possible
+from crlhf_ray.problems.names import imported_modules
 from crlhf_ray.problems.problem import PROGRAM_STOPS, Problem, docstring
 
 Row = dict[str, Any]
@@ -223,7 +232,6 @@ def class_eval(row: Row) -> Problem:
 def big_code_bench(row: Row) -> Problem:
     """BigCodeBench: ``complete_prompt`` ends with a docstring, ``libs`` names what it may import."""
     libraries = row["libs"] if isinstance(row["libs"], list) else ast.literal_eval(row["libs"])
-    roots = {library.split(".")[0] for library in libraries} - sys.stdlib_module_names
     return Problem(
         problem_id=row["task_id"],
         prompt=row["complete_prompt"].rstrip(),
@@ -232,12 +240,62 @@ def big_code_bench(row: Row) -> Problem:
         references=("\n" + row["canonical_solution"].rstrip() + "\n",),
         split="heldout",
         family="bigcodebench",
-        packages=tuple(sorted(_DISTRIBUTIONS.get(root, root) for root in roots)),
+        packages=_packages(libraries),
     )
 
 
 #: Distributions that are not called as what they install.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "bs4": "beautifulsoup4", "PIL": "pillow", "cv2": "opencv-python"}
+
+
+def _packages(modules: Iterable[str]) -> tuple[str, ...]:
+    roots = {module.split(".")[0] for module in modules} - sys.stdlib_module_names
+    return tuple(sorted(_DISTRIBUTIONS.get(root, root) for root in roots))
+
+
+# ---- DS-1000
+
+
+def ds_1000(row: Row) -> Problem:
+    """DS-1000: ``code_context`` holds the program with its ``[insert]``, the inputs and how answers are compared.
+
+    The answers travel as values: what draws pictures, or answers tensors, is refused.
+    """
+    about, setup = row["metadata"], row["code_context"]
+    about = ast.literal_eval(about) if isinstance(about, str) else about
+    if about["library"] in ("Matplotlib", "Pytorch", "Tensorflow"):
+        raise _NotPossible(
+            f"a result of {about['library']} is not a value that can be carried from the program to its tests"
+        )
+    if (reason := not_possible(setup)) is not None:
+        raise _NotPossible(reason)
+    found = {
+        node.targets[0].id: node.value.value
+        for node in ast.parse(setup).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    context = found.get("exec_context")
+    if not isinstance(context, str) or "[insert]" not in context:
+        raise ValueError("code_context sets no exec_context with [insert] in it")
+    tests = tuple(
+        f"test_input, expected_result = generate_test_case({number})\n"
+        "assert exec_test(solved(test_input), expected_result)"
+        for number in range(1, int(about["test_case_cnt"]) + 1)
+    )
+    checker = InsertChecker(tests, setup, context=context, reads_text="def test_string(" in setup)
+    return Problem(
+        problem_id=f"ds1000/{about['problem_id']}",
+        prompt=_told(row["prompt"]),
+        entry_point="solved",
+        checker=checker,
+        references=("\n" + row["reference_code"].strip("\n") + "\n",),
+        split="heldout",
+        family="ds1000",
+        stops=("</code>", "\n# SOLUTION END", "\nEND SOLUTION", "\n```"),
+        packages=_packages((*imported_modules(setup), *imported_modules(context.replace("[insert]", "")))),
+    )
 
 
 FORMS: dict[str, Callable[[Row], Problem]] = {
@@ -247,4 +305,5 @@ FORMS: dict[str, Callable[[Row], Problem]] = {
     "leetcode": leetcode,
     "classeval": class_eval,
     "bigcodebench": big_code_bench,
+    "ds1000": ds_1000,
 }

@@ -132,6 +132,36 @@ class AssertChecker(Checker):
 
 
 @dataclass(frozen=True)
+class InsertChecker(AssertChecker):
+    """For completions that are a piece of a given program, which takes `test_input` and leaves `result`.
+
+    The entry point is the function ``test_input -> result`` that the whole program is made.
+
+    context: the program; the completion stands for its ``[insert]``.
+    reads_text: setup defines ``test_string(completion)``, which looks at the text and runs nothing of it.
+    """
+
+    context: str = ""
+    reads_text: bool = False
+    kind: str = "insert"
+
+    def verify(self, problem: Problem, source: str, check: Channel) -> None:
+        piece = source.removeprefix(problem.prompt)
+        if self.reads_text:
+            namespace: dict[str, Any] = {}
+            exec(trusted_code(self.setup, "<setup>"), namespace)
+            namespace["test_string"](piece)
+        whole = self.context.replace("[insert]", piece)
+        program = (
+            f"def {problem.entry_point}(test_input):\n"
+            "    scope = {'__name__': 'solution', 'test_input': test_input}\n"
+            f"    exec({whole!r}, scope)\n"
+            "    return scope['result']\n"
+        )
+        super().verify(problem, f"{problem.prompt}\n{program}", check)
+
+
+@dataclass(frozen=True)
 class Case:
     """One call with what must come of it.
 

