@@ -58,8 +58,8 @@ check: env-dev  ## Format, lint, types
 	$(VENV)/bin/mypy
 
 # Two files at a time: most tests wait (for an engine's start, a browser, a child process) more than they compute.
-# What fails is run again with the machine to itself: a fault fails twice, a wait that was too short for a busy machine
-# does not, and is listed all the same.
+# What fails is run again with the machine to itself. A test that passes then is listed as failed all the same: it holds
+# a race, or a wait that is too short for a busy machine.
 test: check  ## Everything: format, lint, types, unit, real engines
 	$(VENV)/bin/pytest -n 2 --dist loadfile --durations 40 || { [ $$? -eq 1 ] && echo "Again, alone:" && \
 	$(VENV)/bin/pytest --last-failed --last-failed-no-failures none --maxfail 3; }

@@ -68,8 +68,8 @@ def connect(address: str | None = None, **local: Any) -> Iterator[None]:
                 _end(children())
                 if attempt == ATTEMPTS:
                     raise ResourceError(
-                        f"Ray did not start on this machine in {ATTEMPTS} attempts, of 30 s each: the machine is too "
-                        "busy. End what else runs on it and try again, or name a running cluster with RAY_ADDRESS"
+                        f"Ray did not start on this machine in {ATTEMPTS} attempts of 30 s each: the machine is too "
+                        "busy. Stop whatever else is running and try again, or name a running cluster with RAY_ADDRESS"
                     ) from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False

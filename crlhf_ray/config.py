@@ -205,6 +205,12 @@ class Config(Settings):
                 f"feedback.labels_per_item={self.feedback.labels_per_item} is above the {people} annotators of "
                 f"feedback.crowd.annotators; use 1 to {people}, or null for all"
             )
+        every, rounds = self.evaluation.every, self.run.rounds
+        if self.evaluation.target is not None and every >= rounds:
+            raise ValueError(
+                f"evaluation.target={self.evaluation.target} has no effect with evaluation.every={every} and "
+                f"run.rounds={rounds}: nothing is measured before the last round"
+            )
         if self.run.export == "adapter" and self.model.lora is None:
             raise ValueError("run.export=adapter, but model.lora is not set: use merged, or null for no export")
         if self.rollout.max_tokens >= self.rollout.context:

@@ -9,8 +9,8 @@
 Who waits for whom. The driver waits for the first of a sample or a mark (`Flow`), and for a whole update. With
 pipeline.max_staleness=0 everything takes turns, as in the paper; above it replicas draw, people review and the learner
 learns at the same time, and what is learnt from is never older than that many updates (`pipeline/buffer.py`). Replicas
-take new weights when they have finished what they are drawing. Every wait is bounded, and its error names the replica,
-rank or actor that did not answer.
+take new weights when they have finished what they are drawing, or meanwhile (rollout.on_update). Every wait is bounded,
+and its error names the replica, rank or actor that did not answer.
 """
 
 from __future__ import annotations

@@ -227,6 +227,7 @@ def train_worker(config: dict[str, Any]) -> None:
         )
         first = state["step"]
     if rank == 0:
+        _check_owner(root, config["owner"])
         kept = [row for row in read_metrics(root) if row["step"] <= first]
         (root / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
 
@@ -252,14 +253,14 @@ def train_worker(config: dict[str, Any]) -> None:
             "seconds": round(time.monotonic() - begun, 3),
         }
         if rank == 0:
-            if (root / OWNER).read_text() != config["owner"]:
-                raise EngineError(f"{root} was taken over by a run that was started later")
+            _check_owner(root, config["owner"])
             with (root / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
-            _save_checkpoint(engine, settings, step + 1, write=rank == 0)
+            _save_checkpoint(engine, settings, step + 1, config["owner"], write=rank == 0)
     weights = _gathered_weights(engine, keep=rank == 0)
     if rank == 0:
+        _check_owner(root, config["owner"])
         _save(weights, settings)
     deepspeed.comm.barrier()
 
@@ -271,7 +272,13 @@ def _tag(checkpoints: Path) -> str | None:
     return tag[0]
 
 
-def _save_checkpoint(engine: Any, settings: SftSettings, step: int, *, write: bool) -> None:
+def _check_owner(root: Path, owner: str) -> None:
+    """Rank 0 looks before it writes; the others end with it."""
+    if (root / OWNER).read_text() != owner:
+        raise EngineError(f"{root} was taken over by a later run")
+
+
+def _save_checkpoint(engine: Any, settings: SftSettings, step: int, owner: str, *, write: bool) -> None:
     """Collective. Ray Train's own list of checkpoints is rewritten in place, so that a kill can leave none to read."""
     import deepspeed
 
@@ -285,6 +292,7 @@ def _save_checkpoint(engine: Any, settings: SftSettings, step: int, *, write: bo
     )
     deepspeed.comm.barrier()
     if write:
+        _check_owner(settings.dir, owner)
         publish(checkpoints, step, {"ranks": settings.ranks, "zero_stage": settings.zero_stage})
         prune(checkpoints, kept=1)
     deepspeed.comm.barrier()

@@ -135,8 +135,10 @@ class Prometheus:
         from ray.util.metrics import Gauge
 
         for name, value in {**numbers, "round": step}.items():
+            if name.startswith("pipeline/dropped/"):  # one by problem, of which there may be thousands
+                continue
             if name not in self._gauges:
-                self._gauges[name] = Gauge(re.sub(r"\W+", "_", f"crlhf_{name}"), name, tag_keys=("run",))
+                self._gauges[name] = Gauge(re.sub(r"[^a-zA-Z0-9]+", "_", f"crlhf_{name}"), name, tag_keys=("run",))
             self._gauges[name].set(value, {"run": self._run})
 
     def close(self) -> None:

@@ -139,9 +139,10 @@ class Engine:
                 if ended and not finished:
                     return
         finally:
-            if self._unfinished:
-                engine.abort_request(list(self._unfinished))
-                self._unfinished.clear()
+            with self._turn():
+                if self._unfinished:
+                    engine.abort_request(list(self._unfinished))
+                    self._unfinished.clear()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -181,14 +182,15 @@ class Engine:
             }
         else:
             init_info = asdict(spec)
-        self.llm.init_weight_transfer_engine({"init_info": init_info})
+        with self._turn():
+            self.llm.init_weight_transfer_engine({"init_info": init_info})
         self._meta = read_meta(self._store)
 
     def receive(self, version: int) -> None:
         """Take one full set of weights from the learner and forget what was cached under the old ones.
 
-        What is being drawn meanwhile goes on between two steps: from the tokens that it has, whose attention states the
-        new weights compute again, or from its beginning, as ``on_update`` says.
+        What is being drawn meanwhile goes on between two steps: from the tokens that it has, whose attention states are
+        recomputed, or from its beginning, as ``on_update`` says.
 
         Raises TransferError naming the weight at which the transfer broke; the engine is then half updated and unfit.
         """

@@ -222,6 +222,7 @@ class Fleet:
                 self._arrive(1.0)
             self._connect(learner)
             self._transfer(learner, version, self.members.health.alive())
+            self._heard |= dict.fromkeys(self._streams.values(), time.monotonic())  # learner and update took their time
             if self.members.health.serving(version) or not self.members.health.slots:
                 self.members.fill()
                 return

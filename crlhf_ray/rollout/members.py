@@ -113,7 +113,7 @@ class Members:
             num_cpus=settings.cpus_per_replica,
             num_gpus=settings.gpus_per_replica,
             resources=settings.resources,
-            max_concurrency=2,  # `add` beside `draw`
+            max_concurrency=2,  # `add` and `receive` beside `draw`
             max_restarts=0,  # a restarted actor would be stale; the fleet replaces it and syncs
             runtime_env={"env_vars": environment},
         )

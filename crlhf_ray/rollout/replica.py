@@ -59,6 +59,7 @@ class Replica:
         from crlhf_ray.rollout.engine import Engine, EngineOptions
 
         self.version: int | None = None
+        self._failed = False
         self._more: deque[Task] = deque()
         self.tokenizer = load_tokenizer(model.name)
         self.engine = Engine(
@@ -87,13 +88,12 @@ class Replica:
         self._more.extend(tasks)
 
     def draw(self, version: int, tasks: Sequence[Task]) -> Iterator[Sample]:
-        """Draw the tasks, and those that are added meanwhile, from weights of ``version`` on; each as it is finished.
+        """Draw the tasks, and those that are added meanwhile, with the weights of ``version``; each as it is finished.
 
-        Raises EngineError when the replica holds other weights, or when its engine fails.
+        Raises EngineError when the replica holds other weights, or when its engine fails. Where updates do not wait,
+        one may come at any time, and a replica that is let go gets none: samples say what they are of.
         """
-        # An update may have come between the call and this, where it waits for nobody.
-        newer = self.settings.on_update != "finish" and self.version is not None and self.version > version
-        if self.version != version and not newer:
+        if self.version is None or (self.settings.on_update == "finish" and self.version != version):
             held = "no synced weights" if self.version is None else f"version {self.version}"
             raise EngineError(f"replica {self.replica_id} holds {held}, wanted is version {version}: sync it first")
         self._more.extend(tasks)
@@ -144,7 +144,9 @@ class Replica:
         """Take the learner's weights, which are of ``version``; beside a `draw` too, see `Engine.receive`."""
         with self._fatal("receive"):
             self.engine.receive(version)
-        self.version = version
+            if self._failed:
+                raise EngineError("it failed in another call")
+            self.version = version
 
     @contextmanager
     def _fatal(self, doing: str) -> Iterator[None]:
@@ -153,7 +155,7 @@ class Replica:
         except (ConfigError, GeneratorExit):
             raise
         except Exception as error:
-            self.version = None
+            self.version, self._failed = None, True
             traceback.print_exc()
             sys.stderr.flush()
             self._on_death()

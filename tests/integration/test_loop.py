@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 KEY = "sk-planted-4711"
 SMALL = {
     "run": {
-        "rounds": 5,
+        "rounds": 6,
         "checkpoint_every": 3,
         "problems_per_round": 2,
         "samples_per_problem": 2,
@@ -86,7 +86,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
 
 def test_a_run_measures_before_and_after_and_says_where_the_report_lies(whole):
     run_dir, output, _ = whole
-    assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 5]
+    assert [row["round"] for row in read_run(run_dir).heldout()] == [0, 6]
     assert "report.html" in output
     assert (run_dir / "report.html").read_text().startswith("<!doctype html>")
 
@@ -120,12 +120,12 @@ def test_engine_noise_stays_out_of_the_terminal(whole):
 
 def test_a_run_leaves_its_model_and_keeps_its_best_checkpoint(whole):
     run_dir, output, _ = whole
-    assert json.loads((run_dir / "model" / "export.json").read_text())["checkpoint"] == "step-00000005"
+    assert json.loads((run_dir / "model" / "export.json").read_text())["checkpoint"] == "step-00000006"
     assert "vllm serve" in output
     card = (run_dir / "model" / "README.md").read_text()
     assert "simulated: 10 reviewers" in card
-    assert "| 5 (these weights) |" in card
-    assert (run_dir / "checkpoints" / "best").read_text() == "step-00000005"
+    assert "| 6 (these weights) |" in card
+    assert (run_dir / "checkpoints" / "best").read_text() == "step-00000006"
 
 
 def test_the_dashboard_for_grafana_draws_numbers_that_a_run_writes(whole):
@@ -154,8 +154,8 @@ def test_a_run_resumed_with_fewer_rounds_than_it_played_ends_at_once(whole, tmp_
     shutil.copytree(whole[0], run_dir)
     finish(start(run_dir, "run.rounds=1", resume=True))
     found = read_run(run_dir)
-    assert [row["round"] for row in found.metrics] == list(range(5))
-    assert [row["round"] for row in found.heldout()] == [0, 5]
+    assert [row["round"] for row in found.metrics] == list(range(6))
+    assert [row["round"] for row in found.heldout()] == [0, 6]
 
 
 def test_an_evaluation_of_a_run_needs_no_other_settings_and_a_file_for_each_policy(whole, tmp_path: Path):
@@ -164,7 +164,7 @@ def test_an_evaluation_of_a_run_needs_no_other_settings_and_a_file_for_each_poli
     done = subprocess.run([*command, "--set", "evaluation.samples=2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     head, *rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert (head["model"]["name"], head["checkpoint"]["step"]) == ("tiny", "step-00000005")
+    assert (head["model"]["name"], head["checkpoint"]["step"]) == ("tiny", "step-00000006")
     assert (head["max_tokens"], head["n"], len(rows)) == (24, 2, 3 * 2)
     refused = subprocess.run(
         [*command, "--set", "evaluation.samples=2", "--set", "run.seed=5"], capture_output=True, text=True
@@ -278,10 +278,10 @@ def test_problems_without_tests_are_trained_on_by_what_people_say_alone(serve, t
 
 
 def test_side_by_side_nothing_too_old_is_learnt_from_and_an_interrupted_run_loses_and_repeats_no_group(tmp_path: Path):
-    run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.checkpoint_every=1", "evaluation.limit=1")
+    run_dir, changes = tmp_path / "ahead", ("pipeline.max_staleness=2", "run.checkpoint_every=1", "run.rounds=5")
     # Twelve programs are begun at once, and a replica draws four at a time: a second one joins while the run goes on.
     changes += ("rollout.autoscale={most: 2, grow_seconds: 0}", "rollout.max_num_seqs=4")
-    changes += ("rollout.cpus_per_replica=0.25", "rollout.on_update=keep")
+    changes += ("evaluation.limit=1", "rollout.cpus_per_replica=0.25", "rollout.on_update=keep")
     stop_after(start(run_dir, *changes), run_dir, rounds=2)
     finish(start(run_dir, *changes, resume=True))
     run = read_run(run_dir)

@@ -217,7 +217,7 @@ def test_the_annotation_server_in_containers_gets_settings_that_it_knows_and_bel
     assert settings.secure_cookies
     assert settings.database is not None
     user, name = (services["postgres"]["environment"][key] for key in ("POSTGRES_USER", "POSTGRES_DB"))
-    assert settings.database.startswith(f"postgresql+psycopg://{user}:")
+    assert settings.database.startswith(f"postgresql+psycopg://{user}@")
     assert settings.database.endswith(f"@postgres/{name}")
     assert given["--host"] == "0.0.0.0"
     assert str(settings.dir) in [volume.split(":")[1] for volume in services["desk"]["volumes"]]

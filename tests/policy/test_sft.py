@@ -111,7 +111,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_weights(trained, pairs, tmp
 
 @pytest.mark.engine
 def test_workers_of_an_earlier_run_end_once_another_has_the_folder(cluster, pairs, tmp_path):
-    chosen = settings(pairs, tmp_path / "run")
+    chosen = settings(pairs, tmp_path / "run", epochs=480)
 
     def take_over():
         while not read_metrics(chosen.dir):
@@ -119,9 +119,9 @@ def test_workers_of_an_earlier_run_end_once_another_has_the_folder(cluster, pair
         (chosen.dir / "owner").write_text("another")
 
     threading.Thread(target=take_over, daemon=True).start()
-    with pytest.raises(EngineError, match="taken over by a run that was started later"):
+    with pytest.raises(EngineError, match="taken over by a later run"):
         run_sft(chosen)
-    assert len(read_metrics(chosen.dir)) < 96
+    assert len(read_metrics(chosen.dir)) < 960
 
 
 @pytest.mark.engine

@@ -342,41 +342,37 @@ def test_a_pool_that_grows_and_shrinks_while_tasks_are_open_draws_each_once_and_
 
 @pytest.mark.parametrize("on_update", ["keep", "restart"])
 def test_what_is_drawn_during_an_update_goes_on_with_the_new_weights(cluster, on_update):
-    settings = RolloutSettings(on_update=on_update, max_num_seqs=4, threads=1, kv_cache_gib=0.25, transfer_seconds=60)
+    settings = RolloutSettings(on_update=on_update, threads=1, kv_cache_gib=0.25, transfer_seconds=60)
     fleet, learner = Fleet(settings, ModelSettings(name="tiny"), log_dir=cluster), StandIn("tiny")
     fleet.start()
     try:
         ray.get(learner.rank.keep.remote(0))
-        fleet.submit(fleet.tasks(requests("tiny", n=6), seed=7, max_tokens=60))
-        samples = []
-        for version in (1, 2, 3):
-            while len(samples) < 4 * version:
-                samples += fleet.poll(5.0)
+        # Many tokens: the updates come one after the other, and the first of them while these are being drawn.
+        fleet.submit(fleet.tasks(requests("tiny", n=2), seed=7, max_tokens=900))
+        for version in range(1, 5):
             learner.shake(0.1)
             ray.get(learner.rank.keep.remote(version))
             fleet.sync(learner, version)
-        while len(samples) < 18:
+        samples = []
+        while len(samples) < 6:
             samples += fleet.poll(5.0)
-        spans = {one.sample_id: [(one.weight_version, 0), *one.newer] for one in samples}
-        assert len(spans) == 18
-        assert any(len(span) > 1 for span in spans.values()) == (on_update == "keep")
-        wanted = {}
-        for version in range(4):
+        wanted = []
+        for version in range(5):
             ray.get(learner.rank.return_to.remote(version))
             told = learner.logprobs([[*one.prompt_token_ids, *one.token_ids] for one in samples])
-            wanted[version] = {
-                one.sample_id: w[len(one.prompt_token_ids) - 1 :] for one, w in zip(samples, told, strict=True)
-            }
+            wanted.append([w[len(one.prompt_token_ids) - 1 :] for one, w in zip(samples, told, strict=True)])
         gaps, gaps_of_the_first = [], []
-        for one in samples:
-            own = np.empty(len(one.token_ids))
-            for version, first in spans[one.sample_id]:
-                own[first:] = wanted[version][one.sample_id][first:]
+        for place, one in enumerate(samples):
+            own = wanted[one.weight_version][place].copy()
+            gaps_of_the_first.append(np.abs(own - one.logprobs).max())
+            for version, first in one.newer:
+                own[first:] = wanted[version][place][first:]
             gaps.append(np.abs(own - one.logprobs).max())
-            gaps_of_the_first.append(np.abs(wanted[one.weight_version][one.sample_id] - one.logprobs).max())
         assert max(gaps) < 1e-3
         assert (max(gaps_of_the_first) > 0.01) == (on_update == "keep")
-        assert {span[-1][0] for span in spans.values()} == {0, 1, 2, 3}
+        assert any(one.newer for one in samples) == (on_update == "keep")
+        assert max(one.newer[-1][0] if one.newer else one.weight_version for one in samples) > 1
+        assert len({one.sample_id for one in samples}) == 6
     finally:
         fleet.close()
         ray.kill(learner.rank)

@@ -207,3 +207,9 @@ def test_how_an_update_treats_what_is_being_drawn_is_refused_where_nothing_is():
     with pytest.raises(ConfigError, match=r"on_update=keep has no effect with pipeline\.max_staleness=0"):
         load_config(changes=["rollout.on_update=keep"])
     assert load_config(changes=["rollout.on_update=keep", "pipeline.max_staleness=1"]).rollout.on_update == "keep"
+
+
+@pytest.mark.parametrize("every, why", [(0, "every=0"), (10, "run.rounds=10")])
+def test_a_target_that_is_measured_at_the_end_alone_is_refused(every, why):
+    with pytest.raises(ConfigError, match=rf"target=0\.5 has no effect with .*{why}"):
+        load_config(changes=["evaluation.target=0.5", f"evaluation.every={every}", "run.rounds=10"])
