@@ -26,8 +26,8 @@ def everything_of(run_dir):
     "seen, sent, code",
     [
         ("raylet", signal.SIGINT, 130),
-        ("ray::", signal.SIGTERM, 143),
-        ("ray::Replica", signal.SIGINT, 130),
+        ("ray::", signal.SIGINT, 130),
+        ("ray::Replica", signal.SIGTERM, 143),
     ],
 )
 def test_a_stop_leaves_no_process_behind(tmp_path, monkeypatch, seen, sent, code):
