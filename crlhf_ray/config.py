@@ -106,8 +106,6 @@ class EvaluationSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> EvaluationSettings:
         refuse_data_set(self, "source")
-        if not self.every:
-            refuse_unused(self, ("target",), "every=0, where nothing is measured before the last round")
         return self
 
 
@@ -206,7 +204,7 @@ class Config(Settings):
                 f"feedback.crowd.annotators; use 1 to {people}, or null for all"
             )
         every, rounds = self.evaluation.every, self.run.rounds
-        if self.evaluation.target is not None and every >= rounds:
+        if self.evaluation.target is not None and not 0 < every < rounds:
             raise ValueError(
                 f"evaluation.target={self.evaluation.target} has no effect with evaluation.every={every} and "
                 f"run.rounds={rounds}: nothing is measured before the last round"

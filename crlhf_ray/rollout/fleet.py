@@ -204,7 +204,7 @@ class Fleet:
     def sync(self, learner: Learner, version: int) -> None:
         """Bring the learner's present weights to every replica that has loaded and call them ``version``.
 
-        Replicas finish what they are drawing first, or go on with it under the new weights (rollout.on_update); what
+        Replicas finish what they are drawing first, or continue it with the new weights (rollout.on_update); what
         waits is drawn with the new weights. Empty slots are filled in the background. The learner's weights must not
         change while `poll` runs, because a replica may have to take them again.
 

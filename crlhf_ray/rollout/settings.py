@@ -42,7 +42,7 @@ class RolloutSettings(Settings):
 
     on_update: OnUpdate = "finish"
     """What becomes of programs that are being drawn when the learner has new weights. finish: the update waits for
-    them. keep: they go on with the new weights from the tokens that they have. restart: they begin again."""
+    them. keep: they continue with the new weights from the tokens that they have. restart: they start over."""
     replicas: int = Field(1, ge=1)
     """vLLM engines, each a Ray actor. One saturates the memory bandwidth of a small machine."""
     autoscale: AutoscaleSettings | None = None
